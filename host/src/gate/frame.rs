@@ -1,0 +1,93 @@
+//! One word of a record, and the way back from it to the record.
+//!
+//! A guard is a generation and a frame, two words, so it comes back from `enter` in registers.
+
+#![allow(unsafe_code)] // a frame is an address
+
+use super::fence;
+use super::generation::Header;
+use super::record::{ANNOTATION, Record, UNVALIDATED};
+use super::sync::{AtomicPtr, Ordering};
+use std::ptr;
+
+#[cfg(not(reseat_loom))]
+#[derive(Clone, Copy)]
+pub(super) struct Frame(*const AtomicPtr<Header>);
+
+/// Records are aligned to their size, and every frame is inside one.
+#[cfg(not(reseat_loom))]
+impl Frame {
+    /// The pointer is derived from the whole record, so that [`block`](Self::block) stays within what
+    /// it may reach.
+    #[inline(always)]
+    pub(super) fn new(record: &'static Record, index: usize) -> Self {
+        let first = ptr::from_ref(record).wrapping_byte_add(std::mem::offset_of!(Record, frames));
+        Self(first.cast::<AtomicPtr<Header>>().wrapping_add(index))
+    }
+
+    #[inline(always)]
+    fn word(self) -> &'static AtomicPtr<Header> {
+        // SAFETY: `new` made it point to a frame of a record, and records are never freed.
+        unsafe { &*self.0 }
+    }
+
+    /// The record, or the further block of one, that this frame is in.
+    #[inline(always)]
+    pub(super) fn block(self) -> &'static Record {
+        const { assert!(size_of::<Record>() == align_of::<Record>()) };
+        let record = self.0.map_addr(|a| a & !(align_of::<Record>() - 1)).cast::<Record>();
+        // SAFETY: the frame is inside a record of that size and alignment (above), never freed.
+        unsafe { &*record }
+    }
+}
+
+/// loom's atomics are bigger than a word, so there is no such address.
+#[cfg(reseat_loom)]
+#[derive(Clone, Copy)]
+pub(super) struct Frame(&'static Record, usize);
+
+#[cfg(reseat_loom)]
+impl Frame {
+    pub(super) fn new(record: &'static Record, index: usize) -> Self {
+        Self(record, index)
+    }
+
+    fn word(self) -> &'static AtomicPtr<Header> {
+        &self.0.frames[self.1]
+    }
+
+    pub(super) fn block(self) -> &'static Record {
+        self.0
+    }
+}
+
+impl Frame {
+    /// R2. Release: a scan that reads this instead of the emptying before it (R6 of an earlier call)
+    /// still sees that call's effects; a later plain store would end that one's release sequence.
+    #[inline(always)]
+    pub(super) fn fill_unvalidated(self, generation: *mut Header) {
+        self.word().store(generation.map_addr(|a| a | UNVALIDATED), Ordering::Release);
+    }
+
+    /// R5, and the copy of case 3. Release: as for R2.
+    #[inline(always)]
+    pub(super) fn fill(self, generation: *mut Header) {
+        self.word().store(generation, Ordering::Release);
+    }
+
+    /// A lease call.
+    pub(super) fn annotate(self, generation: *mut Header) {
+        self.word().store(generation.map_addr(|a| a | ANNOTATION), Ordering::Release);
+    }
+
+    /// R6 and R7. Returns the open requests to this thread; normally there are none.
+    ///
+    /// Release: partner of the scan's Acquire; what the call did comes before the unloading.
+    #[inline(always)]
+    #[must_use]
+    pub(super) fn empty(self) -> u32 {
+        self.word().store(ptr::null_mut(), Ordering::Release); // R6
+        fence::light_on_exit(); // R7: partner of D3
+        self.block().requests()
+    }
+}

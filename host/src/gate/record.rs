@@ -1,0 +1,269 @@
+//! What a thread shows to drainers: which generations the calls on its stack are in.
+//!
+//! Invariants:
+//! 1. A record is never freed, only recycled. So a scan needs no lock.
+//! 2. Frames are written by the owner only, and read by anyone.
+//! 3. A frame belongs to one guard (or one lease call) from the moment it is filled until that guard
+//!    empties it; a guard that is never dropped keeps it for ever.
+//! 4. No frame above `high` is occupied. `high` is exact only when a frame is taken.
+
+#![allow(unsafe_code)] // records link to one another by address
+
+use super::generation::Header;
+use super::sync::{AtomicPtr, AtomicU32, Ordering, OwnerCell};
+use super::frame::Frame;
+use super::os;
+use std::ptr;
+use std::sync::atomic::{AtomicU32 as Word, AtomicU64};
+
+/// Frames in one block. Deeper nesting hangs further blocks on the record.
+pub(super) const FRAMES: usize = if cfg!(reseat_loom) { 2 } else { 9 };
+
+/// A frame is filled but not yet checked: it holds drains up, and nobody may follow the pointer.
+pub(super) const UNVALIDATED: usize = 1;
+/// The frame is a lease call's: nested calls may follow the pointer, but the lease, not the frame,
+/// holds drains up.
+pub(super) const ANNOTATION: usize = 2;
+
+/// The bits of [`Record::wake`], which send the owner to the slow side of leaving.
+pub(super) mod wake {
+    /// A drainer waits and wants to hear of the next exit.
+    pub(in super::super) const NOTICE: u32 = 1;
+    /// The errand hook is to be run on this thread.
+    pub(in super::super) const ERRAND: u32 = 2;
+    /// For good: the record that stands for all guards that are counted as leases.
+    pub(in super::super) const COUNTED: u32 = 4;
+    /// For good: a further block of another record.
+    pub(in super::super) const EXTENSION: u32 = 8;
+    /// The owner's thread-locals are gone: the record goes back with the last frame.
+    pub(in super::super) const LATE: u32 = 16;
+}
+
+const FREE: u32 = 0;
+const OWNED: u32 = 1;
+/// The owner ended with an occupied frame: a leaked guard, or a thread torn down inside a call.
+const ORPHANED: u32 = 2;
+
+/// What a call reads and writes is in the first of two cache lines, and only its owner writes there,
+/// save for `wake`.
+#[repr(C, align(128))]
+pub(super) struct Record {
+    wake: AtomicU32,
+    high: OwnerCell,
+    pub(super) frames: [AtomicPtr<Header>; FRAMES],
+    state: AtomicU32,
+    /// Errands wait while this is not 0.
+    pub(super) errands_held: OwnerCell,
+    os_tid: Word,
+    /// How often the record has been taken, so that a `ThreadRef` to an earlier owner is told apart.
+    uses: Word,
+    /// The next block of frames, once this one has overflowed; kept for the next owner.
+    more: AtomicPtr<Record>,
+    /// The next record of the registry, constant once published. In a further block: the first one.
+    next: AtomicPtr<Record>,
+    name: [AtomicU64; 2],
+}
+
+#[cfg(not(reseat_loom))]
+const _: () = assert!(size_of::<Record>() == 128 && align_of::<Record>() == 128);
+
+/// How many frames of a record name a certain generation.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Occupied {
+    pub(super) validated: usize,
+    pub(super) unvalidated: usize,
+}
+
+impl Occupied {
+    pub(super) fn any(self) -> bool {
+        self.total() != 0
+    }
+
+    pub(super) fn total(self) -> usize {
+        self.validated + self.unvalidated
+    }
+}
+
+impl Record {
+    pub(super) fn new(wake: u32) -> Self {
+        Self {
+            wake: AtomicU32::new(wake),
+            high: OwnerCell::new(0),
+            frames: std::array::from_fn(|_| AtomicPtr::new(ptr::null_mut())),
+            state: AtomicU32::new(OWNED),
+            errands_held: OwnerCell::new(0),
+            os_tid: Word::new(0),
+            uses: Word::new(0),
+            more: AtomicPtr::new(ptr::null_mut()),
+            next: AtomicPtr::new(ptr::null_mut()),
+            name: [const { AtomicU64::new(0) }; 2],
+        }
+    }
+
+    // ---- the owner's side ------------------------------------------------------------------------
+
+    /// Whether no call at all is on this thread's stack: the next one takes frame 0.
+    #[inline(always)]
+    pub(super) fn is_outside(&self) -> bool {
+        self.frames[0].load(Ordering::Relaxed).addr() | self.high.get() as usize == 0
+    }
+
+    #[inline(always)]
+    pub(super) fn frame(&'static self, index: usize) -> Frame {
+        debug_assert!(index < FRAMES);
+        Frame::new(self, index)
+    }
+
+    /// The frame for a call at this depth, which must be [`depth`](Self::depth). Allocates a further
+    /// block if the thread was never this deep in calls before.
+    pub(super) fn take(&'static self, depth: usize) -> Frame {
+        self.high.set(u32::try_from(depth).expect("a stack of 2³² calls does not fit a thread"));
+        let mut block = self;
+        for _ in 0..depth / FRAMES {
+            block = block.further().unwrap_or_else(|| block.extend(self));
+        }
+        block.frame(depth % FRAMES)
+    }
+
+    /// Release: a scan that sees a frame emptied which was copied into the new block sees the block.
+    fn extend(&self, first: &'static Record) -> &'static Record {
+        let block: &'static Record = Box::leak(Box::new(Self::new(wake::EXTENSION)));
+        block.next.store(ptr::from_ref(first).cast_mut(), Ordering::Relaxed);
+        self.more.store(ptr::from_ref(block).cast_mut(), Ordering::Release);
+        block
+    }
+
+    /// One more than the highest occupied frame: the number of calls on this stack, unless guards
+    /// were dropped out of order.
+    pub(super) fn depth(&'static self) -> usize {
+        self.occupied().next().map_or(0, |(index, _)| index + 1)
+    }
+
+    /// The occupied frames, innermost first.
+    pub(super) fn occupied(&'static self) -> impl Iterator<Item = (usize, *mut Header)> {
+        let frames = (0..=self.high.get() as usize).rev();
+        frames.map(|index| (index, self.at(index))).filter(|(_, word)| !word.is_null())
+    }
+
+    fn at(&'static self, index: usize) -> *mut Header {
+        let mut block = Some(self);
+        for _ in 0..index / FRAMES {
+            block = block.and_then(Record::further);
+        }
+        block.map_or(ptr::null_mut(), |block| block.frames[index % FRAMES].load(Ordering::Relaxed))
+    }
+
+    /// The record that the owner of this block of frames is known by.
+    pub(super) fn first(&'static self) -> &'static Record {
+        if self.wake.load(Ordering::Relaxed) & wake::EXTENSION == 0 {
+            return self;
+        }
+        // SAFETY: an extension's `next` was set in `extend` to a record, which is never freed.
+        unsafe { self.next.load(Ordering::Relaxed).as_ref() }.expect("an extension has a first block")
+    }
+
+    /// Makes a free record this thread's. Acquire: partner of [`give_back`](Self::give_back).
+    pub(super) fn claim(&'static self) -> bool {
+        let free = self.state.load(Ordering::Relaxed) == FREE
+            && self.state.compare_exchange(FREE, OWNED, Ordering::Acquire, Ordering::Relaxed).is_ok();
+        if free {
+            self.sign();
+        }
+        free
+    }
+
+    /// Writes down whose it is now.
+    pub(super) fn sign(&self) {
+        self.uses.fetch_add(1, Ordering::Relaxed);
+        self.os_tid.store(os::thread_id(), Ordering::Relaxed);
+        for (word, half) in self.name.iter().zip(os::thread_name().as_chunks().0) {
+            word.store(u64::from_ne_bytes(*half), Ordering::Relaxed);
+        }
+        self.errands_held.set(0);
+    }
+
+    /// The owner ends. Release: partner of [`claim`](Self::claim).
+    ///
+    /// With an occupied frame the record is never recycled: that generation must not be unloaded, and
+    /// every scan must see why. `NOTICE` stays, since only a notifying exit may take it; an old one
+    /// costs the next owner one needless notification.
+    pub(super) fn give_back(&'static self) {
+        if self.depth() != 0 {
+            self.state.store(ORPHANED, Ordering::Release);
+            return;
+        }
+        self.wake.fetch_and(!(wake::ERRAND | wake::LATE), Ordering::Relaxed);
+        self.state.store(FREE, Ordering::Release);
+    }
+
+    // ---- the side of the others --------------------------------------------------------------------
+
+    /// Which requests are open.
+    #[inline(always)]
+    pub(super) fn requests(&self) -> u32 {
+        self.wake.load(Ordering::Relaxed)
+    }
+
+    /// Release: what was prepared for the request is seen by whoever [`accept`](Self::accept)s it.
+    pub(super) fn request(&self, bit: u32) {
+        self.wake.fetch_or(bit, Ordering::Release);
+    }
+
+    /// Takes one request back and says whether it was open. The others stay: they are a set.
+    /// Acquire: partner of [`request`](Self::request).
+    pub(super) fn accept(&self, bit: u32) -> bool {
+        self.requests() & bit != 0 && self.wake.fetch_and(!bit, Ordering::Acquire) & bit != 0
+    }
+
+    /// W3 for one record: how many of its frames name this generation.
+    ///
+    /// Ascending, and Acquire: if a lower frame is read as already emptied, then whatever was copied
+    /// from it to a higher frame before (case 3) is seen when the scan gets there, and so are the
+    /// effects of the call that emptied it (case 1).
+    pub(super) fn count(&'static self, generation: *const Header) -> Occupied {
+        let mut found = Occupied::default();
+        let mut block = Some(self);
+        while let Some(frames) = block {
+            for frame in &frames.frames {
+                let word = frame.load(Ordering::Acquire);
+                if word.cast_const() == generation {
+                    found.validated += 1;
+                } else if word.map_addr(|a| a & !UNVALIDATED).cast_const() == generation {
+                    found.unvalidated += 1;
+                }
+            }
+            block = frames.further();
+        }
+        found
+    }
+
+    /// Acquire: partner of [`extend`](Self::extend).
+    fn further(&self) -> Option<&'static Record> {
+        // SAFETY: null, or a block that was leaked in `extend`.
+        unsafe { self.more.load(Ordering::Acquire).as_ref() }
+    }
+
+    pub(super) fn next(&self) -> &AtomicPtr<Record> {
+        &self.next
+    }
+
+    pub(super) fn uses(&self) -> u32 {
+        self.uses.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn is_orphaned(&self) -> bool {
+        self.state.load(Ordering::Acquire) == ORPHANED
+    }
+
+    pub(super) fn os_tid(&self) -> u32 {
+        self.os_tid.load(Ordering::Relaxed)
+    }
+
+    /// The owner's name when it first came to the gate, as far as the kernel keeps it.
+    pub(super) fn name(&self) -> Option<String> {
+        let bytes: Vec<u8> =
+            self.name.iter().flat_map(|half| half.load(Ordering::Relaxed).to_ne_bytes()).collect();
+        let name = bytes.split(|byte| *byte == 0).next()?;
+        (!name.is_empty()).then(|| String::from_utf8_lossy(name).into_owned())
+    }
+}

@@ -1,0 +1,87 @@
+//! All records of the process, and where drainers sleep.
+//!
+//! Records are pushed and never taken out, so the list may be read without a lock at any time.
+//! There is one registry for each copy of this code: the gate must be linked into the host only.
+
+#![allow(unsafe_code)] // the list links records by address
+
+use super::frame::Frame;
+use super::futex::Futex;
+use super::generation::Header;
+use super::record::{Occupied, Record, wake};
+use super::sync::{AtomicPtr, Ordering};
+use std::ptr;
+
+pub(super) struct Registry {
+    head: AtomicPtr<Record>,
+    /// Advanced by an exit that was asked to, and by the last lease of a retired generation.
+    pub(super) notices: Futex,
+    /// Stands for every guard that is counted as a lease and so needs no frame.
+    counted: Record,
+}
+
+#[cfg(not(reseat_loom))]
+pub(super) fn registry() -> &'static Registry {
+    static REGISTRY: std::sync::LazyLock<Registry> = std::sync::LazyLock::new(Registry::new);
+    &REGISTRY
+}
+
+#[cfg(reseat_loom)]
+pub(super) fn registry() -> &'static Registry {
+    loom::lazy_static! { static ref REGISTRY: Registry = Registry::new(); }
+    &REGISTRY
+}
+
+impl Registry {
+    fn new() -> Self {
+        Self {
+            head: AtomicPtr::new(ptr::null_mut()),
+            notices: Futex::new(),
+            counted: Record::new(wake::COUNTED),
+        }
+    }
+
+    /// A record for the calling thread: a free one, or a new one. Allocates.
+    pub(super) fn acquire(&self) -> &'static Record {
+        self.records().find(|record| record.claim()).unwrap_or_else(|| self.push())
+    }
+
+    /// AcqRel: the link is seen by every scan that sees the record, and a push sees the one before.
+    fn push(&self) -> &'static Record {
+        let record: &'static Record = Box::leak(Box::new(Record::new(0)));
+        record.sign();
+        let mut head = self.head.load(Ordering::Relaxed);
+        loop {
+            record.next().store(head, Ordering::Relaxed);
+            let new = ptr::from_ref(record).cast_mut();
+            match self.head.compare_exchange_weak(head, new, Ordering::AcqRel, Ordering::Relaxed) {
+                Ok(_) => return record,
+                Err(newer) => head = newer,
+            }
+        }
+    }
+
+    /// Newest first. A record that is pushed meanwhile is not seen (case 4).
+    fn records(&self) -> impl Iterator<Item = &'static Record> {
+        // SAFETY: null, or a record that was leaked in `push`.
+        let follow = |link: &AtomicPtr<Record>, order| unsafe { link.load(order).as_ref() };
+        let first = follow(&self.head, Ordering::Acquire);
+        std::iter::successors(first, move |record| follow(record.next(), Ordering::Relaxed))
+    }
+
+    /// W3: the records with a frame in this generation.
+    pub(super) fn inside(&self, generation: *const Header) -> impl Iterator<Item = (&'static Record, Occupied)> {
+        let counted = self.records().map(move |record| (record, record.count(generation)));
+        counted.filter(|(_, occupied)| occupied.any())
+    }
+
+    pub(super) fn counted_frame(&'static self) -> Frame {
+        self.counted.frame(0)
+    }
+
+    #[cold]
+    pub(super) fn notify_drainers(&self) {
+        self.notices.advance();
+        self.notices.wake_all();
+    }
+}

@@ -1,0 +1,189 @@
+//! `#[interface(version = "1.1")]` on a trait.
+
+use proc_macro2::TokenStream;
+use quote::{format_ident, quote};
+use syn::parse::{Parse, ParseStream};
+use syn::spanned::Spanned;
+use syn::{Error, Ident, ItemTrait, LitStr, Token, TraitItem, parse_quote};
+
+use crate::method::Method;
+
+/// `major.minor`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Version {
+    pub major: u32,
+    pub minor: u32,
+}
+
+impl Version {
+    pub fn parse(text: &LitStr) -> syn::Result<Self> {
+        let value = text.value();
+        let parts = value.split_once('.').and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
+        let Some((major, minor)) = parts else {
+            return Err(Error::new(text.span(), format!("`{value}` is not a version: expected `major.minor`, e.g. \"1.0\"")));
+        };
+        Ok(Version { major, minor })
+    }
+
+    pub fn tokens(self) -> TokenStream {
+        let Version { major, minor } = self;
+        quote!(::plugin_api::__private::desc::Version { major: #major, minor: #minor })
+    }
+}
+
+pub struct Args {
+    version: Version,
+}
+
+impl Parse for Args {
+    fn parse(input: ParseStream<'_>) -> syn::Result<Self> {
+        let missing = "an interface has a version: `#[interface(version = \"1.0\")]`";
+        if input.is_empty() {
+            return Err(Error::new(input.span(), missing));
+        }
+        let key: Ident = input.parse()?;
+        if key != "version" {
+            return Err(Error::new(key.span(), format!("unknown option `{key}`; {missing}")));
+        }
+        input.parse::<Token![=]>()?;
+        let version = Version::parse(&input.parse()?)?;
+        let _ = input.parse::<Option<Token![,]>>()?;
+        if !input.is_empty() {
+            return Err(input.error("nothing follows the version"));
+        }
+        Ok(Args { version })
+    }
+}
+
+pub fn expand(args: &Args, mut item: ItemTrait) -> syn::Result<TokenStream> {
+    check_trait(&item)?;
+    let mut methods: Vec<Method> = Vec::new();
+    let mut errors: Option<Error> = None;
+    let mut fail = |error: Error| match &mut errors {
+        Some(all) => all.combine(error),
+        None => errors = Some(error),
+    };
+    for member in &mut item.items {
+        let TraitItem::Fn(function) = member else {
+            fail(Error::new(member.span(), "an interface has methods only: constants and associated types cannot cross the boundary"));
+            continue;
+        };
+        match Method::parse(function, args.version) {
+            Ok(method) => methods.push(method),
+            Err(error) => fail(error),
+        }
+    }
+    if let Some(errors) = errors {
+        return Err(errors);
+    }
+    if methods.is_empty() {
+        return Err(Error::new(item.ident.span(), "an interface without methods: a host would have nothing to call"));
+    }
+    item.supertraits = parse_quote!(::core::marker::Send + ::core::marker::Sync + 'static);
+    item.colon_token = Some(<Token![:]>::default());
+
+    let caller = caller(args, &item, &methods);
+    let callee = callee(&item, &methods);
+    Ok(quote! { #item #caller #callee })
+}
+
+fn check_trait(item: &ItemTrait) -> syn::Result<()> {
+    let refuse = |span, text: &str| Err(Error::new(span, text));
+    if !item.generics.params.is_empty() || item.generics.where_clause.is_some() {
+        return refuse(item.generics.span(), "an interface cannot be generic: its methods are looked up by name in a compiled library");
+    }
+    if !item.supertraits.is_empty() {
+        return refuse(item.supertraits.span(), "an interface has no supertraits; `Send + Sync + 'static` is implied");
+    }
+    if let Some(unsafety) = &item.unsafety {
+        return refuse(unsafety.span(), "an interface cannot be an unsafe trait");
+    }
+    Ok(())
+}
+
+/// The proxy and the description: what a host (or another plugin) needs.
+fn caller(args: &Args, item: &ItemTrait, methods: &[Method]) -> TokenStream {
+    let (name, vis) = (&item.ident, &item.vis);
+    let text = name.to_string();
+    let proxy = format_ident!("{name}Proxy");
+    let version = args.version.tokens();
+    let descriptions = methods.iter().map(Method::description);
+    let calls = methods.iter().enumerate().map(|(index, method)| method.proxy(index));
+    let doc = format!("[`{name}`] as a caller sees it: each method returns `Result<T, CallError>`.");
+    quote! {
+        #[doc = #doc]
+        #vis struct #proxy(::plugin_api::__private::RawProxy);
+
+        impl ::core::convert::From<::plugin_api::__private::RawProxy> for #proxy {
+            #[inline(always)]
+            fn from(raw: ::plugin_api::__private::RawProxy) -> Self {
+                #proxy(raw)
+            }
+        }
+
+        impl #proxy {
+            #(#calls)*
+        }
+
+        impl ::plugin_api::__private::Interface for dyn #name {
+            const DESC: &'static ::plugin_api::__private::desc::InterfaceDesc =
+                &::plugin_api::__private::desc::InterfaceDesc {
+                    name: #text,
+                    version: #version,
+                    methods: &[#(#descriptions),*],
+                };
+            type Proxy = #proxy;
+        }
+    }
+}
+
+/// The shims and the JSON entry: what a plugin needs. Generic over the plugin, so that they are compiled in
+/// the library that exports it.
+fn callee(item: &ItemTrait, methods: &[Method]) -> TokenStream {
+    let name = &item.ident;
+    let shims = methods.iter().map(|method| method.shim(name));
+    let entries = methods.iter().map(Method::raw_entry);
+    let arms = methods.iter().map(|method| method.dynamic_arm(name));
+    quote! {
+        const _: () = {
+            use ::plugin_api::__private as __reseat;
+
+            struct __Shims<P>(::core::marker::PhantomData<P>);
+
+            impl<P: #name> __Shims<P> {
+                #(#shims)*
+
+                unsafe extern "C" fn __dynamic(
+                    __instance: *const ::core::ffi::c_void,
+                    __method: __reseat::RStr<'static>,
+                    __arguments: __reseat::RStr<'static>,
+                    __transfer: *mut __reseat::abi::Transfer,
+                ) -> __reseat::abi::Reply<()> {
+                    // SAFETY: the host lends method, arguments and transfer for this call, and passes a live
+                    // instance of the plugin that exports this.
+                    unsafe {
+                        __reseat::contain_raw(__transfer, || {
+                            let __plugin = __reseat::export::plugin::<P>(__instance);
+                            let __text = <str as __reseat::Lend>::borrow(__arguments);
+                            #[allow(unused_imports)]
+                            use __reseat::{CannotReadJson as _, CannotWriteJson as _, ReadJson as _, WriteJson as _};
+                            let __json: ::std::string::String = match <str as __reseat::Lend>::borrow(__method) {
+                                #(#arms)*
+                                __other => return ::core::result::Result::Err(__reseat::Failure::Unsupported(
+                                    ::std::format!("there is no method `{__other}`"),
+                                )),
+                            };
+                            __reseat::answer(__transfer, __json.as_bytes());
+                            ::core::result::Result::Ok(())
+                        })
+                    }
+                }
+            }
+
+            impl<P: #name> __reseat::ExportedBy<P> for dyn #name {
+                const METHODS: &'static [__reseat::abi::RawMethod] = &[#(#entries),*];
+                const DYNAMIC: __reseat::abi::DynamicFn = __Shims::<P>::__dynamic;
+            }
+        };
+    }
+}

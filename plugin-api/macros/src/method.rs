@@ -1,0 +1,444 @@
+//! One method of an interface, and what it becomes on both sides.
+//!
+//! References are told from values by their syntax; everything else is asked of the type, through `AbiType`,
+//! `Lend`, `Callback` and `Returns`.
+
+use proc_macro2::TokenStream;
+use quote::{format_ident, quote, quote_spanned};
+use syn::spanned::Spanned;
+use syn::{
+    Attribute, Error, FnArg, GenericArgument, Ident, LitStr, Pat, PathArguments, ReturnType, Signature, TraitItemFn,
+    Type,
+};
+
+use crate::interface::Version;
+
+pub struct Method {
+    name: Ident,
+    docs: Vec<Attribute>,
+    since: Version,
+    /// Whether builds of this major version may lack it.
+    later: bool,
+    params: Vec<Param>,
+    result: Type,
+}
+
+struct Param {
+    name: Ident,
+    kind: Kind,
+}
+
+enum Kind {
+    /// `T`: crosses in parts.
+    Value(Type),
+    /// `&T`: lent.
+    Lent(Type),
+    /// `&mut dyn FnMut(…)`: called back.
+    Callback(Type),
+}
+
+impl Method {
+    /// Reads a method and takes `#[since]` off it.
+    pub fn parse(function: &mut TraitItemFn, version: Version) -> syn::Result<Self> {
+        let since = take_since(&mut function.attrs, version)?;
+        check_signature(&function.sig)?;
+        let mut params = Vec::new();
+        for (index, input) in function.sig.inputs.iter().enumerate() {
+            let FnArg::Typed(param) = input else { continue };
+            let name = match &*param.pat {
+                Pat::Ident(pat) if pat.subpat.is_none() => pat.ident.clone(),
+                Pat::Wild(_) => format_ident!("arg{index}"),
+                other => return Err(Error::new(other.span(), "a parameter of an interface method is a plain name")),
+            };
+            params.push(Param { name, kind: kind(&param.ty)? });
+        }
+        let result = match &function.sig.output {
+            ReturnType::Default => syn::parse_quote!(()),
+            ReturnType::Type(_, ty) => (**ty).clone(),
+        };
+        check_result(&result)?;
+        let docs = function.attrs.iter().filter(|attr| attr.path().is_ident("doc")).cloned().collect();
+        let base = Version { major: version.major, minor: 0 };
+        Ok(Method { name: function.sig.ident.clone(), docs, since: since.unwrap_or(base), later: since.is_some_and(|s| s > base), params, result })
+    }
+
+    /// The description, for manifest and fingerprint.
+    pub fn description(&self) -> TokenStream {
+        let (name, since, result) = (self.name.to_string(), self.since.tokens(), &self.result);
+        let params = self.params.iter().map(|param| {
+            let (name, ty) = (param.name.to_string(), param.kind.description());
+            quote!(::plugin_api::__private::desc::ParamDesc { name: #name, ty: #ty })
+        });
+        let span = result.span();
+        let returns = quote_spanned!(span=> <#result as ::plugin_api::__private::Returns>);
+        quote! {
+            ::plugin_api::__private::desc::MethodDesc {
+                name: #name,
+                since: #since,
+                params: &[#(#params),*],
+                result: <#returns::Value as ::plugin_api::__private::AbiType>::DESC,
+                fallible: #returns::FALLIBLE,
+            }
+        }
+    }
+
+    /// The type of the exported function.
+    fn function_type(&self) -> TokenStream {
+        let inputs = self.params.iter().map(|param| param.kind.abi());
+        let output = self.inline();
+        quote! {
+            unsafe extern "C" fn(
+                *const ::core::ffi::c_void,
+                #(#inputs,)*
+                *mut ::plugin_api::__private::abi::Transfer,
+            ) -> ::plugin_api::__private::abi::Reply<#output>
+        }
+    }
+
+    fn value(&self) -> TokenStream {
+        let result = &self.result;
+        quote!(<#result as ::plugin_api::__private::Returns>::Value)
+    }
+
+    fn inline(&self) -> TokenStream {
+        let value = self.value();
+        quote!(<#value as ::plugin_api::__private::AbiType>::Inline)
+    }
+
+    /// Whether any argument has a tail, as a constant expression.
+    fn has_tail(&self) -> TokenStream {
+        let tails = self.params.iter().filter_map(|param| match &param.kind {
+            Kind::Value(ty) => Some(quote!(<#ty as ::plugin_api::__private::AbiType>::TAIL)),
+            _ => None,
+        });
+        quote!(false #(|| #tails)*)
+    }
+
+    /// The method of the proxy.
+    pub fn proxy(&self, index: usize) -> TokenStream {
+        let (name, docs, result) = (&self.name, &self.docs, &self.result);
+        let text = name.to_string();
+        let params = self.params.iter().map(|param| {
+            let (name, ty) = (&param.name, param.kind.written());
+            quote!(#name: #ty)
+        });
+        let lower = self.params.iter().map(Param::lower);
+        let names = self.params.iter().map(|param| &param.name);
+        let finish = self.params.iter().filter(|param| matches!(param.kind, Kind::Callback(_))).map(|param| {
+            let guard = param.guard();
+            quote!(#guard.finish();)
+        });
+        let (value, function, has_tail) = (self.value(), self.function_type(), self.has_tail());
+        let method = if self.later {
+            let since = self.since.tokens();
+            quote!(self.0.later_method(#index, #text, #since)?)
+        } else {
+            quote!(self.0.method(#index))
+        };
+        quote! {
+            #(#docs)*
+            #[inline]
+            #[allow(unused_mut, clippy::unit_arg)]
+            pub fn #name(&self, #(#params),*) -> ::core::result::Result<#value, ::plugin_api::CallError> {
+                use ::plugin_api::__private as __reseat;
+                // SAFETY: `Interface` and the proxy come from the same declaration, so the method at this
+                // index has this type in every build whose fingerprint agrees.
+                let __function: #function = unsafe { #method };
+                let mut __tail = __reseat::TailWriter::collecting();
+                let mut __outgoing = __reseat::Outgoing::new();
+                #(#lower)*
+                if const { #has_tail } {
+                    __outgoing.set_tail(__tail.lend());
+                }
+                // SAFETY: the proxy keeps its generation callable; arguments are lent for the call.
+                let __reply = unsafe { __function(self.0.instance(), #(#names,)* __outgoing.head()) };
+                #(#finish)*
+                // SAFETY: this is the answer to that call.
+                unsafe { __reseat::finish::<#result>(__outgoing, __reply) }
+            }
+        }
+    }
+
+    /// The exported function.
+    pub fn shim(&self, interface: &Ident) -> TokenStream {
+        let (name, output, result) = (&self.name, self.inline(), &self.result);
+        let inputs = self.params.iter().map(|param| {
+            let (name, abi) = (&param.name, param.kind.abi());
+            quote!(#name: #abi)
+        });
+        let names: Vec<_> = self.params.iter().map(|param| &param.name).collect();
+        let has_tail = self.has_tail();
+        let lift = self.params.iter().map(Param::lift);
+        // Callbacks wrap the call from the outside in.
+        let mut call = quote!(<P as #interface>::#name(__plugin, #(#names),*));
+        for param in self.params.iter().rev() {
+            if let Kind::Callback(ty) = &param.kind {
+                let name = &param.name;
+                call = quote!(<#ty as __reseat::CallbackRelay>::relay(#name, |#name| #call));
+            }
+        }
+        quote! {
+            #[allow(unused_mut, unused_variables, clippy::unit_arg)]
+            unsafe extern "C" fn #name(
+                __instance: *const ::core::ffi::c_void,
+                #(#inputs,)*
+                __transfer: *mut __reseat::abi::Transfer,
+            ) -> __reseat::abi::Reply<#output> {
+                // SAFETY: the host passes a live instance of the plugin that exports this, and lends
+                // arguments and transfer for the call.
+                unsafe {
+                    __reseat::contain::<#result>(__transfer, || {
+                        let __plugin = __reseat::export::plugin::<P>(__instance);
+                        let mut __tail = if const { #has_tail } {
+                            __reseat::incoming(__transfer)
+                        } else {
+                            __reseat::TailReader::empty()
+                        };
+                        #(#lift)*
+                        ::core::result::Result::Ok(#call)
+                    })
+                }
+            }
+        }
+    }
+
+    /// The entry in the table of exported methods.
+    pub fn raw_entry(&self) -> TokenStream {
+        let (name, description, function) = (&self.name, self.description(), self.function_type());
+        let text = name.to_string();
+        quote! {
+            __reseat::abi::RawMethod {
+                name: __reseat::RStr::from_str(#text),
+                fingerprint: __reseat::render::fingerprint(&#description),
+                call: __Shims::<P>::#name as #function as *const ::core::ffi::c_void,
+            }
+        }
+    }
+
+    /// The arm of the JSON entry.
+    pub fn dynamic_arm(&self, interface: &Ident) -> TokenStream {
+        let (name, result, value) = (&self.name, &self.result, self.value());
+        let text = name.to_string();
+        if self.params.iter().any(|param| matches!(param.kind, Kind::Callback(_))) {
+            let why = format!("`{text}` cannot be called with JSON: it takes a callback");
+            return quote! {
+                #text => return ::core::result::Result::Err(__reseat::Failure::Unsupported(#why.into())),
+            };
+        }
+        let names: Vec<_> = self.params.iter().map(|param| &param.name).collect();
+        let texts = names.iter().map(ToString::to_string);
+        let reads = self.params.iter().map(|param| {
+            let (name, text) = (&param.name, param.name.to_string());
+            let owned = param.kind.owned();
+            quote!(let #name: #owned = (&__reseat::Probe::<#owned>::new()).read(&mut __args, #text)?;)
+        });
+        let passed = self.params.iter().map(|param| {
+            let name = &param.name;
+            match &param.kind {
+                Kind::Lent(ty) => {
+                    let owned = param.kind.owned();
+                    quote!(<#owned as ::core::borrow::Borrow<#ty>>::borrow(&#name))
+                }
+                _ => quote!(#name),
+            }
+        });
+        quote! {
+            #text => {
+                #[allow(unused_mut)]
+                let mut __args = __reseat::Arguments::parse(#text, &[#(#texts),*], __text)?;
+                #(#reads)*
+                let __write = (&__reseat::Probe::<#value>::new()).writer(#text)?;
+                let __result: #result = <P as #interface>::#name(__plugin, #(#passed),*);
+                let __value: #value = __reseat::Returns::split(__result).map_err(__reseat::Failure::Failed)?;
+                __write(#text, &__value)?
+            }
+        }
+    }
+}
+
+impl Param {
+    fn guard(&self) -> Ident {
+        format_ident!("__guard_{}", self.name)
+    }
+
+    /// Rebinds the parameter's name to its crossing form.
+    fn lower(&self) -> TokenStream {
+        let name = &self.name;
+        match &self.kind {
+            Kind::Value(ty) => quote!(let #name = <#ty as __reseat::AbiType>::lower(#name, &mut __tail);),
+            Kind::Lent(ty) => quote!(let #name = <#ty as __reseat::Lend>::lend(#name);),
+            Kind::Callback(ty) => {
+                let guard = self.guard();
+                quote! {
+                    let mut #guard = __reseat::CallbackGuard::<#ty>::new(#name);
+                    let #name = #guard.lend();
+                }
+            }
+        }
+    }
+
+    /// Rebinds the parameter's name to its value.
+    fn lift(&self) -> TokenStream {
+        let name = &self.name;
+        match &self.kind {
+            Kind::Value(ty) => quote!(let #name = <#ty as __reseat::AbiType>::lift(#name, &mut __tail)?;),
+            Kind::Lent(ty) => quote!(let #name = <#ty as __reseat::Lend>::borrow(#name);),
+            Kind::Callback(_) => quote!(),
+        }
+    }
+}
+
+impl Kind {
+    fn written(&self) -> TokenStream {
+        match self {
+            Kind::Value(ty) => quote!(#ty),
+            Kind::Lent(ty) => quote!(&#ty),
+            Kind::Callback(ty) => quote!(&mut (#ty)),
+        }
+    }
+
+    fn description(&self) -> TokenStream {
+        match self {
+            Kind::Value(ty) => quote_spanned!(ty.span()=> <#ty as ::plugin_api::__private::AbiType>::DESC),
+            Kind::Lent(ty) => quote_spanned!(ty.span()=> <#ty as ::plugin_api::__private::Lend>::DESC),
+            Kind::Callback(ty) => quote_spanned!(ty.span()=> <#ty as ::plugin_api::__private::Callback>::DESC),
+        }
+    }
+
+    fn abi(&self) -> TokenStream {
+        match self {
+            Kind::Value(ty) => quote!(<#ty as ::plugin_api::__private::AbiType>::Inline),
+            Kind::Lent(ty) => quote!(<#ty as ::plugin_api::__private::Lend>::Abi),
+            Kind::Callback(_) => quote!(::plugin_api::__private::abi::RawCallback),
+        }
+    }
+
+    /// What a caller without static types keeps the value in.
+    fn owned(&self) -> TokenStream {
+        match self {
+            Kind::Lent(ty) => quote!(<#ty as ::plugin_api::__private::Lend>::Owned),
+            Kind::Value(ty) | Kind::Callback(ty) => quote!(#ty),
+        }
+    }
+}
+
+/// Removes `#[since("1.1")]` and reads it.
+fn take_since(attrs: &mut Vec<Attribute>, version: Version) -> syn::Result<Option<Version>> {
+    let Some(at) = attrs.iter().position(|attr| attr.path().is_ident("since")) else { return Ok(None) };
+    let attr = attrs.remove(at);
+    let text: LitStr = attr
+        .parse_args()
+        .map_err(|e| Error::new(e.span(), "`#[since]` takes the interface version that introduced the method: `#[since(\"1.1\")]`"))?;
+    let since = Version::parse(&text)?;
+    if since > version || since.major != version.major {
+        let Version { major, minor } = version;
+        return Err(Error::new(
+            text.span(),
+            format!("`#[since(\"{}\")]` lies outside of the interface, whose version is {major}.{minor}: raise `version`", text.value()),
+        ));
+    }
+    Ok(Some(since))
+}
+
+fn check_signature(sig: &Signature) -> syn::Result<()> {
+    let refuse = |span, text: &str| Err(Error::new(span, text));
+    if let Some(asyncness) = &sig.asyncness {
+        return refuse(asyncness.span(), "an interface method cannot be async: a future's code would be in the library; call it from a blocking task and hold a lease");
+    }
+    if let Some(unsafety) = &sig.unsafety {
+        return refuse(unsafety.span(), "an interface method cannot be unsafe");
+    }
+    if let Some(abi) = &sig.abi {
+        return refuse(abi.span(), "an interface method is an ordinary Rust method: the macro gives it its calling convention");
+    }
+    if let Some(param) = sig.generics.params.first() {
+        return refuse(param.span(), "an interface method cannot be generic: it is compiled once, in the plugin, for all callers");
+    }
+    if let Some(clause) = &sig.generics.where_clause {
+        return refuse(clause.span(), "an interface method cannot have a where clause");
+    }
+    match sig.receiver() {
+        Some(receiver) if receiver.reference.is_some() && receiver.mutability.is_none() && receiver.colon_token.is_none() => Ok(()),
+        Some(receiver) => refuse(receiver.span(), "an interface method takes `&self`: many threads call a plugin at once"),
+        None => refuse(sig.ident.span(), "an interface method takes `&self`: it is called on the plugin's instance"),
+    }
+}
+
+fn kind(ty: &Type) -> syn::Result<Kind> {
+    match ty {
+        Type::Reference(reference) => {
+            let inner = &*reference.elem;
+            if let Some(lifetime) = &reference.lifetime {
+                return Err(Error::new(lifetime.span(), "an argument is lent for the duration of the call: leave the lifetime out"));
+            }
+            match (reference.mutability, inner) {
+                (Some(_), Type::TraitObject(object)) if is_fn_mut(object) => {
+                    Ok(Kind::Callback(inner.clone()))
+                }
+                (_, Type::TraitObject(object)) => Err(Error::new(object.span(), TRAIT_OBJECT)),
+                (Some(mutability), _) => Err(Error::new(
+                    mutability.span(),
+                    "a `&mut` cannot cross: return the new value instead, or take a callback `&mut dyn FnMut(T)`",
+                )),
+                (None, inner) => {
+                    check_type(inner)?;
+                    Ok(Kind::Lent(inner.clone()))
+                }
+            }
+        }
+        other => {
+            check_type(other)?;
+            Ok(Kind::Value(other.clone()))
+        }
+    }
+}
+
+const TRAIT_OBJECT: &str = "a trait object cannot cross: its code would be in one library and its user in another; take a callback `&mut dyn FnMut(T)`, which is valid for the call";
+
+fn is_fn_mut(object: &syn::TypeTraitObject) -> bool {
+    object.bounds.len() == 1
+        && matches!(&object.bounds[0], syn::TypeParamBound::Trait(bound)
+            if bound.path.segments.last().is_some_and(|last| last.ident == "FnMut"))
+}
+
+fn check_result(ty: &Type) -> syn::Result<()> {
+    if let Type::Reference(reference) = ty {
+        return Err(Error::new(
+            reference.span(),
+            "a result cannot be a reference: it would point into a library that may be unloaded; return an owned value (String, Vec<T>)",
+        ));
+    }
+    check_type(ty)
+}
+
+/// What can be said of a type by looking at it; the rest is said by the traits.
+fn check_type(ty: &Type) -> syn::Result<()> {
+    let refuse = |span, text: &str| Err(Error::new(span, text));
+    match ty {
+        Type::ImplTrait(it) => refuse(it.span(), "`impl Trait` cannot cross: name a type that derives AbiType"),
+        Type::TraitObject(it) => refuse(it.span(), TRAIT_OBJECT),
+        Type::BareFn(it) => refuse(it.span(), "a function pointer cannot cross: it would outlive its library; take a callback `&mut dyn FnMut(T)`"),
+        Type::Ptr(it) => refuse(it.span(), "a raw pointer cannot cross: nobody could say who owns what it points to"),
+        Type::Reference(it) => refuse(it.span(), "a reference inside another type cannot cross: only a whole argument can be lent"),
+        Type::Path(path) => {
+            for segment in &path.path.segments {
+                if segment.ident == "Self" {
+                    return refuse(segment.span(), "`Self` cannot cross: the instance stays in its library");
+                }
+                let PathArguments::AngleBracketed(args) = &segment.arguments else { continue };
+                for arg in &args.args {
+                    if let GenericArgument::Type(inner) = arg {
+                        check_type(inner)?;
+                    }
+                }
+            }
+            Ok(())
+        }
+        Type::Tuple(tuple) => tuple.elems.iter().try_for_each(check_type),
+        Type::Array(array) => check_type(&array.elem),
+        Type::Slice(slice) => check_type(&slice.elem),
+        Type::Paren(inner) => check_type(&inner.elem),
+        Type::Group(inner) => check_type(&inner.elem),
+        _ => Ok(()),
+    }
+}

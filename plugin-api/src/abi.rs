@@ -1,0 +1,268 @@
+//! The boundary, as types and constants; nothing in this file runs. Read it from top to bottom: it is the
+//! specification of what a host and a plugin exchange.
+//!
+//! * Magic and boundary version lead the [`Descriptor`]. Nothing behind them is read until they match.
+//! * Appending is the only way to grow. Anything else is a new [`BOUNDARY_VERSION`].
+//! * Every function carries `[state, thread]` in brackets: in which state of the generation it may be
+//!   called, and from which threads.
+//! * Arguments go in borrowed; results and error texts come out into memory of the caller. Nothing that
+//!   one side allocated is freed by the other.
+//! * Outcomes are numbers with names, so that an unknown number from a newer build stays defined.
+//! * No function unwinds: panics are caught on the side where they happen.
+//!
+//! `abi_stable` gives the vocabulary (`RStr`, `RSlice`, prefix types for the two function tables) and a
+//! second check of those tables after the library is open. The methods of interfaces are matched by name
+//! and fingerprint instead (see [`RawMethod`]), which can be read without running any code.
+
+use std::ffi::{c_int, c_void};
+use std::mem::MaybeUninit;
+
+use abi_stable::StableAbi;
+use abi_stable::std_types::{RSlice, RStr};
+use abi_stable::type_layout::TypeLayout;
+
+/// The version of everything in this file. A change that is not an append changes it.
+pub const BOUNDARY_VERSION: u32 = 1;
+
+/// The first bytes of a [`Descriptor`].
+pub const MAGIC: [u8; 16] = *b"reseat plugin \0\x01";
+
+/// The symbol under which a library exports its [`Descriptor`].
+pub const DESCRIPTOR_SYMBOL: &str = "RESEAT_PLUGIN";
+
+/// How a call across the boundary ended.
+#[repr(transparent)]
+#[derive(StableAbi, Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Status(pub u32);
+
+impl Status {
+    /// It returned; the result is valid.
+    pub const OK: Status = Status(0);
+    /// It returned an error; its text is in the [`Transfer`].
+    pub const FAILED: Status = Status(1);
+    /// It panicked; the [`Transfer`] holds `location\nmessage`.
+    pub const PANICKED: Status = Status(2);
+    /// An argument could not be understood; the text says which.
+    pub const MALFORMED: Status = Status(3);
+    /// The method exists, but not in this form (e.g. it cannot be called with JSON); the text says why.
+    pub const UNSUPPORTED: Status = Status(4);
+}
+
+/// What every call returns: the outcome, and the inline part of the result, which is initialised only if
+/// the outcome is [`Status::OK`]. Up to 8 bytes of result come back in registers.
+#[repr(C)]
+#[derive(StableAbi)]
+pub struct Reply<T> {
+    /// How the call ended.
+    pub status: Status,
+    /// The inline part of the result.
+    pub value: MaybeUninit<T>,
+}
+
+/// What a call carries besides its registers: the tail of the arguments on the way in, the tail of the
+/// result or an error text on the way out. The caller owns it, and memory behind the head is the caller's
+/// own business; the callee sees only this.
+#[repr(C)]
+#[derive(StableAbi)]
+pub struct Transfer {
+    /// Appends `len` bytes to the outgoing text or tail, in the caller's memory.
+    /// [inside the call, calling thread]
+    pub append: unsafe extern "C" fn(transfer: *mut Transfer, bytes: *const u8, len: usize),
+    /// The incoming tail; written only for methods whose arguments have one.
+    pub tail: MaybeUninit<RawSlice>,
+}
+
+/// Borrowed bytes, valid for the duration of a call.
+#[repr(C)]
+#[derive(StableAbi, Clone, Copy)]
+pub struct RawSlice {
+    /// First byte; dangling if `len` is 0.
+    pub start: *const u8,
+    /// Length in bytes.
+    pub len: usize,
+}
+
+/// A callback argument: valid for the duration of the call that brought it.
+#[repr(C)]
+#[derive(StableAbi, Clone, Copy)]
+pub struct RawCallback {
+    /// The caller's own.
+    pub context: *mut c_void,
+    /// Hands over one packed set of arguments. `false`: the callback panicked, do not call it again.
+    /// [inside the call, calling thread]
+    pub call: unsafe extern "C" fn(context: *mut c_void, arguments: RawSlice) -> bool,
+}
+
+/// One method of an interface as a plugin exports it. `call` has the type that the interface's macro gives
+/// it; the fingerprint stands for that type.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct RawMethod {
+    /// The method's name.
+    pub name: RStr<'static>,
+    /// See `render::fingerprint`.
+    pub fingerprint: u64,
+    /// [serving or draining, any thread, concurrent]
+    pub call: *const c_void,
+}
+
+// SAFETY: both are constants of the library: names and code addresses, which nobody changes.
+unsafe impl Send for RawMethod {}
+// SAFETY: as above.
+unsafe impl Sync for RawMethod {}
+
+/// The type of [`InterfaceExport::dynamic`].
+pub type DynamicFn = unsafe extern "C" fn(
+    instance: *const c_void,
+    method: RStr<'static>,
+    arguments: RStr<'static>,
+    transfer: *mut Transfer,
+) -> Reply<()>;
+
+/// One interface as a plugin exports it.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct InterfaceExport {
+    /// The trait's name.
+    pub name: RStr<'static>,
+    /// Major version.
+    pub major: u32,
+    /// Minor version.
+    pub minor: u32,
+    /// Its methods.
+    pub methods: RSlice<'static, RawMethod>,
+    /// Calls a method by name with a JSON object of arguments; the result is JSON text.
+    /// [serving or draining, any thread, concurrent]
+    pub dynamic: DynamicFn,
+}
+
+/// The symbol [`DESCRIPTOR_SYMBOL`]: the only thing that a host looks up in a library.
+#[repr(C)]
+pub struct Descriptor {
+    /// [`MAGIC`].
+    pub magic: [u8; 16],
+    /// [`BOUNDARY_VERSION`] of the plugin's build.
+    pub boundary: u32,
+    /// Size of this struct as the plugin's build knows it: what lies behind it must not be read.
+    pub size: u32,
+    /// FNV-1a of the manifest text: must equal that of the note in the file.
+    pub manifest_hash: u64,
+    /// The layout of [`PluginContract`] for the second check. [open, any thread]
+    pub contract_layout: extern "C" fn() -> &'static TypeLayout,
+    /// The layout of [`HostContract`] as the plugin expects it. [open, any thread]
+    pub host_layout: extern "C" fn() -> &'static TypeLayout,
+    /// The functions of the plugin's life.
+    pub contract: PluginContractRef,
+    /// The interfaces it implements.
+    pub interfaces: RSlice<'static, InterfaceExport>,
+}
+
+// SAFETY: a constant of the library: function addresses and text, which nobody changes.
+unsafe impl Sync for Descriptor {}
+
+/// The functions of a plugin's life, in the order in which they are called.
+#[repr(C)]
+#[derive(StableAbi)]
+#[sabi(kind(Prefix(prefix_ref = PluginContractRef)))]
+#[sabi(missing_field(option))]
+pub struct PluginContract {
+    /// Connects this copy of the library to its host. [open, once, before anything else]
+    pub attach: unsafe extern "C" fn(host: HostContractRef, generation: GenerationRef),
+    /// Creates an empty instance. [attached, once, a thread of the host]
+    pub create: unsafe extern "C" fn(config: RStr<'static>, transfer: *mut Transfer) -> Reply<InstanceRef>,
+    /// Creates an instance from saved state. [attached, once, a thread of the host]
+    pub restore: unsafe extern "C" fn(
+        config: RStr<'static>,
+        saved: RawSlice,
+        transfer: *mut Transfer,
+    ) -> Reply<InstanceRef>,
+    /// Writes the state in state version `target` (0: the newest it writes) into the transfer. Does not
+    /// change the instance; may be called again. [created, a thread of the host, no call in flight]
+    pub save: unsafe extern "C" fn(instance: InstanceRef, target: u32, transfer: *mut Transfer) -> Reply<()>,
+    /// The instance is about to serve. [created, once, a thread of the host]
+    pub started: unsafe extern "C" fn(instance: InstanceRef, transfer: *mut Transfer) -> Reply<()>,
+    /// Is the instance fit to serve? [created or serving, a thread of the host]
+    pub self_check: unsafe extern "C" fn(instance: InstanceRef, transfer: *mut Transfer) -> Reply<()>,
+    /// No call will come any more: join threads, drop runtimes. [drained, once, a thread of the host]
+    pub stopping: unsafe extern "C" fn(instance: InstanceRef, transfer: *mut Transfer) -> Reply<()>,
+    /// Drops the instance. [stopped, once, a thread of the host]
+    pub destroy: unsafe extern "C" fn(instance: InstanceRef, transfer: *mut Transfer) -> Reply<()>,
+    /// Disconnects: nothing of the host is used any more. [destroyed, once, last]
+    #[sabi(last_prefix_field)]
+    pub detach: unsafe extern "C" fn(),
+}
+
+/// An instance of a plugin; only the plugin knows what it points to.
+#[repr(transparent)]
+#[derive(StableAbi, Clone, Copy)]
+pub struct InstanceRef(pub *const c_void);
+
+// SAFETY: plugins are `Send + Sync`; the pointer is only handed back to the library it came from.
+unsafe impl Send for InstanceRef {}
+// SAFETY: as above.
+unsafe impl Sync for InstanceRef {}
+
+/// What the host knows of one generation. Valid from `attach` to the end of `detach`.
+#[repr(transparent)]
+#[derive(StableAbi, Clone, Copy)]
+pub struct GenerationRef(pub *const c_void);
+
+// SAFETY: it points to a record of the host that is itself `Sync` and outlives the library.
+unsafe impl Send for GenerationRef {}
+// SAFETY: as above.
+unsafe impl Sync for GenerationRef {}
+
+/// A destructor of a thread-local, as libc takes it.
+pub type ThreadExitFn = unsafe extern "C" fn(object: *mut c_void);
+
+/// A thread's start routine, as libc takes it.
+pub type ThreadStartFn = unsafe extern "C-unwind" fn(argument: *mut c_void) -> *mut c_void;
+
+/// What a host offers to its plugins. The host outlives them, so they may keep it.
+#[repr(C)]
+#[derive(StableAbi)]
+#[sabi(kind(Prefix(prefix_ref = HostContractRef)))]
+#[sabi(missing_field(option))]
+pub struct HostContract {
+    /// Would a line of this level be shown? Levels: 1 error … 5 trace. [attached, any thread]
+    pub log_enabled: unsafe extern "C" fn(generation: GenerationRef, level: u32) -> bool,
+    /// Writes a line to the host's log. [attached, any thread]
+    pub log: unsafe extern "C" fn(
+        generation: GenerationRef,
+        level: u32,
+        target: RStr<'static>,
+        message: RStr<'static>,
+    ),
+    /// A counter that belongs to the plugin and outlives its generations: the address of an
+    /// `AtomicU64` of the host, valid for the host's life. [attached, any thread]
+    pub counter: unsafe extern "C" fn(generation: GenerationRef, name: RStr<'static>) -> *const u64,
+    /// Stands in for `__cxa_thread_atexit_impl`. [attached, any thread]
+    pub at_thread_exit: unsafe extern "C" fn(
+        generation: GenerationRef,
+        destructor: *const c_void,
+        object: *mut c_void,
+    ) -> c_int,
+    /// Stands in for `pthread_key_create`. [attached, any thread]
+    pub key_create:
+        unsafe extern "C" fn(generation: GenerationRef, key: *mut u32, destructor: *const c_void) -> c_int,
+    /// Stands in for `pthread_key_delete`. [attached, any thread]
+    pub key_delete: unsafe extern "C" fn(generation: GenerationRef, key: u32) -> c_int,
+    /// Stands in for `pthread_create`; `start` is a [`ThreadStartFn`]. [attached, any thread]
+    #[sabi(last_prefix_field)]
+    pub thread_create: unsafe extern "C" fn(
+        generation: GenerationRef,
+        thread: *mut c_void,
+        attributes: *const c_void,
+        start: *const c_void,
+        argument: *mut c_void,
+    ) -> c_int,
+}
+
+const _: () = {
+    assert!(size_of::<Status>() == 4);
+    assert!(size_of::<Reply<u64>>() == 16);
+    assert!(size_of::<RawMethod>() == 32);
+    assert!(std::mem::offset_of!(Descriptor, boundary) == 16);
+    assert!(std::mem::offset_of!(Descriptor, size) == 20);
+    assert!(std::mem::offset_of!(Descriptor, manifest_hash) == 24);
+};

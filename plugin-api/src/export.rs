@@ -1,0 +1,291 @@
+//! The plugin's side of the boundary: what `export_plugin!` puts into the library.
+
+use std::ffi::c_void;
+use std::marker::PhantomData;
+
+use abi_stable::StableAbi;
+use abi_stable::prefix_type::WithMetadata;
+use abi_stable::std_types::RStr;
+use abi_stable::type_layout::TypeLayout;
+use anyhow::{Result, ensure};
+
+use crate::abi::{
+    GenerationRef, HostContractRef, InstanceRef, InterfaceExport, PluginContract, PluginContractRef, RawSlice,
+    Reply, Transfer,
+};
+use crate::contain::{Failure, contain, contain_raw, install_hook, remove_hook};
+use crate::interface::ExportedBy;
+use crate::plugin::{Identity, Plugin};
+use crate::services::Services;
+use crate::state::{Encoding, Saved};
+use crate::transfer::answer;
+use crate::types::Lend;
+use crate::{link, transfer};
+
+/// What an [`InstanceRef`] points to.
+pub struct Instance<P> {
+    plugin: P,
+    services: Services,
+}
+
+impl<P: Plugin + Identity> Instance<P> {
+    fn create(config: String) -> Result<Self> {
+        let unfinished = Unfinished(Services::new(P::NAME, config));
+        let plugin = P::create(&unfinished.0)?;
+        if P::STATE_VERSION == 0 {
+            // A plugin that saves but forgot to say so would lose its state silently.
+            ensure!(
+                plugin.save()?.encoding() == Encoding::None,
+                "plugin `{}` has a `save`, but no `const STATE_VERSION: u32 = 1;`: without it every reload would lose its state",
+                P::NAME
+            );
+        }
+        Ok(Instance { plugin, services: unfinished.finish() })
+    }
+
+    fn restore(config: String, frame: &[u8]) -> Result<Self> {
+        let unfinished = Unfinished(Services::new(P::NAME, config));
+        let plugin = P::restore(&unfinished.0, Saved::from_frame(frame)?)?;
+        Ok(Instance { plugin, services: unfinished.finish() })
+    }
+
+    fn save(&self, target: u32) -> Result<Vec<u8>> {
+        ensure!(
+            target == 0 || target == P::STATE_VERSION,
+            "plugin `{}` {} writes state version {}, asked for {target}",
+            P::NAME,
+            P::VERSION,
+            P::STATE_VERSION
+        );
+        let mut saved = self.plugin.save()?;
+        if saved.version() == 0 && saved.encoding() != Encoding::None {
+            saved = saved.with_version(P::STATE_VERSION);
+        }
+        Ok(saved.to_frame())
+    }
+}
+
+/// The services of an instance that may yet fail to come about: then its threads are joined at once, because
+/// nobody else will know of them.
+struct Unfinished(Services);
+
+impl Unfinished {
+    fn finish(self) -> Services {
+        let this = std::mem::ManuallyDrop::new(self);
+        // SAFETY: read once, out of a value that is never dropped.
+        unsafe { std::ptr::read(&this.0) }
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        self.0.join_threads();
+    }
+}
+
+/// The plugin behind an instance pointer.
+///
+/// # Safety
+/// `instance` came from this library's `create` or `restore`, for a plugin of type `P`, and has not been
+/// destroyed.
+#[inline(always)]
+pub unsafe fn plugin<'a, P>(instance: *const c_void) -> &'a P {
+    // SAFETY: promised by the caller.
+    unsafe { &(*instance.cast::<Instance<P>>()).plugin }
+}
+
+/// The functions of a plugin's life, for one plugin type.
+pub struct Hooks<P>(PhantomData<P>);
+
+impl<P: Plugin + Identity> Hooks<P> {
+    const TABLE: &'static WithMetadata<PluginContract> = &WithMetadata::new(PluginContract {
+        attach: Self::attach,
+        create: Self::create,
+        restore: Self::restore,
+        save: Self::save,
+        started: Self::started,
+        self_check: Self::self_check,
+        stopping: Self::stopping,
+        destroy: Self::destroy,
+        detach: Self::detach,
+    });
+
+    /// The table for the descriptor.
+    pub const CONTRACT: PluginContractRef = PluginContractRef(Self::TABLE.static_as_prefix());
+
+    unsafe extern "C" fn attach(host: HostContractRef, generation: GenerationRef) {
+        link::attach(host, generation);
+        install_hook();
+    }
+
+    unsafe extern "C" fn detach() {
+        remove_hook();
+        link::detach();
+    }
+
+    unsafe extern "C" fn create(config: RStr<'static>, transfer: *mut Transfer) -> Reply<InstanceRef> {
+        // SAFETY: the host lends the configuration and the transfer for this call.
+        unsafe {
+            let config = <str as Lend>::borrow(config);
+            contain_raw(transfer, || Ok(Self::hand_out(Instance::create(config.to_owned())?)))
+        }
+    }
+
+    unsafe extern "C" fn restore(
+        config: RStr<'static>,
+        saved: RawSlice,
+        transfer: *mut Transfer,
+    ) -> Reply<InstanceRef> {
+        // SAFETY: the host lends configuration, state and transfer for this call.
+        unsafe {
+            let config = <str as Lend>::borrow(config);
+            contain_raw(transfer, || {
+                let mut tail = transfer::TailReader::borrowed(saved);
+                let frame = tail.take_bytes(saved.len, "saved state")?;
+                Ok(Self::hand_out(Instance::restore(config.to_owned(), &frame)?))
+            })
+        }
+    }
+
+    unsafe extern "C" fn save(instance: InstanceRef, target: u32, transfer: *mut Transfer) -> Reply<()> {
+        // SAFETY: the host passes a live instance of this library, and its transfer.
+        unsafe {
+            contain_raw(transfer, || {
+                answer(transfer, &Self::instance(instance).save(target)?);
+                Ok(())
+            })
+        }
+    }
+
+    unsafe extern "C" fn started(instance: InstanceRef, transfer: *mut Transfer) -> Reply<()> {
+        // SAFETY: as for `save`.
+        unsafe { contain(transfer, || Ok(Self::instance(instance).plugin.started())) }
+    }
+
+    unsafe extern "C" fn self_check(instance: InstanceRef, transfer: *mut Transfer) -> Reply<()> {
+        // SAFETY: as for `save`.
+        unsafe { contain(transfer, || Ok(Self::instance(instance).plugin.self_check())) }
+    }
+
+    unsafe extern "C" fn stopping(instance: InstanceRef, transfer: *mut Transfer) -> Reply<()> {
+        // SAFETY: as for `save`.
+        unsafe {
+            let instance = Self::instance(instance);
+            instance.services.stop_token().stop();
+            let told = contain_raw(transfer, || {
+                instance.plugin.stopping();
+                Ok(())
+            });
+            // Joined whether the hook panicked or not: a thread that runs on would keep the library.
+            let joined = contain_raw(transfer, || {
+                instance.services.join_threads();
+                Ok(())
+            });
+            if told.status == crate::abi::Status::OK { joined } else { told }
+        }
+    }
+
+    unsafe extern "C" fn destroy(instance: InstanceRef, transfer: *mut Transfer) -> Reply<()> {
+        // SAFETY: the host passes each instance once, last; `hand_out` made it from a box.
+        unsafe {
+            contain_raw(transfer, || {
+                drop(Box::from_raw(instance.0.cast::<Instance<P>>().cast_mut()));
+                Ok::<_, Failure>(())
+            })
+        }
+    }
+
+    fn hand_out(instance: Instance<P>) -> InstanceRef {
+        InstanceRef(Box::into_raw(Box::new(instance)).cast_const().cast())
+    }
+
+    unsafe fn instance<'a>(instance: InstanceRef) -> &'a Instance<P> {
+        // SAFETY: promised by the callers.
+        unsafe { &*instance.0.cast() }
+    }
+}
+
+/// One interface of a plugin, for the descriptor.
+pub const fn interface<I: ExportedBy<P> + ?Sized, P>() -> InterfaceExport {
+    InterfaceExport {
+        name: RStr::from_str(I::DESC.name),
+        major: I::DESC.version.major,
+        minor: I::DESC.version.minor,
+        methods: abi_stable::std_types::RSlice::from_slice(I::METHODS),
+        dynamic: I::DYNAMIC,
+    }
+}
+
+/// The layout of the plugin's contract, for the host's second check.
+pub extern "C" fn contract_layout() -> &'static TypeLayout {
+    <PluginContractRef as StableAbi>::LAYOUT
+}
+
+/// The layout of the host's contract as this build expects it.
+pub extern "C" fn host_layout() -> &'static TypeLayout {
+    <HostContractRef as StableAbi>::LAYOUT
+}
+
+/// What `export_plugin!` expands to once its arguments are understood.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __export {
+    ($plugin:ty, $name:expr, $version:expr, [$($interface:ty),+ $(,)?]) => {
+        impl $crate::__private::Identity for $plugin {
+            const NAME: &'static str = $name;
+            const VERSION: &'static str = $version;
+        }
+
+        #[cfg(not(test))]
+        $crate::__capture!();
+
+        const _: () = {
+            use $crate::__private as __reseat;
+
+            const DESC: __reseat::desc::ManifestDesc = __reseat::desc::ManifestDesc {
+                plugin: $name,
+                version: $version,
+                state: __reseat::desc::StateDesc {
+                    writes: <$plugin as $crate::Plugin>::STATE_VERSION,
+                    reads_from: <$plugin as $crate::Plugin>::OLDEST_STATE,
+                },
+                panic: if cfg!(panic = "unwind") { "unwind" } else { "abort" },
+                profile: if cfg!(debug_assertions) { "debug" } else { "release" },
+                interfaces: &[$(<$interface as __reseat::Interface>::DESC),+],
+            };
+            const _: () = assert!(
+                __reseat::desc::is_plugin_name($name),
+                "a plugin's name consists of 1 to 64 of a-z, 0-9, `_` and `-`, and begins with a letter or digit: say `name = \"…\"` in export_plugin!"
+            );
+            const _: () = assert!(
+                <$plugin as $crate::Plugin>::STATE_VERSION == 0
+                    || (<$plugin as $crate::Plugin>::OLDEST_STATE >= 1
+                        && <$plugin as $crate::Plugin>::OLDEST_STATE <= <$plugin as $crate::Plugin>::STATE_VERSION),
+                "OLDEST_STATE lies between 1 and STATE_VERSION"
+            );
+
+            const LEN: usize = __reseat::render::manifest::<0>(&DESC).len.next_multiple_of(4);
+
+            // In the plugin's own crate: a static in a dependency would not be linked in.
+            #[used]
+            #[cfg_attr(target_os = "linux", unsafe(link_section = ".note.reseat"))]
+            static NOTE: __reseat::render::Note<LEN> =
+                __reseat::render::Note::new(__reseat::render::manifest::<LEN>(&DESC).bytes);
+
+            #[cfg(not(test))]
+            #[unsafe(no_mangle)]
+            static RESEAT_PLUGIN: __reseat::abi::Descriptor = __reseat::abi::Descriptor {
+                magic: __reseat::abi::MAGIC,
+                boundary: __reseat::abi::BOUNDARY_VERSION,
+                size: ::core::mem::size_of::<__reseat::abi::Descriptor>() as u32,
+                manifest_hash: __reseat::render::manifest::<0>(&DESC).hash,
+                contract_layout: __reseat::export::contract_layout,
+                host_layout: __reseat::export::host_layout,
+                contract: __reseat::export::Hooks::<$plugin>::CONTRACT,
+                interfaces: __reseat::RSlice::from_slice(&[
+                    $(__reseat::export::interface::<$interface, $plugin>()),+
+                ]),
+            };
+        };
+    };
+}

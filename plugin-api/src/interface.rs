@@ -1,0 +1,346 @@
+//! Interfaces: what a trait with `#[interface]` becomes on the caller's side.
+
+use std::any::Any;
+use std::ffi::c_void;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+
+use crate::abi::{InstanceRef, RawCallback, RawMethod, RawSlice, Reply, Status};
+use crate::desc::{InterfaceDesc, TypeDesc, Version};
+use crate::transfer::{Malformed, Outgoing, TailReader, TailWriter};
+use crate::types::{AbiType, Returns};
+
+/// A trait that plugins implement and hosts call; implemented for `dyn Trait` by `#[interface]`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not an interface",
+    label = "not declared with #[plugin_api::interface]",
+    note = "write `#[plugin_api::interface(version = \"1.0\")]` above the trait, and name it as `dyn Trait`"
+)]
+pub trait Interface: 'static {
+    /// Name, version and methods.
+    const DESC: &'static InterfaceDesc;
+    /// What a guard dereferences to: the trait's methods, each returning `Result<T, CallError>`.
+    type Proxy: From<RawProxy>;
+}
+
+/// An interface that a plugin of type `P` implements; written by `#[interface]` for every implementor.
+pub trait ExportedBy<P>: Interface {
+    /// The plugin's side of each method, in the order of [`Interface::DESC`].
+    const METHODS: &'static [RawMethod];
+    /// Calls a method by name; see [`crate::abi::InterfaceExport::dynamic`].
+    const DYNAMIC: crate::abi::DynamicFn;
+}
+
+/// Why a call did not return a value.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CallError {
+    /// No generation of the plugin is serving.
+    #[error("plugin `{plugin}` is not loaded: load it, or wait for its file to appear")]
+    NotLoaded {
+        /// The plugin's name.
+        plugin: String,
+    },
+    /// The serving build does not know the method.
+    #[error("method `{method}` is not known to the serving build (it came with interface version {since}): rebuild the plugin")]
+    Unsupported {
+        /// The method's name.
+        method: String,
+        /// The interface version that introduced it.
+        since: Version,
+    },
+    /// The plugin panicked. It keeps serving; whether its state still makes sense is for its author to say.
+    #[error("the plugin panicked at {location}: {message}")]
+    Panicked {
+        /// The panic's message.
+        message: String,
+        /// Where it happened, as `file:line:column`.
+        location: String,
+    },
+    /// The plugin returned an error: its text, with causes.
+    #[error("{0}")]
+    Plugin(String),
+    /// The host is shutting down or was dropped.
+    #[error("the host is closed")]
+    Closed,
+    /// The gate stayed closed for longer than this caller may wait: a reload is carrying state across.
+    #[error("waited {waited:?} for a reload to finish")]
+    TimedOut {
+        /// How long this caller waited.
+        waited: std::time::Duration,
+    },
+    /// Too many callers are waiting for a reload to finish.
+    #[error("{waiting} callers are already waiting for a reload to finish")]
+    Crowded {
+        /// How many.
+        waiting: usize,
+    },
+    /// What came across did not make a value: a bug in one of the two builds.
+    #[error("a value was damaged on the boundary: {0}")]
+    Malformed(String),
+    /// There is no such plugin.
+    #[error("no plugin is called `{name}`{}", suggest(known))]
+    NoSuchPlugin {
+        /// The name asked for.
+        name: String,
+        /// The names that exist.
+        known: Vec<String>,
+    },
+    /// There is no such method.
+    #[error("plugin `{plugin}` has no method `{method}`{}", suggest(known))]
+    NoSuchMethod {
+        /// The plugin.
+        plugin: String,
+        /// The name asked for.
+        method: String,
+        /// The names that exist.
+        known: Vec<String>,
+    },
+    /// The arguments of a dynamic call do not fit the method.
+    #[error("{0}")]
+    BadArguments(String),
+    /// The method cannot be called with JSON.
+    #[error("{0}")]
+    NotDynamic(String),
+}
+
+fn suggest(known: &[String]) -> String {
+    if known.is_empty() { "; there is none".into() } else { format!("; there is: {}", known.join(", ")) }
+}
+
+impl CallError {
+    /// The error of a call that did not end with [`Status::OK`].
+    #[cold]
+    pub fn of(status: Status, text: String) -> Self {
+        match status {
+            Status::FAILED => CallError::Plugin(text),
+            Status::PANICKED => {
+                let (location, message) = text.split_once('\n').unwrap_or(("an unknown place", &text));
+                CallError::Panicked { message: message.into(), location: location.into() }
+            }
+            Status::MALFORMED => CallError::BadArguments(text),
+            Status::UNSUPPORTED => CallError::NotDynamic(text),
+            Status(other) => CallError::Malformed(format!("outcome {other} is unknown to this build: {text}")),
+        }
+    }
+}
+
+impl From<Malformed> for CallError {
+    #[cold]
+    fn from(malformed: Malformed) -> Self {
+        CallError::Malformed(malformed.to_string())
+    }
+}
+
+/// What every proxy is made of: the resolved methods of one generation, and its instance. Neither `Clone`
+/// nor `Copy`, and only reachable through a guard or lease: that is what keeps a proxy from outliving it.
+pub struct RawProxy {
+    methods: *const *const c_void,
+    instance: InstanceRef,
+}
+
+impl RawProxy {
+    /// A proxy for one generation.
+    ///
+    /// # Safety
+    /// `methods` points to one entry for each method of the interface, null where the build does not know
+    /// it, each with the type that `#[interface]` gives it (their fingerprints agree). Methods and
+    /// instance stay valid for as long as the proxy lives.
+    #[inline(always)]
+    pub const unsafe fn new(methods: *const *const c_void, instance: InstanceRef) -> Self {
+        RawProxy { methods, instance }
+    }
+
+    /// The instance, as methods take it.
+    #[inline(always)]
+    pub const fn instance(&self) -> *const c_void {
+        self.instance.0
+    }
+
+    /// A method that every build of this major version knows.
+    ///
+    /// # Safety
+    /// `index` is a method of the interface this proxy was made for, `F` the type its macro gives it, and
+    /// hosts refuse builds without it.
+    #[inline(always)]
+    pub const unsafe fn method<F: Copy>(&self, index: usize) -> F {
+        const { assert!(size_of::<F>() == size_of::<*const c_void>()) };
+        // SAFETY: `new` promises the entries; a non-null one is a function of type `F`.
+        unsafe { std::mem::transmute_copy(&*self.methods.add(index)) }
+    }
+
+    /// A method that came later and may be missing.
+    ///
+    /// # Errors
+    /// [`CallError::Unsupported`] if this build does not know it.
+    ///
+    /// # Safety
+    /// As for [`RawProxy::method`], except that the method may be missing.
+    #[inline(always)]
+    pub unsafe fn later_method<F: Copy>(
+        &self,
+        index: usize,
+        method: &'static str,
+        since: Version,
+    ) -> Result<F, CallError> {
+        // SAFETY: `new` promises the entries.
+        if unsafe { *self.methods.add(index) }.is_null() {
+            return unsupported(method, since);
+        }
+        // SAFETY: not missing; the rest is the caller's promise.
+        Ok(unsafe { self.method(index) })
+    }
+}
+
+#[cold]
+fn unsupported<F>(method: &'static str, since: Version) -> Result<F, CallError> {
+    Err(CallError::Unsupported { method: method.into(), since })
+}
+
+/// The value of a finished call.
+///
+/// # Errors
+/// Whatever ended the call instead of a value.
+///
+/// # Safety
+/// `reply` is the callee's answer to the call that `outgoing` was made for.
+#[inline(always)]
+pub unsafe fn finish<R: Returns>(
+    outgoing: Outgoing,
+    reply: Reply<<R::Value as AbiType>::Inline>,
+) -> Result<R::Value, CallError> {
+    if reply.status != Status::OK {
+        return Err(failed(outgoing, reply.status));
+    }
+    // SAFETY: the callee initialises the value when it answers OK.
+    let inline = unsafe { reply.value.assume_init() };
+    let lifted = if R::Value::TAIL {
+        R::Value::lift(inline, &mut TailReader::owned(outgoing.into_text()))
+    } else {
+        R::Value::lift(inline, &mut TailReader::empty())
+    };
+    Ok(lifted?)
+}
+
+#[cold]
+#[inline(never)]
+fn failed(outgoing: Outgoing, status: Status) -> CallError {
+    CallError::of(status, outgoing.into_string())
+}
+
+/// Callbacks that may be arguments: `&mut dyn FnMut(A)` with up to three parameters and no result.
+pub trait Callback {
+    /// The shape.
+    const DESC: &'static TypeDesc;
+
+    /// Calls it with arguments that came across.
+    ///
+    /// # Safety
+    /// The bytes were packed by the same callback type's relay.
+    unsafe fn unpack(&mut self, packed: RawSlice) -> Result<(), Malformed>;
+}
+
+/// The caller's end of a callback argument.
+pub struct CallbackGuard<'a, C: Callback + ?Sized> {
+    callback: &'a mut C,
+    panic: Option<Box<dyn Any + Send>>,
+}
+
+impl<'a, C: Callback + ?Sized> CallbackGuard<'a, C> {
+    /// Lends the callback for one call.
+    pub fn new(callback: &'a mut C) -> Self {
+        CallbackGuard { callback, panic: None }
+    }
+
+    /// How it crosses.
+    pub fn lend(&mut self) -> RawCallback {
+        RawCallback { context: std::ptr::from_mut(self).cast(), call: Self::relay }
+    }
+
+    /// Continues a panic of the callback, now that no code of the plugin is between.
+    pub fn finish(self) {
+        if let Some(payload) = self.panic {
+            resume_unwind(payload);
+        }
+    }
+
+    unsafe extern "C" fn relay(context: *mut c_void, packed: RawSlice) -> bool {
+        // SAFETY: `lend` made the context from a guard that lives until the call returns, and the callee
+        // calls on the calling thread only, one call at a time.
+        let guard = unsafe { &mut *context.cast::<Self>() };
+        if guard.panic.is_some() {
+            return false;
+        }
+        let callback = &mut *guard.callback;
+        // SAFETY: the packed bytes come from the relay of the same method, whose fingerprint agrees.
+        match catch_unwind(AssertUnwindSafe(|| unsafe { callback.unpack(packed) })) {
+            Ok(Ok(())) => true,
+            Ok(Err(malformed)) => {
+                guard.panic = Some(Box::new(malformed.to_string()));
+                false
+            }
+            Err(payload) => {
+                guard.panic = Some(payload);
+                false
+            }
+        }
+    }
+}
+
+/// The callee's end of a callback argument: makes the closure that the plugin sees.
+pub trait CallbackRelay: Callback {
+    /// Runs `f` with a callback that hands everything over to `raw`.
+    ///
+    /// # Safety
+    /// `raw` is valid until `f` has returned.
+    unsafe fn relay<R>(raw: RawCallback, f: impl FnOnce(&mut Self) -> R) -> R;
+}
+
+/// Hands packed arguments over; unwinds if the callback panicked on the other side, so that the plugin's
+/// method ends instead of going on without its caller.
+unsafe fn hand_over(raw: RawCallback, packed: &TailWriter) {
+    // SAFETY: promised by `CallbackRelay::relay`.
+    if !unsafe { (raw.call)(raw.context, packed.lend()) } {
+        std::panic::panic_any("the caller's callback panicked");
+    }
+}
+
+macro_rules! callback {
+    ($($name:ident $value:ident),*) => {
+        impl<$($name: AbiType),*> Callback for dyn FnMut($($name),*) + '_ {
+            const DESC: &'static TypeDesc =
+                &TypeDesc::List { open: "&mut FnMut(", items: &[$($name::DESC),*], close: ")" };
+            #[allow(unused_variables, unused_mut)]
+            unsafe fn unpack(&mut self, packed: RawSlice) -> Result<(), Malformed> {
+                // SAFETY: promised by the caller.
+                let mut tail = unsafe { TailReader::borrowed(packed) };
+                $(
+                    // SAFETY: the relay packed an inline part here.
+                    let $value = unsafe { tail.take::<$name::Inline>("a callback argument") }?;
+                    let $value = $name::lift($value, &mut tail)?;
+                )*
+                self($($value),*);
+                Ok(())
+            }
+        }
+        impl<$($name: AbiType),*> CallbackRelay for dyn FnMut($($name),*) + '_ {
+            #[allow(unused_mut)]
+            unsafe fn relay<R>(raw: RawCallback, f: impl FnOnce(&mut Self) -> R) -> R {
+                f(&mut move |$($value: $name),*| {
+                    let mut packed = TailWriter::collecting();
+                    $(
+                        let mut own = TailWriter::collecting();
+                        let $value = $value.lower(&mut own);
+                        packed.put(&[$value]);
+                        packed.append_collected(own);
+                    )*
+                    // SAFETY: promised by the caller.
+                    unsafe { hand_over(raw, &packed) }
+                })
+            }
+        }
+    };
+}
+callback!();
+callback!(A a);
+callback!(A a, B b);
+callback!(A a, B b, C c);

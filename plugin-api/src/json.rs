@@ -1,0 +1,161 @@
+//! Calls by method name with JSON, for callers without static types: the command line, HTTP, other processes.
+//!
+//! Arguments are one JSON object by parameter name. Whether a type can be read from or written as JSON is
+//! asked of the type itself, where the method is declared: a type without `serde` makes its method typed-only.
+
+use std::marker::PhantomData;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use crate::contain::Failure;
+
+/// The arguments of one dynamic call.
+pub struct Arguments {
+    method: &'static str,
+    values: Map<String, Value>,
+}
+
+impl Arguments {
+    /// Reads the object and checks that it names the parameters and nothing else.
+    ///
+    /// # Errors
+    /// Text that is not a JSON object, a missing or an unknown parameter; the error names it and shows
+    /// what is expected.
+    pub fn parse(
+        method: &'static str,
+        parameters: &[&'static str],
+        text: &str,
+    ) -> Result<Arguments, Failure> {
+        let expected = || match parameters {
+            [] => "an empty object `{}`".to_owned(),
+            names => format!("an object with {}", names.join(", ")),
+        };
+        let text = if text.trim().is_empty() { "{}" } else { text };
+        let values = match serde_json::from_str(text) {
+            Ok(Value::Object(values)) => values,
+            Ok(other) => return bad(format!("`{method}` takes {}, found {}", expected(), kind(&other))),
+            Err(e) => return bad(format!("the arguments of `{method}` are not JSON: {e}; expected {}", expected())),
+        };
+        if let Some(unknown) = values.keys().find(|name| !parameters.contains(&name.as_str())) {
+            return bad(format!("`{method}` has no parameter `{unknown}`: it takes {}", expected()));
+        }
+        Ok(Arguments { method, values })
+    }
+
+    fn take(&mut self, name: &'static str) -> Option<Value> {
+        self.values.remove(name)
+    }
+}
+
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "an array",
+        Value::Object(_) => "an object",
+    }
+}
+
+fn bad<T>(text: String) -> Result<T, Failure> {
+    Err(Failure::Malformed(text))
+}
+
+/// Asks a type whether it knows JSON. The answer is found by method resolution: [`ViaSerde`] is implemented
+/// for `Probe<T>` where `T` has serde, [`WithoutSerde`] for `&Probe<T>` always, and the first fits sooner.
+pub struct Probe<T>(PhantomData<T>);
+
+impl<T> Probe<T> {
+    /// The question.
+    #[allow(clippy::new_without_default)] // only ever used in one expression
+    pub const fn new() -> Self {
+        Probe(PhantomData)
+    }
+}
+
+/// Types that can be read from JSON.
+pub trait ReadJson<T> {
+    /// Takes the parameter `name` out of the arguments.
+    ///
+    /// # Errors
+    /// It is missing or not of this type.
+    fn read(&self, arguments: &mut Arguments, name: &'static str) -> Result<T, Failure>;
+}
+
+impl<T: DeserializeOwned> ReadJson<T> for Probe<T> {
+    fn read(&self, arguments: &mut Arguments, name: &'static str) -> Result<T, Failure> {
+        let method = arguments.method;
+        let (value, missing) = match arguments.take(name) {
+            Some(value) => (value, false),
+            // An optional parameter reads well from null; for the others this is the error we want.
+            None => (Value::Null, true),
+        };
+        T::deserialize(value).map_err(|e| {
+            Failure::Malformed(if missing {
+                format!("`{method}` needs the parameter `{name}`, which is missing")
+            } else {
+                format!("parameter `{name}` of `{method}`: {e}")
+            })
+        })
+    }
+}
+
+/// Types that cannot be read from JSON.
+pub trait CannotReadJson<T> {
+    /// Refuses.
+    ///
+    /// # Errors
+    /// Always.
+    fn read(&self, arguments: &mut Arguments, name: &'static str) -> Result<T, Failure>;
+}
+
+impl<T> CannotReadJson<T> for &Probe<T> {
+    fn read(&self, arguments: &mut Arguments, name: &'static str) -> Result<T, Failure> {
+        Err(Failure::Unsupported(format!(
+            "`{}` cannot be called with JSON: the type of `{name}` does not implement serde::Deserialize",
+            arguments.method
+        )))
+    }
+}
+
+/// Writes a value of one type as JSON text.
+pub type JsonWriter<T> = fn(&'static str, &T) -> Result<String, Failure>;
+
+/// Types that can be written as JSON.
+pub trait WriteJson<T> {
+    /// How; asked before the method is called, so that a method whose result cannot be written never runs.
+    ///
+    /// # Errors
+    /// Never, for a type with serde.
+    fn writer(&self, method: &'static str) -> Result<JsonWriter<T>, Failure>;
+}
+
+impl<T: Serialize> WriteJson<T> for Probe<T> {
+    fn writer(&self, _: &'static str) -> Result<JsonWriter<T>, Failure> {
+        Ok(|method, value| {
+            serde_json::to_string(value).map_err(|e| {
+                Failure::Unsupported(format!("the result of `{method}` cannot be written as JSON: {e}"))
+            })
+        })
+    }
+}
+
+/// Types that cannot be written as JSON.
+pub trait CannotWriteJson<T> {
+    /// Refuses.
+    ///
+    /// # Errors
+    /// Always.
+    fn writer(&self, method: &'static str) -> Result<JsonWriter<T>, Failure>;
+}
+
+impl<T> CannotWriteJson<T> for &Probe<T> {
+    fn writer(&self, method: &'static str) -> Result<JsonWriter<T>, Failure> {
+        Err(Failure::Unsupported(format!(
+            "`{method}` cannot be called with JSON: its result does not implement serde::Serialize"
+        )))
+    }
+}

@@ -1,0 +1,117 @@
+//! What a reseat plugin is written against.
+//!
+//! # What is not promised
+//! * A plugin is trusted native code in the host's address space. A wild pointer, an `abort()` or a stack
+//!   overflow in it ends the host. Panics do not: they end the call.
+//! * A library that leaves threads running, or that was linked with `-z nodelete`, is not unloaded; the host
+//!   says so, with the reason.
+//! * `static`s start afresh in every generation. What must survive goes through `save` and `restore`.
+//!
+//! # Writing a plugin
+//!
+//! ```
+//! use plugin_api::prelude::*;
+//!
+//! #[plugin_api::interface(version = "1.0")]
+//! pub trait Greeter {
+//!     fn greet(&self, name: &str) -> String;
+//! }
+//!
+//! #[derive(Serialize, Deserialize)]
+//! struct Polite {
+//!     greeted: u64,
+//! }
+//!
+//! impl Plugin for Polite {
+//!     const STATE_VERSION: u32 = 1;
+//!     fn create(_: &Services) -> Result<Self> {
+//!         Ok(Polite { greeted: 0 })
+//!     }
+//!     fn save(&self) -> Result<Saved> {
+//!         Saved::encode(self)
+//!     }
+//!     fn restore(_: &Services, saved: Saved) -> Result<Self> {
+//!         saved.decode()
+//!     }
+//! }
+//!
+//! impl Greeter for Polite {
+//!     fn greet(&self, name: &str) -> String {
+//!         format!("Good day, {name}.")
+//!     }
+//! }
+//!
+//! export_plugin!(Polite: Greeter);
+//! ```
+//!
+//! In its own crate this is a library with `crate-type = ["cdylib"]`; `reseat new` writes one.
+
+pub mod abi;
+pub mod desc;
+pub mod interface;
+pub mod plugin;
+pub mod render;
+pub mod services;
+pub mod state;
+pub mod testing;
+pub mod transfer;
+pub mod types;
+
+#[doc(hidden)]
+pub mod capture;
+mod contain;
+#[doc(hidden)]
+pub mod export;
+mod json;
+#[doc(hidden)]
+pub mod link;
+
+pub use interface::{CallError, Interface};
+pub use plugin::Plugin;
+pub use services::{Counter, Level, Services, StopToken, log};
+pub use state::Saved;
+pub use types::AbiType;
+
+/// Derives [`trait@AbiType`] for a struct or enum whose fields can all cross.
+///
+/// With `#[repr(C)]` beside `Clone, Copy`, references and slices of it can be lent as arguments too.
+pub use reseat_plugin_api_macros::AbiType;
+/// Exports a type as a plugin: `export_plugin!(Type: Interface)`, or with several interfaces
+/// `export_plugin!(Type: One + Two)`, or under another name than its package's
+/// `export_plugin!(Type: Interface, name = "other")`.
+///
+/// Use it once per library, in the library's own crate.
+pub use reseat_plugin_api_macros::export_plugin;
+/// Declares a trait as an interface between plugins and hosts.
+///
+/// `#[plugin_api::interface(version = "1.1")]`; a method that was added after `1.0` carries
+/// `#[since("1.1")]`. Methods take `&self` and ordinary Rust types: see [`trait@AbiType`] and [`types::Lend`].
+/// Generates the plugin's side, the host's proxy and the JSON entry from the one declaration.
+pub use reseat_plugin_api_macros::interface;
+
+/// `anyhow::Result`: the result of hooks.
+pub use anyhow::Result;
+
+/// All that a plugin usually needs.
+pub mod prelude {
+    pub use crate::{
+        AbiType, CallError, Counter, Plugin, Result, Saved, Services, StopToken, export_plugin, interface,
+    };
+    pub use anyhow::{Context as _, anyhow, bail, ensure};
+    pub use serde::{Deserialize, Serialize};
+}
+
+/// For the macros. Not covered by any promise.
+#[doc(hidden)]
+pub mod __private {
+    pub use crate::contain::{Failure, contain, contain_raw};
+    pub use crate::interface::{
+        Callback, CallbackGuard, CallbackRelay, ExportedBy, Interface, RawProxy, finish,
+    };
+    pub use crate::json::{Arguments, CannotReadJson, CannotWriteJson, Probe, ReadJson, WriteJson};
+    pub use crate::plugin::Identity;
+    pub use crate::transfer::{Malformed, Outgoing, TailReader, TailWriter, answer, incoming};
+    pub use crate::types::{AbiType, Lend, Plain, Returns, put_part, take_part, unknown_variant};
+    pub use crate::{abi, capture, desc, export, link, render};
+    pub use abi_stable::std_types::{RSlice, RStr};
+}

@@ -1,0 +1,77 @@
+//! What an author implements.
+
+use anyhow::Result;
+
+use crate::services::Services;
+use crate::state::Saved;
+
+/// A plugin: what is created when its library is loaded, called by many threads at once, and replaced by
+/// the next build's.
+///
+/// All hooks run on threads of the host, one at a time. A hook that returns an error or panics *before* the
+/// new generation serves refuses the reload: the old one keeps answering, with its state untouched.
+///
+/// # What is not promised
+/// A plugin is native code in the host's process. A wild pointer, an `abort()` or a stack overflow in it
+/// ends the host.
+pub trait Plugin: Sized + Send + Sync + 'static {
+    /// The version of the state that [`Plugin::save`] writes. 0, the default: the plugin is *stateless*,
+    /// every generation starts with [`Plugin::create`], and a reload makes no caller wait.
+    const STATE_VERSION: u32 = 0;
+
+    /// The oldest state version that [`Plugin::restore`] reads. A reload that would have to read an older
+    /// one is refused before any code runs.
+    const OLDEST_STATE: u32 = 1;
+
+    /// Starts empty.
+    ///
+    /// # Errors
+    /// Whatever makes it impossible to serve, e.g. a bad configuration. The load is refused.
+    fn create(host: &Services) -> Result<Self>;
+
+    /// Writes the state. Called while no call is in flight; must not change `self`, because a reload that
+    /// is refused afterwards goes on with it. May be called more than once.
+    ///
+    /// # Errors
+    /// The state cannot be written. The reload is refused.
+    fn save(&self) -> Result<Saved> {
+        Ok(Saved::none())
+    }
+
+    /// Starts from the state of an earlier build. `saved.version()` says which version it is.
+    ///
+    /// # Errors
+    /// The state cannot be read. The reload is refused, the old generation keeps its state.
+    fn restore(host: &Services, saved: Saved) -> Result<Self> {
+        let _ = saved;
+        Self::create(host)
+    }
+
+    /// About to serve: start background threads here (see [`Services::spawn`]), not earlier.
+    ///
+    /// # Errors
+    /// It cannot serve. The reload is refused.
+    fn started(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Is this instance fit to serve? Asked before it serves; the last veto.
+    ///
+    /// # Errors
+    /// It is not, and why. The reload is refused.
+    fn self_check(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// No call will come any more. Stop what runs on its own (threads of [`Services::spawn`] have been told
+    /// already and are joined after this).
+    fn stopping(&self) {}
+}
+
+/// Name and version of a plugin; written by `export_plugin!`.
+pub trait Identity {
+    /// The plugin's name: its identity across builds.
+    const NAME: &'static str;
+    /// The version of this build, from its `Cargo.toml`.
+    const VERSION: &'static str;
+}

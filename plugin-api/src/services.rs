@@ -1,0 +1,195 @@
+//! What a host offers to a plugin: configuration, log, counters, threads.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use abi_stable::std_types::RStr;
+use anyhow::{Context, Result};
+use serde::de::DeserializeOwned;
+
+use crate::link::link;
+use crate::types::Lend;
+
+/// The host, as one instance of a plugin sees it. Cheap to clone; the host outlives the plugin, so it may
+/// be kept.
+#[derive(Clone)]
+pub struct Services(Arc<Shared>);
+
+struct Shared {
+    plugin: &'static str,
+    config: String,
+    stop: StopToken,
+    /// Threads to join at retirement.
+    threads: Mutex<Vec<(String, JoinHandle<()>)>>,
+}
+
+impl Services {
+    /// The services of one instance.
+    pub(crate) fn new(plugin: &'static str, config: String) -> Self {
+        Services(Arc::new(Shared { plugin, config, stop: StopToken::default(), threads: Mutex::default() }))
+    }
+
+    /// The plugin's name.
+    pub fn plugin(&self) -> &str {
+        self.0.plugin
+    }
+
+    /// This plugin's configuration, as its own type. A plugin without configuration gets an empty one, so
+    /// that a type whose fields all have `#[serde(default)]` always works.
+    ///
+    /// # Errors
+    /// The configuration does not fit the type; the error names the field.
+    pub fn config<T: DeserializeOwned>(&self) -> Result<T> {
+        serde_json::from_str(&self.0.config)
+            .with_context(|| format!("the configuration of plugin `{}` does not fit", self.0.plugin))
+    }
+
+    /// A counter that belongs to the plugin, not to this build of it: a reload does not reset it. Shown by
+    /// the host as `name`.
+    pub fn counter(&self, name: &str) -> Counter {
+        let Some(link) = link() else {
+            return Counter(Box::leak(Box::new(AtomicU64::new(0))));
+        };
+        // SAFETY: attached. The host answers with the address of an `AtomicU64` that lives as long as it does.
+        Counter(unsafe { &*link.host.counter()(link.generation, name.lend()).cast() })
+    }
+
+    /// Starts a named thread that belongs to this instance. When the instance retires, the token says stop,
+    /// and the thread is joined before the library is unloaded.
+    ///
+    /// # Errors
+    /// The system refuses another thread.
+    pub fn spawn(&self, name: &str, f: impl FnOnce(&StopToken) + Send + 'static) -> Result<()> {
+        let token = self.0.stop.clone();
+        let handle = std::thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(move || f(&token))
+            .with_context(|| format!("thread `{name}` of plugin `{}` cannot be started", self.0.plugin))?;
+        lock(&self.0.threads).push((name.to_owned(), handle));
+        Ok(())
+    }
+
+    /// Tells long-running work that this instance retires.
+    pub fn stop_token(&self) -> &StopToken {
+        &self.0.stop
+    }
+
+    /// Joins all threads; each panic among them is logged.
+    pub(crate) fn join_threads(&self) {
+        self.0.stop.stop();
+        // One at a time and outside the lock: a thread may start another while it ends.
+        while let Some((name, handle)) = { lock(&self.0.threads).pop() } {
+            if handle.join().is_err() {
+                log(Level::Error, module_path!(), format_args!("thread `{name}` ended with a panic"));
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Services {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Services").field("plugin", &self.0.plugin).finish_non_exhaustive()
+    }
+}
+
+/// Says when an instance retires.
+#[derive(Clone, Debug, Default)]
+pub struct StopToken(Arc<(Mutex<bool>, Condvar)>);
+
+impl StopToken {
+    /// Is it time to stop?
+    pub fn is_stopped(&self) -> bool {
+        *lock(&self.0.0)
+    }
+
+    /// Waits until it is time to stop, or for `limit`. `true`: stop.
+    pub fn wait(&self, limit: Duration) -> bool {
+        let deadline = Instant::now() + limit;
+        let mut stopped = lock(&self.0.0);
+        while !*stopped {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            stopped = self.0.1.wait_timeout(stopped, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        *stopped
+    }
+
+    pub(crate) fn stop(&self) {
+        *lock(&self.0.0) = true;
+        self.0.1.notify_all();
+    }
+}
+
+/// Locks that outlive a panic: the data they protect is whole between any two statements.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A number that only grows, kept by the host.
+#[derive(Clone, Copy, Debug)]
+pub struct Counter(&'static AtomicU64);
+
+impl Counter {
+    /// Adds to it.
+    pub fn add(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// Its value.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// How important a line in the log is.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[repr(u32)]
+pub enum Level {
+    /// Something is broken.
+    Error = 1,
+    /// Something looks wrong.
+    Warn = 2,
+    /// Something happened.
+    Info = 3,
+    /// For the author.
+    Debug = 4,
+    /// For the author, in detail.
+    Trace = 5,
+}
+
+/// Writes a line to the host's log, or to standard error where there is no host. Used by [`info!`] and its
+/// siblings.
+///
+/// [`info!`]: crate::info
+pub fn log(level: Level, target: &str, message: fmt::Arguments<'_>) {
+    let Some(link) = link() else {
+        eprintln!("{level:?} {target}: {message}");
+        return;
+    };
+    // SAFETY: attached.
+    if !unsafe { link.host.log_enabled()(link.generation, level as u32) } {
+        return;
+    }
+    let text = message.as_str().map_or_else(|| std::borrow::Cow::Owned(message.to_string()), Into::into);
+    let text: RStr<'static> = (*text).lend();
+    // SAFETY: attached; both texts are lent for the duration of this call, in which the host copies them.
+    unsafe { link.host.log()(link.generation, level as u32, target.lend(), text) }
+}
+
+/// Writes an error to the host's log.
+#[macro_export]
+macro_rules! error { ($($arg:tt)+) => { $crate::log($crate::Level::Error, module_path!(), format_args!($($arg)+)) }; }
+/// Writes a warning to the host's log.
+#[macro_export]
+macro_rules! warn { ($($arg:tt)+) => { $crate::log($crate::Level::Warn, module_path!(), format_args!($($arg)+)) }; }
+/// Writes what happened to the host's log.
+#[macro_export]
+macro_rules! info { ($($arg:tt)+) => { $crate::log($crate::Level::Info, module_path!(), format_args!($($arg)+)) }; }
+/// Writes a detail for the author to the host's log.
+#[macro_export]
+macro_rules! debug { ($($arg:tt)+) => { $crate::log($crate::Level::Debug, module_path!(), format_args!($($arg)+)) }; }

@@ -1,0 +1,350 @@
+//! Which Rust types cross the boundary, and how.
+//!
+//! [`AbiType`] is for values (arguments by value, results), [`Lend`] for references in arguments,
+//! [`Returns`] for results. All three are implemented by trait, never by the name of a type: an alias or a
+//! re-export crosses exactly as the type it stands for. `#[derive(AbiType)]` adds structs and enums.
+
+use abi_stable::std_types::{ROption, RSlice, RStr, Tuple2, Tuple3, Tuple4};
+
+use crate::desc::TypeDesc;
+use crate::transfer::{Malformed, TailReader, TailWriter};
+
+/// A type whose values can cross the boundary.
+///
+/// Implemented for integers, floats, `bool`, `char`, `()`, `String`, `Vec<T>`, `Option<T>`, `[T; N]`,
+/// tuples up to four, and everything that derives `AbiType`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot cross the boundary between a plugin and its host",
+    label = "no `AbiType`",
+    note = "a type of your own can: put `#[derive(AbiType)]` on it",
+    note = "integers, floats, bool, char, String, Vec<T>, Option<T>, arrays and tuples cross as they are; \
+            `&str` and `&[T]` cross as arguments, but not inside other types and not in results"
+)]
+pub trait AbiType: Sized + 'static {
+    /// The shape, for manifest and fingerprint.
+    const DESC: &'static TypeDesc;
+    /// Whether a value may need bytes besides its inline part.
+    const TAIL: bool;
+    /// The part of fixed size: C layout, no pointers.
+    type Inline: Copy + 'static;
+
+    /// Takes the value apart.
+    fn lower(self, tail: &mut TailWriter) -> Self::Inline;
+
+    /// Puts the value together again, on the other side.
+    ///
+    /// # Errors
+    /// The parts do not make a value: see [`Malformed`].
+    fn lift(inline: Self::Inline, tail: &mut TailReader<'_>) -> Result<Self, Malformed>;
+
+    /// Takes many values apart, one after the other.
+    fn lower_all(values: Vec<Self>, tail: &mut TailWriter) {
+        for value in values {
+            // The inline part stands before the value's own tail, so it must be known first.
+            let mut own = TailWriter::collecting();
+            let inline = value.lower(&mut own);
+            tail.put(&[inline]);
+            tail.append_collected(own);
+        }
+    }
+
+    /// Puts `count` values together again.
+    ///
+    /// # Errors
+    /// As for [`AbiType::lift`].
+    fn lift_all(count: usize, tail: &mut TailReader<'_>) -> Result<Vec<Self>, Malformed> {
+        // Never reserve more than the bytes that are there could hold.
+        let mut values = Vec::with_capacity(count.min(tail.left() / size_of::<Self::Inline>().max(1)));
+        for _ in 0..count {
+            // SAFETY: `lower_all` put an inline part there.
+            let inline = unsafe { tail.take::<Self::Inline>("a list element") }?;
+            values.push(Self::lift(inline, tail)?);
+        }
+        Ok(values)
+    }
+}
+
+/// A type whose memory is the same on both sides, so that a reference to it can be lent.
+///
+/// # Safety
+/// The type is `Copy`, has C layout, and its memory is that of [`AbiType::Inline`].
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be lent by reference across the boundary",
+    label = "its memory layout is not fixed",
+    note = "give it `#[repr(C)]` beside `#[derive(AbiType, Clone, Copy)]`, or pass it by value (`T`, `Vec<T>`)"
+)]
+pub unsafe trait Plain: AbiType + Copy {}
+
+/// What may stand behind a `&` in an argument.
+#[diagnostic::on_unimplemented(
+    message = "`&{Self}` cannot be an argument of an interface method",
+    label = "not lendable",
+    note = "`&str`, `&[T]` and `&T` can, where T is a number or a `#[repr(C)]` struct that derives `AbiType`; \
+            take `&str` instead of `&String` and `&[T]` instead of `&Vec<T>`"
+)]
+pub trait Lend {
+    /// The shape, including the `&`.
+    const DESC: &'static TypeDesc;
+    /// How it crosses.
+    type Abi: Copy + 'static;
+    /// What a caller without static types (JSON) keeps the value in.
+    type Owned: std::borrow::Borrow<Self>;
+
+    /// Lends it to the callee.
+    fn lend(&self) -> Self::Abi;
+
+    /// Borrows it on the other side.
+    ///
+    /// # Safety
+    /// `abi` came from [`Lend::lend`] on a value that lives for `'a`.
+    unsafe fn borrow<'a>(abi: Self::Abi) -> &'a Self;
+}
+
+/// What a method may return: a value, or a `Result` of one.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be the result of an interface method",
+    label = "not a result that can cross",
+    note = "results are owned: String instead of &str, Vec<T> instead of &[T]; errors are anything that can be displayed"
+)]
+pub trait Returns {
+    /// The value that crosses.
+    type Value: AbiType;
+    /// Whether it can be an error.
+    const FALLIBLE: bool;
+
+    /// The value, or the text of the error with its causes.
+    fn split(self) -> Result<Self::Value, String>;
+}
+
+impl<T: AbiType> Returns for T {
+    type Value = T;
+    const FALLIBLE: bool = false;
+    #[inline(always)]
+    fn split(self) -> Result<T, String> {
+        Ok(self)
+    }
+}
+
+impl<T: AbiType, E: std::fmt::Display> Returns for Result<T, E> {
+    type Value = T;
+    const FALLIBLE: bool = true;
+    #[inline(always)]
+    fn split(self) -> Result<T, String> {
+        // The alternate form of an anyhow error is the whole chain of causes on one line.
+        self.map_err(|e| format!("{e:#}"))
+    }
+}
+
+macro_rules! plain {
+    ($($ty:ty),*) => { $(
+        impl AbiType for $ty {
+            const DESC: &'static TypeDesc = &TypeDesc::Named(stringify!($ty));
+            const TAIL: bool = false;
+            type Inline = $ty;
+            #[inline(always)]
+            fn lower(self, _: &mut TailWriter) -> $ty {
+                self
+            }
+            #[inline(always)]
+            fn lift(inline: $ty, _: &mut TailReader<'_>) -> Result<Self, Malformed> {
+                Ok(inline)
+            }
+            fn lower_all(values: Vec<Self>, tail: &mut TailWriter) {
+                tail.put(&values);
+            }
+        }
+        // SAFETY: a primitive has the same memory in every build for one target.
+        unsafe impl Plain for $ty {}
+    )* };
+}
+plain!(u16, u32, u64, i8, i16, i32, i64, usize, isize, f32, f64, bool, char);
+
+impl AbiType for u8 {
+    const DESC: &'static TypeDesc = &TypeDesc::Named("u8");
+    const TAIL: bool = false;
+    type Inline = u8;
+    #[inline(always)]
+    fn lower(self, _: &mut TailWriter) -> u8 {
+        self
+    }
+    #[inline(always)]
+    fn lift(inline: u8, _: &mut TailReader<'_>) -> Result<Self, Malformed> {
+        Ok(inline)
+    }
+    fn lower_all(values: Vec<Self>, tail: &mut TailWriter) {
+        tail.put(&values);
+    }
+    fn lift_all(count: usize, tail: &mut TailReader<'_>) -> Result<Vec<Self>, Malformed> {
+        tail.take_bytes(count, "Vec<u8>")
+    }
+}
+// SAFETY: a byte is a byte.
+unsafe impl Plain for u8 {}
+
+impl AbiType for () {
+    const DESC: &'static TypeDesc = &TypeDesc::Named("()");
+    const TAIL: bool = false;
+    type Inline = ();
+    #[inline(always)]
+    fn lower(self, _: &mut TailWriter) {}
+    #[inline(always)]
+    fn lift((): (), _: &mut TailReader<'_>) -> Result<Self, Malformed> {
+        Ok(())
+    }
+}
+
+impl AbiType for String {
+    const DESC: &'static TypeDesc = &TypeDesc::Named("String");
+    const TAIL: bool = true;
+    type Inline = usize;
+    fn lower(self, tail: &mut TailWriter) -> usize {
+        tail.put(self.as_bytes());
+        self.len()
+    }
+    fn lift(len: usize, tail: &mut TailReader<'_>) -> Result<Self, Malformed> {
+        String::from_utf8(tail.take_bytes(len, "String")?).map_err(|e| Malformed {
+            what: "String",
+            expected: "UTF-8".into(),
+            found: e.utf8_error().to_string(),
+        })
+    }
+}
+
+impl<T: AbiType> AbiType for Vec<T> {
+    const DESC: &'static TypeDesc = &TypeDesc::Around { open: "Vec<", inner: T::DESC, close: ">" };
+    const TAIL: bool = true;
+    type Inline = usize;
+    fn lower(self, tail: &mut TailWriter) -> usize {
+        let len = self.len();
+        T::lower_all(self, tail);
+        len
+    }
+    fn lift(len: usize, tail: &mut TailReader<'_>) -> Result<Self, Malformed> {
+        T::lift_all(len, tail)
+    }
+}
+
+impl<T: AbiType> AbiType for Option<T> {
+    const DESC: &'static TypeDesc = &TypeDesc::Around { open: "Option<", inner: T::DESC, close: ">" };
+    const TAIL: bool = T::TAIL;
+    type Inline = ROption<T::Inline>;
+    #[inline]
+    fn lower(self, tail: &mut TailWriter) -> Self::Inline {
+        match self {
+            Some(value) => ROption::RSome(value.lower(tail)),
+            None => ROption::RNone,
+        }
+    }
+    #[inline]
+    fn lift(inline: Self::Inline, tail: &mut TailReader<'_>) -> Result<Self, Malformed> {
+        match inline {
+            ROption::RSome(value) => T::lift(value, tail).map(Some),
+            ROption::RNone => Ok(None),
+        }
+    }
+}
+
+impl<T: AbiType, const N: usize> AbiType for [T; N] {
+    const DESC: &'static TypeDesc = &TypeDesc::Array { inner: T::DESC, len: N };
+    const TAIL: bool = T::TAIL;
+    type Inline = [T::Inline; N];
+    #[inline]
+    fn lower(self, tail: &mut TailWriter) -> Self::Inline {
+        self.map(|value| value.lower(tail))
+    }
+    fn lift(inline: Self::Inline, tail: &mut TailReader<'_>) -> Result<Self, Malformed> {
+        let values = inline.into_iter().map(|part| T::lift(part, tail)).collect::<Result<Vec<T>, _>>()?;
+        Ok(values.try_into().unwrap_or_else(|_| unreachable!("N parts give N values")))
+    }
+}
+// SAFETY: an array of values with the same memory has the same memory.
+unsafe impl<T: Plain, const N: usize> Plain for [T; N] {}
+
+macro_rules! tuple {
+    ($tuple:ident: $($name:ident . $index:tt),*) => {
+        impl<$($name: AbiType),*> AbiType for ($($name,)*) {
+            const DESC: &'static TypeDesc = &TypeDesc::List { open: "(", items: &[$($name::DESC),*], close: ")" };
+            const TAIL: bool = $($name::TAIL ||)* false;
+            type Inline = $tuple<$($name::Inline),*>;
+            #[inline]
+            fn lower(self, tail: &mut TailWriter) -> Self::Inline {
+                $tuple($(self.$index.lower(tail)),*)
+            }
+            #[inline]
+            fn lift(inline: Self::Inline, tail: &mut TailReader<'_>) -> Result<Self, Malformed> {
+                Ok(($($name::lift(inline.$index, tail)?,)*))
+            }
+        }
+    };
+}
+tuple!(Tuple2: A.0, B.1);
+tuple!(Tuple3: A.0, B.1, C.2);
+tuple!(Tuple4: A.0, B.1, C.2, D.3);
+
+impl Lend for str {
+    const DESC: &'static TypeDesc = &TypeDesc::Named("&str");
+    type Abi = RStr<'static>;
+    type Owned = String;
+    #[inline(always)]
+    fn lend(&self) -> RStr<'static> {
+        // SAFETY: pointer and length of a `str`. The lifetime does not cross: the callee borrows it with
+        // that of the call, by the contract of `Lend::borrow`.
+        unsafe { RStr::from_raw_parts(self.as_ptr(), self.len()) }
+    }
+    #[inline(always)]
+    unsafe fn borrow<'a>(abi: RStr<'static>) -> &'a str {
+        abi.as_str()
+    }
+}
+
+impl<T: Plain> Lend for [T] {
+    const DESC: &'static TypeDesc = &TypeDesc::Around { open: "&[", inner: T::DESC, close: "]" };
+    type Abi = RSlice<'static, T::Inline>;
+    type Owned = Vec<T>;
+    #[inline(always)]
+    fn lend(&self) -> Self::Abi {
+        // SAFETY: pointer and length of a slice; `Plain` promises that its memory is that of `Inline`.
+        // As for `str`, the lifetime does not cross.
+        unsafe { RSlice::from_raw_parts(self.as_ptr().cast(), self.len()) }
+    }
+    #[inline(always)]
+    unsafe fn borrow<'a>(abi: Self::Abi) -> &'a [T] {
+        // SAFETY: the caller promises that it came from `lend`, whose memory is that of a `[T]`.
+        unsafe { std::slice::from_raw_parts(abi.as_ptr().cast(), abi.len()) }
+    }
+}
+
+impl<T: Plain> Lend for T {
+    const DESC: &'static TypeDesc = &TypeDesc::Around { open: "&", inner: T::DESC, close: "" };
+    type Abi = *const T::Inline;
+    type Owned = T;
+    #[inline(always)]
+    fn lend(&self) -> Self::Abi {
+        std::ptr::from_ref(self).cast()
+    }
+    #[inline(always)]
+    unsafe fn borrow<'a>(abi: Self::Abi) -> &'a T {
+        // SAFETY: the caller promises that it came from `lend`.
+        unsafe { &*abi.cast() }
+    }
+}
+
+/// Puts one value whole into the tail.
+pub fn put_part<T: AbiType>(value: T, tail: &mut TailWriter) {
+    T::lower_all(vec![value], tail);
+}
+
+/// Takes one whole value out of the tail.
+///
+/// # Errors
+/// As for [`AbiType::lift`].
+pub fn take_part<T: AbiType>(tail: &mut TailReader<'_>) -> Result<T, Malformed> {
+    let mut values = T::lift_all(1, tail)?;
+    Ok(values.pop().expect("one value was asked for"))
+}
+
+/// The error for a discriminant that no variant has.
+#[cold]
+pub fn unknown_variant(what: &'static str, found: i64) -> Malformed {
+    Malformed { what, expected: "one of its variants".into(), found: format!("discriminant {found}") }
+}
