@@ -1,1 +1,53 @@
-//! stub
+//! reseat replaces native code in a running process: a plugin host for Rust `cdylib`s.
+//!
+//! # What is not promised
+//! * A plugin is trusted native code in the same address space. A wild pointer, an `abort()` or a stack overflow
+//!   in it ends the host. Panics do not: they end the call.
+//! * A generation that something still uses is not unloaded by force. It lingers, and the host says why.
+//! * Only Linux with glibc on x86-64 has been run. Other platforms are prepared for, not claimed.
+//!
+//! # Embedding
+//!
+//! ```no_run
+//! use rate_limiter_interface::RateLimiter;
+//! use reseat::{Handle, Host, Options, TrustedDir};
+//!
+//! // SAFETY: only our own build writes to this directory.
+//! let plugins = unsafe { TrustedDir::new("plugins") };
+//! let host = Host::start(Options { watch: vec![plugins], ..Options::default() })?;
+//! let limiter: Handle<dyn RateLimiter> = host.plugin("limiter")?;
+//!
+//! let decision = limiter.enter()?.check("alice", 1)?;
+//! println!("{decision:?}");
+//! for event in host.events() {
+//!     println!("{event}");
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+#![deny(unsafe_code)]
+
+mod check;
+mod deputy;
+mod error;
+mod events;
+mod ffi;
+pub mod file;
+pub mod gate;
+mod handle;
+mod host;
+mod intake;
+mod options;
+mod plugin;
+mod reaper;
+mod reload;
+mod status;
+pub mod watch;
+
+pub use check::{Inspection, compare, inspect};
+pub use error::{CheckError, PluginError, Refusal, RefusalReason, ReloadError, StartError, UnloadError};
+pub use events::{Event, Events, Recorded, Step};
+pub use handle::{Guard, Handle, Lease};
+pub use host::{Host, Outcome};
+pub use options::{Options, TrustedDir, TrustedFile};
+pub use plugin_api::{CallError, Interface};
+pub use status::{GenerationStatus, HostStatus, InterfaceStatus, MethodStatus, Phase, PluginStatus};

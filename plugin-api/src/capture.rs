@@ -62,7 +62,10 @@ pub unsafe extern "C" fn at_thread_exit(
 ///
 /// # Safety
 /// As for libc's.
-pub unsafe extern "C" fn key_create(key: *mut libc::pthread_key_t, destructor: Option<ThreadExitFn>) -> c_int {
+pub unsafe extern "C" fn key_create(
+    key: *mut libc::pthread_key_t,
+    destructor: Option<ThreadExitFn>,
+) -> c_int {
     if let Some(link) = link() {
         let destructor = destructor.map_or(std::ptr::null(), |f| f as *const c_void);
         // SAFETY: attached; the arguments are those that libc would get.

@@ -87,13 +87,14 @@ pub unsafe fn contain_raw<T: Copy>(
 ) -> Reply<T> {
     // Unwind safety: the instance is shared by threads already; what a panic leaves behind in it is the
     // author's business, as with any other `Sync` type.
-    match catch_unwind(AssertUnwindSafe(f)) {
-        Ok(Ok(value)) => Reply { status: Status::OK, value: MaybeUninit::new(value) },
+    let status = match catch_unwind(AssertUnwindSafe(f)) {
+        Ok(Ok(value)) => return Reply { status: Status::OK, value: MaybeUninit::new(value) },
         // SAFETY: promised by the caller.
-        Ok(Err(failure)) => Reply { status: unsafe { fail(transfer, failure) }, value: MaybeUninit::uninit() },
+        Ok(Err(failure)) => unsafe { fail(transfer, failure) },
         // SAFETY: promised by the caller.
-        Err(payload) => Reply { status: unsafe { panicked(transfer, payload) }, value: MaybeUninit::uninit() },
-    }
+        Err(payload) => unsafe { panicked(transfer, payload) },
+    };
+    Reply { status, value: MaybeUninit::uninit() }
 }
 
 #[cold]
@@ -112,17 +113,24 @@ unsafe fn fail(transfer: *mut Transfer, failure: Failure) -> Status {
 #[cold]
 #[inline(never)]
 unsafe fn panicked(transfer: *mut Transfer, payload: Box<dyn Any + Send>) -> Status {
+    let (location, message) = describe(payload);
+    // SAFETY: promised by the caller.
+    unsafe { answer(transfer, format!("{location}\n{message}").as_bytes()) };
+    Status::PANICKED
+}
+
+/// Where the last panic on this thread happened, and what it said; the payload ends here.
+pub fn describe(payload: Box<dyn Any + Send>) -> (String, String) {
     let location = LOCATION.take().map_or_else(|| "an unknown place".into(), ToString::to_string);
     let message = payload
         .downcast_ref::<&str>()
         .copied()
         .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("a payload that is not text");
-    // SAFETY: promised by the caller.
-    unsafe { answer(transfer, format!("{location}\n{message}").as_bytes()) };
+        .unwrap_or("a payload that is not text")
+        .to_owned();
     // The payload's destructor is code of the plugin: it runs here or never, and it may panic again.
     if let Err(again) = catch_unwind(AssertUnwindSafe(move || drop(payload))) {
         std::mem::forget(again);
     }
-    Status::PANICKED
+    (location, message)
 }

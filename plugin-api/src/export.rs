@@ -10,8 +10,8 @@ use abi_stable::type_layout::TypeLayout;
 use anyhow::{Result, ensure};
 
 use crate::abi::{
-    GenerationRef, HostContractRef, InstanceRef, InterfaceExport, PluginContract, PluginContractRef, RawSlice,
-    Reply, Transfer,
+    GenerationRef, HostContractRef, InstanceRef, InterfaceExport, PluginContract, PluginContractRef,
+    RawSlice, Reply, Transfer,
 };
 use crate::contain::{Failure, contain, contain_raw, install_hook, remove_hook};
 use crate::interface::ExportedBy;

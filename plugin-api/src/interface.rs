@@ -10,12 +10,16 @@ use crate::transfer::{Malformed, Outgoing, TailReader, TailWriter};
 use crate::types::{AbiType, Returns};
 
 /// A trait that plugins implement and hosts call; implemented for `dyn Trait` by `#[interface]`.
+///
+/// # Safety
+/// Written by `#[interface]` only: the proxy calls the methods of the description, in its order, with the
+/// types that it states.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not an interface",
     label = "not declared with #[plugin_api::interface]",
     note = "write `#[plugin_api::interface(version = \"1.0\")]` above the trait, and name it as `dyn Trait`"
 )]
-pub trait Interface: 'static {
+pub unsafe trait Interface: 'static {
     /// Name, version and methods.
     const DESC: &'static InterfaceDesc;
     /// What a guard dereferences to: the trait's methods, each returning `Result<T, CallError>`.
@@ -23,7 +27,11 @@ pub trait Interface: 'static {
 }
 
 /// An interface that a plugin of type `P` implements; written by `#[interface]` for every implementor.
-pub trait ExportedBy<P>: Interface {
+///
+/// # Safety
+/// Written by `#[interface]` only: each entry is a function of the type that its fingerprint stands for, for
+/// instances of `P`.
+pub unsafe trait ExportedBy<P>: Interface {
     /// The plugin's side of each method, in the order of [`Interface::DESC`].
     const METHODS: &'static [RawMethod];
     /// Calls a method by name; see [`crate::abi::InterfaceExport::dynamic`].
@@ -41,7 +49,9 @@ pub enum CallError {
         plugin: String,
     },
     /// The serving build does not know the method.
-    #[error("method `{method}` is not known to the serving build (it came with interface version {since}): rebuild the plugin")]
+    #[error(
+        "method `{method}` is not known to the serving build (it came with interface version {since}): rebuild the plugin"
+    )]
     Unsupported {
         /// The method's name.
         method: String,
@@ -119,7 +129,9 @@ impl CallError {
             }
             Status::MALFORMED => CallError::BadArguments(text),
             Status::UNSUPPORTED => CallError::NotDynamic(text),
-            Status(other) => CallError::Malformed(format!("outcome {other} is unknown to this build: {text}")),
+            Status(other) => {
+                CallError::Malformed(format!("outcome {other} is unknown to this build: {text}"))
+            }
         }
     }
 }
@@ -214,8 +226,11 @@ pub unsafe fn finish<R: Returns>(
     // SAFETY: the callee initialises the value when it answers OK.
     let inline = unsafe { reply.value.assume_init() };
     let lifted = if R::Value::TAIL {
-        R::Value::lift(inline, &mut TailReader::owned(outgoing.into_text()))
+        // SAFETY: the callee wrote the tail of such a value.
+        R::Value::lift(inline, &mut unsafe { TailReader::owned(outgoing.into_tail()) })
     } else {
+        // Nothing was written: not even worth the look.
+        std::mem::forget(outgoing);
         R::Value::lift(inline, &mut TailReader::empty())
     };
     Ok(lifted?)
@@ -228,7 +243,15 @@ fn failed(outgoing: Outgoing, status: Status) -> CallError {
 }
 
 /// Callbacks that may be arguments: `&mut dyn FnMut(A)` with up to three parameters and no result.
-pub trait Callback {
+///
+/// # Safety
+/// As for [`AbiType`]: the other side believes the description.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be a callback of an interface method",
+    label = "not a callback that can cross",
+    note = "a callback is `&mut dyn FnMut(A, B, C)`, with up to three parameters that cross by value"
+)]
+pub unsafe trait Callback {
     /// The shape.
     const DESC: &'static TypeDesc;
 
@@ -299,14 +322,18 @@ pub trait CallbackRelay: Callback {
 /// method ends instead of going on without its caller.
 unsafe fn hand_over(raw: RawCallback, packed: &TailWriter) {
     // SAFETY: promised by `CallbackRelay::relay`.
-    if !unsafe { (raw.call)(raw.context, packed.lend()) } {
+    let answered = unsafe { (raw.call)(raw.context, packed.lend()) };
+    // A destructor that calls while the panic is already on its way must not start a second one: that
+    // would end the process.
+    if !answered && !std::thread::panicking() {
         std::panic::panic_any("the caller's callback panicked");
     }
 }
 
 macro_rules! callback {
     ($($name:ident $value:ident),*) => {
-        impl<$($name: AbiType),*> Callback for dyn FnMut($($name),*) + '_ {
+        // SAFETY: the parts are packed and unpacked in the order of the description.
+        unsafe impl<$($name: AbiType),*> Callback for dyn FnMut($($name),*) + '_ {
             const DESC: &'static TypeDesc =
                 &TypeDesc::List { open: "&mut FnMut(", items: &[$($name::DESC),*], close: ")" };
             #[allow(unused_variables, unused_mut)]
@@ -327,12 +354,7 @@ macro_rules! callback {
             unsafe fn relay<R>(raw: RawCallback, f: impl FnOnce(&mut Self) -> R) -> R {
                 f(&mut move |$($value: $name),*| {
                     let mut packed = TailWriter::collecting();
-                    $(
-                        let mut own = TailWriter::collecting();
-                        let $value = $value.lower(&mut own);
-                        packed.put(&[$value]);
-                        packed.append_collected(own);
-                    )*
+                    $(packed.put_with(|tail| $value.lower(tail));)*
                     // SAFETY: promised by the caller.
                     unsafe { hand_over(raw, &packed) }
                 })

@@ -36,7 +36,12 @@ impl Arguments {
         let values = match serde_json::from_str(text) {
             Ok(Value::Object(values)) => values,
             Ok(other) => return bad(format!("`{method}` takes {}, found {}", expected(), kind(&other))),
-            Err(e) => return bad(format!("the arguments of `{method}` are not JSON: {e}; expected {}", expected())),
+            Err(e) => {
+                return bad(format!(
+                    "the arguments of `{method}` are not JSON: {e}; expected {}",
+                    expected()
+                ));
+            }
         };
         if let Some(unknown) = values.keys().find(|name| !parameters.contains(&name.as_str())) {
             return bad(format!("`{method}` has no parameter `{unknown}`: it takes {}", expected()));
@@ -76,28 +81,33 @@ impl<T> Probe<T> {
     }
 }
 
+/// Takes a parameter of one type out of the arguments.
+pub type JsonReader<T> = fn(&mut Arguments, &'static str) -> Result<T, Failure>;
+
 /// Types that can be read from JSON.
 pub trait ReadJson<T> {
-    /// Takes the parameter `name` out of the arguments.
+    /// How; asked before the arguments are looked at, so that nobody mends arguments in vain.
     ///
     /// # Errors
-    /// It is missing or not of this type.
-    fn read(&self, arguments: &mut Arguments, name: &'static str) -> Result<T, Failure>;
+    /// Never, for a type with serde.
+    fn reader(&self, method: &'static str, name: &'static str) -> Result<JsonReader<T>, Failure>;
 }
 
 impl<T: DeserializeOwned> ReadJson<T> for Probe<T> {
-    fn read(&self, arguments: &mut Arguments, name: &'static str) -> Result<T, Failure> {
-        let method = arguments.method;
-        let (value, missing) = match arguments.take(name) {
-            Some(value) => (value, false),
-            // An optional parameter reads well from null; for the others this is the error we want.
-            None => (Value::Null, true),
-        };
-        T::deserialize(value).map_err(|e| {
-            Failure::Malformed(if missing {
-                format!("`{method}` needs the parameter `{name}`, which is missing")
-            } else {
-                format!("parameter `{name}` of `{method}`: {e}")
+    fn reader(&self, _: &'static str, _: &'static str) -> Result<JsonReader<T>, Failure> {
+        Ok(|arguments, name| {
+            let method = arguments.method;
+            let (value, missing) = match arguments.take(name) {
+                Some(value) => (value, false),
+                // An optional parameter reads well from null; for the others this is the error we want.
+                None => (Value::Null, true),
+            };
+            T::deserialize(value).map_err(|e| {
+                Failure::Malformed(if missing {
+                    format!("`{method}` needs the parameter `{name}`, which is missing")
+                } else {
+                    format!("parameter `{name}` of `{method}`: {e}")
+                })
             })
         })
     }
@@ -109,14 +119,13 @@ pub trait CannotReadJson<T> {
     ///
     /// # Errors
     /// Always.
-    fn read(&self, arguments: &mut Arguments, name: &'static str) -> Result<T, Failure>;
+    fn reader(&self, method: &'static str, name: &'static str) -> Result<JsonReader<T>, Failure>;
 }
 
 impl<T> CannotReadJson<T> for &Probe<T> {
-    fn read(&self, arguments: &mut Arguments, name: &'static str) -> Result<T, Failure> {
+    fn reader(&self, method: &'static str, name: &'static str) -> Result<JsonReader<T>, Failure> {
         Err(Failure::Unsupported(format!(
-            "`{}` cannot be called with JSON: the type of `{name}` does not implement serde::Deserialize",
-            arguments.method
+            "`{method}` cannot be called with JSON: the type of `{name}` does not implement serde::Deserialize"
         )))
     }
 }

@@ -1,9 +1,9 @@
 //! What an author implements.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use crate::services::Services;
-use crate::state::Saved;
+use crate::state::{Encoding, Saved};
 
 /// A plugin: what is created when its library is loaded, called by many threads at once, and replaced by
 /// the next build's.
@@ -38,12 +38,18 @@ pub trait Plugin: Sized + Send + Sync + 'static {
         Ok(Saved::none())
     }
 
-    /// Starts from the state of an earlier build. `saved.version()` says which version it is.
+    /// Starts from the state of an earlier build. `saved.version()` says which version it is. A plugin that
+    /// does not say how takes over nothing: it starts empty where nothing was saved, and refuses otherwise.
     ///
     /// # Errors
     /// The state cannot be read. The reload is refused, the old generation keeps its state.
     fn restore(host: &Services, saved: Saved) -> Result<Self> {
-        let _ = saved;
+        ensure!(
+            saved.encoding() == Encoding::None,
+            "plugin `{}` has no `restore`: this build cannot take over state version {}",
+            host.plugin(),
+            saved.version()
+        );
         Self::create(host)
     }
 

@@ -1,6 +1,7 @@
 //! What a host offers to a plugin: configuration, log, counters, threads.
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -10,6 +11,7 @@ use abi_stable::std_types::RStr;
 use anyhow::{Context, Result};
 use serde::de::DeserializeOwned;
 
+use crate::contain::describe;
 use crate::link::link;
 use crate::types::Lend;
 
@@ -23,7 +25,7 @@ struct Shared {
     config: String,
     stop: StopToken,
     /// Threads to join at retirement.
-    threads: Mutex<Vec<(String, JoinHandle<()>)>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Services {
@@ -58,17 +60,27 @@ impl Services {
     }
 
     /// Starts a named thread that belongs to this instance. When the instance retires, the token says stop,
-    /// and the thread is joined before the library is unloaded.
+    /// and the thread is joined before the library is unloaded. A panic of it ends the thread, and is logged.
     ///
     /// # Errors
     /// The system refuses another thread.
     pub fn spawn(&self, name: &str, f: impl FnOnce(&StopToken) + Send + 'static) -> Result<()> {
-        let token = self.0.stop.clone();
+        let (plugin, token, own_name) = (self.0.plugin, self.0.stop.clone(), name.to_owned());
         let handle = std::thread::Builder::new()
             .name(name.to_owned())
-            .spawn(move || f(&token))
+            .spawn(move || {
+                // Said at once, not only when somebody joins: the plugin's panic hook is silent.
+                if let Err(payload) = catch_unwind(AssertUnwindSafe(|| f(&token))) {
+                    let (location, message) = describe(payload);
+                    log(
+                        Level::Error,
+                        plugin,
+                        format_args!("thread `{own_name}` panicked at {location}: {message}"),
+                    );
+                }
+            })
             .with_context(|| format!("thread `{name}` of plugin `{}` cannot be started", self.0.plugin))?;
-        lock(&self.0.threads).push((name.to_owned(), handle));
+        lock(&self.0.threads).push(handle);
         Ok(())
     }
 
@@ -77,14 +89,13 @@ impl Services {
         &self.0.stop
     }
 
-    /// Joins all threads; each panic among them is logged.
+    /// Tells all threads to stop and joins them.
     pub(crate) fn join_threads(&self) {
         self.0.stop.stop();
         // One at a time and outside the lock: a thread may start another while it ends.
-        while let Some((name, handle)) = { lock(&self.0.threads).pop() } {
-            if handle.join().is_err() {
-                log(Level::Error, module_path!(), format_args!("thread `{name}` ended with a panic"));
-            }
+        while let Some(handle) = { lock(&self.0.threads).pop() } {
+            // A panic has been logged where it happened.
+            let _ = handle.join();
         }
     }
 }

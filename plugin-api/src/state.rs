@@ -117,7 +117,9 @@ impl Saved {
 
     /// The sentence with which a plugin refuses a version it cannot read.
     pub fn unsupported(&self, version: u32) -> String {
-        format!("this build cannot read state version {version}: load a build that can, or start without the old state")
+        format!(
+            "this build cannot read state version {version}: load a build that can, or start without the old state"
+        )
     }
 
     /// The frame that crosses between generations.
@@ -144,13 +146,25 @@ impl Saved {
             HEADER + TRAILER,
             frame.len()
         );
-        ensure!(&frame[..4] == MAGIC, "this is not saved state: it begins with {:02x?}, expected {MAGIC:02x?}", &frame[..4]);
-        ensure!(frame[4] == FRAME_VERSION, "saved state has frame version {}, this build reads {FRAME_VERSION}", frame[4]);
+        ensure!(
+            &frame[..4] == MAGIC,
+            "this is not saved state: it begins with {:02x?}, expected {MAGIC:02x?}",
+            &frame[..4]
+        );
+        ensure!(
+            frame[4] == FRAME_VERSION,
+            "saved state has frame version {}, this build reads {FRAME_VERSION}",
+            frame[4]
+        );
         let length = u64::from_le_bytes(frame[12..20].try_into().expect("eight bytes"));
         let there = (frame.len() - HEADER - TRAILER) as u64;
-        ensure!(length == there, "saved state is cut short or too long: its payload has {length} bytes, found {there}");
+        ensure!(
+            length == there,
+            "saved state is cut short or too long: its payload has {length} bytes, found {there}"
+        );
         let (body, sum) = frame.split_at(frame.len() - TRAILER);
-        let (stated, found) = (u32::from_le_bytes(sum.try_into().expect("four bytes")), crc32fast::hash(body));
+        let (stated, found) =
+            (u32::from_le_bytes(sum.try_into().expect("four bytes")), crc32fast::hash(body));
         ensure!(stated == found, "saved state is damaged: checksum {stated:08x} expected, {found:08x} found");
         let encoding = match frame[5] {
             0 => Encoding::None,
@@ -158,7 +172,11 @@ impl Saved {
             2 => Encoding::Bytes,
             other => bail!("saved state has encoding {other}, which this build does not know"),
         };
-        ensure!(frame[6..8] == [0, 0], "saved state has flags {:02x?}, which this build does not know", &frame[6..8]);
+        ensure!(
+            frame[6..8] == [0, 0],
+            "saved state has flags {:02x?}, which this build does not know",
+            &frame[6..8]
+        );
         let version = u32::from_le_bytes(frame[8..12].try_into().expect("four bytes"));
         Ok(Saved { version, encoding, payload: body[HEADER..].to_vec() })
     }

@@ -13,7 +13,7 @@ use anyhow::Result;
 
 use crate::plugin::Plugin;
 use crate::services::Services;
-use crate::state::Saved;
+use crate::state::{Encoding, Saved};
 
 /// Services without a host: the given configuration, log lines on standard error, counters that start at 0.
 pub fn services(plugin: &'static str, config: serde_json::Value) -> Services {
@@ -27,7 +27,7 @@ pub fn services(plugin: &'static str, config: serde_json::Value) -> Services {
 /// Whatever `save` or `restore` refuses.
 pub fn hand_over<Old: Plugin, New: Plugin>(old: &Old, host: &Services) -> Result<New> {
     let mut saved = old.save()?;
-    if saved.version() == 0 {
+    if saved.version() == 0 && saved.encoding() != Encoding::None {
         saved = saved.with_version(Old::STATE_VERSION);
     }
     New::restore(host, Saved::from_frame(&saved.to_frame())?)

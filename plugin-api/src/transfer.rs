@@ -9,7 +9,7 @@ use std::mem::MaybeUninit;
 use crate::abi::{RawSlice, Transfer};
 
 /// Bytes that may contain the padding of structs.
-type Byte = MaybeUninit<u8>;
+pub type Byte = MaybeUninit<u8>;
 
 /// Where the tail of outgoing values goes.
 pub struct TailWriter {
@@ -39,17 +39,38 @@ impl TailWriter {
     pub fn put<T: Copy>(&mut self, values: &[T]) {
         let (start, len) = (values.as_ptr().cast::<u8>(), size_of_val(values));
         if self.caller.is_null() {
-            self.bytes.reserve(len);
-            // SAFETY: `reserve` made room for `len` bytes, and any byte is a valid MaybeUninit<u8>.
-            unsafe {
-                let end = self.bytes.as_mut_ptr().add(self.bytes.len()).cast::<u8>();
-                std::ptr::copy_nonoverlapping(start, end, len);
-                self.bytes.set_len(self.bytes.len() + len);
-            }
+            // SAFETY: the bytes are those of a slice; any byte is a valid MaybeUninit<u8>.
+            self.bytes.extend_from_slice(unsafe { std::slice::from_raw_parts(start.cast::<Byte>(), len) });
         } else {
             // SAFETY: `answering` promises that the transfer is live; the bytes are those of a slice.
             unsafe { ((*self.caller).append)(self.caller, start, len) }
         }
+    }
+
+    /// Appends a value whose own tail follows it.
+    pub fn put_with<T: Copy>(&mut self, lower: impl FnOnce(&mut TailWriter) -> T) {
+        if !self.caller.is_null() {
+            // What the caller has been given cannot be filled in later.
+            let mut collected = TailWriter::collecting();
+            collected.put_with(lower);
+            return self.append_collected(collected);
+        }
+        // The value stands before its tail, but is known only after it.
+        let hole = self.bytes.len();
+        self.bytes.resize(hole + size_of::<T>(), Byte::uninit());
+        let value = lower(self);
+        // SAFETY: the hole has the size of a `T`, and the bytes behind it have only grown.
+        unsafe { self.bytes.as_mut_ptr().add(hole).cast::<T>().write_unaligned(value) }
+    }
+
+    /// Lets `f` write; what it writes reaches the caller in one piece.
+    pub fn in_one_piece(&mut self, f: impl FnOnce(&mut TailWriter)) {
+        if self.caller.is_null() {
+            return f(self);
+        }
+        let mut collected = TailWriter::collecting();
+        f(&mut collected);
+        self.append_collected(collected);
     }
 
     /// Appends what another writer has collected.
@@ -67,9 +88,15 @@ impl TailWriter {
 
 /// Where incoming values read their tail from.
 pub struct TailReader<'a> {
-    rest: &'a [Byte],
-    /// Set while nothing of an owned tail has been read: lets a single string move instead of being copied.
-    whole: Option<Vec<u8>>,
+    bytes: Tail<'a>,
+    /// How many of them have been read.
+    read: usize,
+}
+
+enum Tail<'a> {
+    Lent(&'a [Byte]),
+    /// Bytes that may be given away: a single string moves instead of being copied.
+    Owned(Vec<Byte>),
 }
 
 /// The bytes of a value are not what its type needs. Between builds whose fingerprints agree this is a bug
@@ -89,64 +116,112 @@ impl<'a> TailReader<'a> {
     /// Reads from bytes that stay where they are.
     ///
     /// # Safety
-    /// `tail` names readable memory for `'a`.
+    /// `tail` names readable memory for `'a`, written by a [`TailWriter`] for the type that will be read.
     #[inline(always)]
     pub unsafe fn borrowed(tail: RawSlice) -> Self {
         if tail.len == 0 {
-            return TailReader { rest: &[], whole: None };
+            return Self::empty();
         }
         // SAFETY: the caller promises it; MaybeUninit bytes have no further demands.
-        TailReader { rest: unsafe { std::slice::from_raw_parts(tail.start.cast(), tail.len) }, whole: None }
+        let bytes = unsafe { std::slice::from_raw_parts(tail.start.cast(), tail.len) };
+        TailReader { bytes: Tail::Lent(bytes), read: 0 }
     }
 
     /// Reads from bytes that the reader may give away.
+    ///
+    /// # Safety
+    /// They were written by a [`TailWriter`] for the type that will be read.
     #[inline(always)]
-    pub fn owned(bytes: Vec<u8>) -> TailReader<'static> {
-        TailReader { rest: &[], whole: Some(bytes) }
+    pub const unsafe fn owned(bytes: Vec<Byte>) -> TailReader<'static> {
+        TailReader { bytes: Tail::Owned(bytes), read: 0 }
     }
 
     /// An empty tail.
     #[inline(always)]
-    pub fn empty() -> TailReader<'static> {
-        TailReader { rest: &[], whole: None }
+    pub const fn empty() -> Self {
+        TailReader { bytes: Tail::Lent(&[]), read: 0 }
     }
 
     /// How many bytes are left.
     pub fn left(&self) -> usize {
-        self.whole.as_ref().map_or(self.rest.len(), Vec::len)
+        self.bytes().len() - self.read
     }
 
     /// The next `len` bytes, as owned memory; without a copy when they are all there is.
+    ///
+    /// # Errors
+    /// There are fewer.
     pub fn take_bytes(&mut self, len: usize, what: &'static str) -> Result<Vec<u8>, Malformed> {
         self.check(len, what)?;
-        if let Some(whole) = self.whole.take_if(|whole| whole.len() == len) {
-            return Ok(whole);
+        if let Tail::Owned(whole) = &mut self.bytes
+            && whole.len() == len
+            && self.read == 0
+        {
+            let whole = std::mem::take(whole);
+            // SAFETY: the writer of a `u8` tail wrote whole bytes, so none of them is padding.
+            return Ok(unsafe { whole_bytes(whole) });
         }
-        let mut bytes = Vec::with_capacity(len);
-        // SAFETY: `check` found `len` bytes; `with_capacity` made room for them. The writer of a `u8` tail
-        // wrote whole bytes, so none of them is padding.
-        unsafe {
-            std::ptr::copy_nonoverlapping(self.start(), bytes.as_mut_ptr(), len);
-            bytes.set_len(len);
-        }
-        self.skip(len);
-        Ok(bytes)
+        // SAFETY: `check` found them; as above, none is padding.
+        unsafe { self.copy_out(len) }
     }
 
     /// The next value's memory.
+    ///
+    /// # Errors
+    /// There are fewer bytes than it needs.
     ///
     /// # Safety
     /// The other side put a `T` there with [`TailWriter::put`]: the fingerprints of the method agree.
     pub unsafe fn take<T: Copy>(&mut self, what: &'static str) -> Result<T, Malformed> {
         self.check(size_of::<T>(), what)?;
         // SAFETY: `check` found the bytes; the caller promises that they are a `T`.
-        let value = unsafe { self.start().cast::<T>().read_unaligned() };
-        self.skip(size_of::<T>());
+        let value = unsafe { self.next().cast::<T>().read_unaligned() };
+        self.read += size_of::<T>();
         Ok(value)
     }
 
-    fn start(&self) -> *const u8 {
-        self.whole.as_ref().map_or(self.rest.as_ptr().cast(), |whole| whole.as_ptr())
+    /// The memory of the next `count` values.
+    ///
+    /// # Errors
+    /// There are fewer bytes than they need.
+    ///
+    /// # Safety
+    /// As for [`TailReader::take`], `count` times.
+    pub unsafe fn take_all<T: Copy>(
+        &mut self,
+        count: usize,
+        what: &'static str,
+    ) -> Result<Vec<T>, Malformed> {
+        self.check(count.saturating_mul(size_of::<T>()), what)?;
+        // SAFETY: `check` found the bytes; the caller promises that they are values of `T`.
+        unsafe { self.copy_out(count) }
+    }
+
+    /// Copies the next `count` values.
+    ///
+    /// # Safety
+    /// They are there, and the other side put them there.
+    unsafe fn copy_out<T: Copy>(&mut self, count: usize) -> Result<Vec<T>, Malformed> {
+        let mut values = Vec::<T>::with_capacity(count);
+        let len = count * size_of::<T>();
+        // SAFETY: promised by the caller; `with_capacity` made room for them.
+        unsafe {
+            std::ptr::copy_nonoverlapping(self.next(), values.as_mut_ptr().cast(), len);
+            values.set_len(count);
+        }
+        self.read += len;
+        Ok(values)
+    }
+
+    const fn bytes(&self) -> &[Byte] {
+        match &self.bytes {
+            Tail::Lent(bytes) => bytes,
+            Tail::Owned(bytes) => bytes.as_slice(),
+        }
+    }
+
+    fn next(&self) -> *const u8 {
+        self.bytes()[self.read..].as_ptr().cast()
     }
 
     fn check(&self, len: usize, what: &'static str) -> Result<(), Malformed> {
@@ -155,23 +230,27 @@ impl<'a> TailReader<'a> {
         }
         Err(Malformed { what, expected: format!("{len} bytes"), found: format!("{} bytes", self.left()) })
     }
+}
 
-    fn skip(&mut self, len: usize) {
-        match &mut self.whole {
-            Some(whole) => drop(whole.drain(..len)),
-            None => self.rest = &self.rest[len..],
-        }
-    }
+/// Bytes none of which is padding.
+///
+/// # Safety
+/// None is: all of them were written as bytes.
+unsafe fn whole_bytes(bytes: Vec<Byte>) -> Vec<u8> {
+    let mut bytes = std::mem::ManuallyDrop::new(bytes);
+    // SAFETY: the parts of a vector that is not used any more; the layout of a byte is that of a
+    // MaybeUninit of it, and the caller promises that they are initialised.
+    unsafe { Vec::from_raw_parts(bytes.as_mut_ptr().cast(), bytes.len(), bytes.capacity()) }
 }
 
 /// The caller's end of a call: the head that the callee sees, and the caller's own memory behind it.
-/// Costs two stores until the callee writes something.
+/// Costs two stores until the callee writes something, and a look when it goes.
 #[repr(C)]
 pub struct Outgoing {
     head: Transfer,
     written: bool,
     /// Initialised if `written`.
-    text: MaybeUninit<Vec<u8>>,
+    text: MaybeUninit<Vec<Byte>>,
 }
 
 impl Outgoing {
@@ -199,20 +278,39 @@ impl Outgoing {
         std::ptr::from_mut(self).cast()
     }
 
-    /// What the callee wrote.
+    /// What the callee wrote, which was bytes: a text, a frame, JSON.
     #[inline]
     pub fn into_text(self) -> Vec<u8> {
+        // SAFETY: only an unsafe call can have written here, and whoever made it asks for a text where the
+        // callee answers with one.
+        unsafe { whole_bytes(self.into_tail()) }
+    }
+
+    /// What the callee wrote, padding included.
+    #[inline]
+    pub fn into_tail(mut self) -> Vec<Byte> {
         if !self.written {
             return Vec::new();
         }
-        // SAFETY: `append` initialises the text before it sets `written`.
-        unsafe { self.text.assume_init() }
+        self.written = false;
+        // SAFETY: `append` initialises the text before it sets `written`; unset now, so nobody else drops it.
+        unsafe { self.text.assume_init_read() }
     }
 
     /// What the callee wrote, as text.
     pub fn into_string(self) -> String {
         String::from_utf8(self.into_text())
             .unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned())
+    }
+}
+
+impl Drop for Outgoing {
+    #[inline]
+    fn drop(&mut self) {
+        if self.written {
+            // SAFETY: `append` initialised the text, and `into_tail` unsets the mark when it takes it.
+            unsafe { self.text.assume_init_drop() }
+        }
     }
 }
 
@@ -228,7 +326,7 @@ unsafe extern "C" fn append(transfer: *mut Transfer, bytes: *const u8, len: usiz
         }
         let text = (*outgoing).text.assume_init_mut();
         text.reserve(len);
-        std::ptr::copy_nonoverlapping(bytes, text.as_mut_ptr().add(text.len()), len);
+        std::ptr::copy_nonoverlapping(bytes, text.as_mut_ptr().add(text.len()).cast(), len);
         text.set_len(text.len() + len);
     }
 }

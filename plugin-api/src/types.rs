@@ -13,6 +13,11 @@ use crate::transfer::{Malformed, TailReader, TailWriter};
 ///
 /// Implemented for integers, floats, `bool`, `char`, `()`, `String`, `Vec<T>`, `Option<T>`, `[T; N]`,
 /// tuples up to four, and everything that derives `AbiType`.
+///
+/// # Safety
+/// Do not implement it by hand; derive it. The other side believes the description: [`AbiType::DESC`] states
+/// the name and whole structure of the type, and two types with equal descriptions have the same `Inline`,
+/// which has C layout and holds no pointers, and write the same tail, which `lift` reads as `lower` wrote it.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot cross the boundary between a plugin and its host",
     label = "no `AbiType`",
@@ -20,7 +25,7 @@ use crate::transfer::{Malformed, TailReader, TailWriter};
     note = "integers, floats, bool, char, String, Vec<T>, Option<T>, arrays and tuples cross as they are; \
             `&str` and `&[T]` cross as arguments, but not inside other types and not in results"
 )]
-pub trait AbiType: Sized + 'static {
+pub unsafe trait AbiType: Sized + 'static {
     /// The shape, for manifest and fingerprint.
     const DESC: &'static TypeDesc;
     /// Whether a value may need bytes besides its inline part.
@@ -39,13 +44,7 @@ pub trait AbiType: Sized + 'static {
 
     /// Takes many values apart, one after the other.
     fn lower_all(values: Vec<Self>, tail: &mut TailWriter) {
-        for value in values {
-            // The inline part stands before the value's own tail, so it must be known first.
-            let mut own = TailWriter::collecting();
-            let inline = value.lower(&mut own);
-            tail.put(&[inline]);
-            tail.append_collected(own);
-        }
+        tail.in_one_piece(|tail| values.into_iter().for_each(|value| put_part(value, tail)));
     }
 
     /// Puts `count` values together again.
@@ -56,9 +55,7 @@ pub trait AbiType: Sized + 'static {
         // Never reserve more than the bytes that are there could hold.
         let mut values = Vec::with_capacity(count.min(tail.left() / size_of::<Self::Inline>().max(1)));
         for _ in 0..count {
-            // SAFETY: `lower_all` put an inline part there.
-            let inline = unsafe { tail.take::<Self::Inline>("a list element") }?;
-            values.push(Self::lift(inline, tail)?);
+            values.push(take_part(tail)?);
         }
         Ok(values)
     }
@@ -82,7 +79,10 @@ pub unsafe trait Plain: AbiType + Copy {}
     note = "`&str`, `&[T]` and `&T` can, where T is a number or a `#[repr(C)]` struct that derives `AbiType`; \
             take `&str` instead of `&String` and `&[T]` instead of `&Vec<T>`"
 )]
-pub trait Lend {
+///
+/// # Safety
+/// As for [`AbiType`]: the other side believes the description.
+pub unsafe trait Lend {
     /// The shape, including the `&`.
     const DESC: &'static TypeDesc;
     /// How it crosses.
@@ -137,7 +137,8 @@ impl<T: AbiType, E: std::fmt::Display> Returns for Result<T, E> {
 
 macro_rules! plain {
     ($($ty:ty),*) => { $(
-        impl AbiType for $ty {
+        // SAFETY: the name describes a primitive completely.
+        unsafe impl AbiType for $ty {
             const DESC: &'static TypeDesc = &TypeDesc::Named(stringify!($ty));
             const TAIL: bool = false;
             type Inline = $ty;
@@ -152,6 +153,10 @@ macro_rules! plain {
             fn lower_all(values: Vec<Self>, tail: &mut TailWriter) {
                 tail.put(&values);
             }
+            fn lift_all(count: usize, tail: &mut TailReader<'_>) -> Result<Vec<Self>, Malformed> {
+                // SAFETY: `lower_all` put them there.
+                unsafe { tail.take_all(count, concat!("Vec<", stringify!($ty), ">")) }
+            }
         }
         // SAFETY: a primitive has the same memory in every build for one target.
         unsafe impl Plain for $ty {}
@@ -159,7 +164,8 @@ macro_rules! plain {
 }
 plain!(u16, u32, u64, i8, i16, i32, i64, usize, isize, f32, f64, bool, char);
 
-impl AbiType for u8 {
+// SAFETY: as for the other primitives; `take_bytes` reads what `put` wrote.
+unsafe impl AbiType for u8 {
     const DESC: &'static TypeDesc = &TypeDesc::Named("u8");
     const TAIL: bool = false;
     type Inline = u8;
@@ -181,7 +187,8 @@ impl AbiType for u8 {
 // SAFETY: a byte is a byte.
 unsafe impl Plain for u8 {}
 
-impl AbiType for () {
+// SAFETY: nothing crosses.
+unsafe impl AbiType for () {
     const DESC: &'static TypeDesc = &TypeDesc::Named("()");
     const TAIL: bool = false;
     type Inline = ();
@@ -193,7 +200,8 @@ impl AbiType for () {
     }
 }
 
-impl AbiType for String {
+// SAFETY: a length, and that many bytes.
+unsafe impl AbiType for String {
     const DESC: &'static TypeDesc = &TypeDesc::Named("String");
     const TAIL: bool = true;
     type Inline = usize;
@@ -210,7 +218,8 @@ impl AbiType for String {
     }
 }
 
-impl<T: AbiType> AbiType for Vec<T> {
+// SAFETY: a length, and that many values.
+unsafe impl<T: AbiType> AbiType for Vec<T> {
     const DESC: &'static TypeDesc = &TypeDesc::Around { open: "Vec<", inner: T::DESC, close: ">" };
     const TAIL: bool = true;
     type Inline = usize;
@@ -224,7 +233,8 @@ impl<T: AbiType> AbiType for Vec<T> {
     }
 }
 
-impl<T: AbiType> AbiType for Option<T> {
+// SAFETY: `ROption` has a fixed layout around one inline part, whose description stands in this one's.
+unsafe impl<T: AbiType> AbiType for Option<T> {
     const DESC: &'static TypeDesc = &TypeDesc::Around { open: "Option<", inner: T::DESC, close: ">" };
     const TAIL: bool = T::TAIL;
     type Inline = ROption<T::Inline>;
@@ -244,7 +254,8 @@ impl<T: AbiType> AbiType for Option<T> {
     }
 }
 
-impl<T: AbiType, const N: usize> AbiType for [T; N] {
+// SAFETY: inline parts side by side; description and tail follow their order.
+unsafe impl<T: AbiType, const N: usize> AbiType for [T; N] {
     const DESC: &'static TypeDesc = &TypeDesc::Array { inner: T::DESC, len: N };
     const TAIL: bool = T::TAIL;
     type Inline = [T::Inline; N];
@@ -262,7 +273,8 @@ unsafe impl<T: Plain, const N: usize> Plain for [T; N] {}
 
 macro_rules! tuple {
     ($tuple:ident: $($name:ident . $index:tt),*) => {
-        impl<$($name: AbiType),*> AbiType for ($($name,)*) {
+        // SAFETY: the tuple has C layout; description and tail follow the order of its members.
+        unsafe impl<$($name: AbiType),*> AbiType for ($($name,)*) {
             const DESC: &'static TypeDesc = &TypeDesc::List { open: "(", items: &[$($name::DESC),*], close: ")" };
             const TAIL: bool = $($name::TAIL ||)* false;
             type Inline = $tuple<$($name::Inline),*>;
@@ -281,7 +293,8 @@ tuple!(Tuple2: A.0, B.1);
 tuple!(Tuple3: A.0, B.1, C.2);
 tuple!(Tuple4: A.0, B.1, C.2, D.3);
 
-impl Lend for str {
+// SAFETY: the name describes it; a pointer and a length cross.
+unsafe impl Lend for str {
     const DESC: &'static TypeDesc = &TypeDesc::Named("&str");
     type Abi = RStr<'static>;
     type Owned = String;
@@ -297,12 +310,14 @@ impl Lend for str {
     }
 }
 
-impl<T: Plain> Lend for [T] {
+// SAFETY: the element's description stands in this one's; a pointer and a length cross.
+unsafe impl<T: Plain> Lend for [T] {
     const DESC: &'static TypeDesc = &TypeDesc::Around { open: "&[", inner: T::DESC, close: "]" };
     type Abi = RSlice<'static, T::Inline>;
     type Owned = Vec<T>;
     #[inline(always)]
     fn lend(&self) -> Self::Abi {
+        const { assert_plain::<T>() };
         // SAFETY: pointer and length of a slice; `Plain` promises that its memory is that of `Inline`.
         // As for `str`, the lifetime does not cross.
         unsafe { RSlice::from_raw_parts(self.as_ptr().cast(), self.len()) }
@@ -314,12 +329,14 @@ impl<T: Plain> Lend for [T] {
     }
 }
 
-impl<T: Plain> Lend for T {
+// SAFETY: the value's description stands in this one's; a pointer crosses.
+unsafe impl<T: Plain> Lend for T {
     const DESC: &'static TypeDesc = &TypeDesc::Around { open: "&", inner: T::DESC, close: "" };
     type Abi = *const T::Inline;
     type Owned = T;
     #[inline(always)]
     fn lend(&self) -> Self::Abi {
+        const { assert_plain::<T>() };
         std::ptr::from_ref(self).cast()
     }
     #[inline(always)]
@@ -329,9 +346,14 @@ impl<T: Plain> Lend for T {
     }
 }
 
+/// What can be seen of the promise of [`Plain`] from outside.
+const fn assert_plain<T: Plain>() {
+    assert!(size_of::<T>() == size_of::<T::Inline>() && align_of::<T>() == align_of::<T::Inline>());
+}
+
 /// Puts one value whole into the tail.
 pub fn put_part<T: AbiType>(value: T, tail: &mut TailWriter) {
-    T::lower_all(vec![value], tail);
+    tail.put_with(|tail| value.lower(tail));
 }
 
 /// Takes one whole value out of the tail.
@@ -339,8 +361,9 @@ pub fn put_part<T: AbiType>(value: T, tail: &mut TailWriter) {
 /// # Errors
 /// As for [`AbiType::lift`].
 pub fn take_part<T: AbiType>(tail: &mut TailReader<'_>) -> Result<T, Malformed> {
-    let mut values = T::lift_all(1, tail)?;
-    Ok(values.pop().expect("one value was asked for"))
+    // SAFETY: `put_part` put an inline part there: the maker of the reader promises a tail of this type.
+    let inline = unsafe { tail.take::<T::Inline>("a part of a value") }?;
+    T::lift(inline, tail)
 }
 
 /// The error for a discriminant that no variant has.

@@ -69,7 +69,10 @@ pub struct MethodDifference {
 ///
 /// [`InterfaceDifference`] names everything that keeps the plugin from being used through this interface.
 pub fn compare(
-    ours: &InterfaceManifest, theirs: &InterfaceManifest, plugin: &str, plugin_version: &str,
+    ours: &InterfaceManifest,
+    theirs: &InterfaceManifest,
+    plugin: &str,
+    plugin_version: &str,
 ) -> Result<Compatibility, InterfaceDifference> {
     difference(ours, theirs).map_err(|difference| InterfaceDifference {
         plugin: plugin.to_owned(),
@@ -104,8 +107,8 @@ impl MethodDifference {
         let (mut host, mut plugin) = (ours.signature.clone(), theirs.signature.clone());
         if host == plugin {
             // The texts hide it, so the fingerprints have to show it.
-            host += &format!(" (fingerprint {:016x})", ours.fingerprint);
-            plugin += &format!(" (fingerprint {:016x})", theirs.fingerprint);
+            host += &format!(" fingerprint:{:016x}", ours.fingerprint);
+            plugin += &format!(" fingerprint:{:016x}", theirs.fingerprint);
         }
         MethodDifference { method: ours.name.clone(), host, plugin }
     }
@@ -122,7 +125,10 @@ impl fmt::Display for InterfaceDifference {
         match &self.difference {
             Difference::Name { found } => write!(f, "{head}: it implements {found}"),
             Difference::Major { found } => {
-                write!(f, "{head}: it was built against version {found}: rebuild the plugin against the host's")
+                write!(
+                    f,
+                    "{head}: it was built against version {found}: rebuild the plugin against the host's"
+                )
             }
             Difference::Methods(methods) => {
                 for (index, method) in methods.iter().enumerate() {

@@ -35,7 +35,8 @@ fn widen(ours: &str, theirs: &str, start: usize, tail: usize) -> (usize, usize) 
     let mut start = token_start(ours, start);
     let mut tail = token_end(ours, tail);
     for _ in 0..STEP_LIMIT {
-        let balance = balance(&ours[start..ours.len() - tail]).join(balance(&theirs[start..theirs.len() - tail]));
+        let balance =
+            balance(&ours[start..ours.len() - tail]).join(balance(&theirs[start..theirs.len() - tail]));
         if balance.unopened && start > 0 {
             start = token_start(ours, previous(ours, start));
         } else if balance.unclosed && tail > 0 {

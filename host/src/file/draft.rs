@@ -5,8 +5,8 @@
 use std::str::FromStr;
 
 use super::manifest::{
-    InterfaceManifest, InterfaceVersion, Manifest, ManifestError, MethodManifest, PanicStrategy, StateVersions,
-    excerpt, number,
+    InterfaceManifest, InterfaceVersion, Manifest, ManifestError, MethodManifest, PanicStrategy,
+    StateVersions, excerpt, number,
 };
 
 /// The lines read so far.
@@ -114,7 +114,9 @@ impl<'a> Value<'a> {
 }
 
 fn once<T>(
-    slot: &mut Option<T>, value: Value<'_>, parse: impl FnOnce(&Value<'_>) -> Result<T, ManifestError>,
+    slot: &mut Option<T>,
+    value: Value<'_>,
+    parse: impl FnOnce(&Value<'_>) -> Result<T, ManifestError>,
 ) -> Result<(), ManifestError> {
     if slot.is_some() {
         return Err(value.twice(format!("`{}`", value.what)));

@@ -10,7 +10,9 @@
 
 use object::LittleEndian;
 use object::elf::{self, Dyn64, FileHeader64, ProgramHeader64, SectionHeader64, Sym64};
-use object::read::elf::{FileHeader, GnuHashTable, HashTable, NoteIterator, ProgramHeader, SectionHeader, Sym};
+use object::read::elf::{
+    FileHeader, GnuHashTable, HashTable, NoteIterator, ProgramHeader, SectionHeader, Sym,
+};
 use object::read::{ReadRef, StringTable};
 
 use super::error::{Part, VetError};
@@ -62,7 +64,8 @@ impl<'data> Library<'data> {
         for segment in self.segments(elf::PT_NOTE) {
             let Ok(data) = segment.data(LE, self.bytes) else { continue };
             let Ok(notes) = NoteIterator::<Header>::new(LE, segment.p_align(LE), data) else { continue };
-            let ours = notes.map_while(Result::ok).filter(|note| note.name() == name && note.n_type(LE).0 == kind);
+            let ours =
+                notes.map_while(Result::ok).filter(|note| note.name() == name && note.n_type(LE).0 == kind);
             for note in ours {
                 // Two segments may cover one note.
                 if !found.iter().any(|known| std::ptr::eq(*known, note.desc())) && found.len() < 16 {
@@ -127,7 +130,9 @@ impl<'data> Library<'data> {
         }
         let Some(address) = self.entry(elf::DT_HASH) else { return Ok(0) };
         let data = self.loaded(address).ok_or_else(damaged)?;
-        HashTable::<Header>::parse(LE, data).map(|table| table.symbol_table_length() as usize).map_err(|_| damaged())
+        HashTable::<Header>::parse(LE, data)
+            .map(|table| table.symbol_table_length() as usize)
+            .map_err(|_| damaged())
     }
 
     /// The bytes from this address to the end of the contents of its segment.
@@ -206,7 +211,8 @@ fn segments<'data>(bytes: &'data [u8], header: &Header) -> Result<&'data [Segmen
         return Err(damaged("it has no segments"));
     }
     inside(bytes, Part::SegmentTable, header.e_phoff(LE), u64::from(count) * size_of::<Segment>() as u64)?;
-    let segments = header.program_headers(LE, bytes).map_err(|_| damaged("its program headers cannot be read"))?;
+    let segments =
+        header.program_headers(LE, bytes).map_err(|_| damaged("its program headers cannot be read"))?;
     for (number, segment) in segments.iter().enumerate() {
         let (offset, size) = segment.file_range(LE);
         inside(bytes, Part::Segment(number), offset, size)?;
@@ -227,7 +233,8 @@ fn sections(bytes: &[u8], header: &Header) -> Result<(), VetError> {
     inside(bytes, Part::SectionTable, offset, entry)?;
     let count = header.shnum(LE, bytes).map_err(|_| damaged("the number of its sections cannot be read"))?;
     inside(bytes, Part::SectionTable, offset, u64::from(count) * entry)?;
-    let sections = header.section_headers(LE, bytes).map_err(|_| damaged("its section headers cannot be read"))?;
+    let sections =
+        header.section_headers(LE, bytes).map_err(|_| damaged("its section headers cannot be read"))?;
     for (number, section) in sections.iter().enumerate() {
         // Section 0 has no contents; its fields hold numbers too large for the header.
         if let Some((offset, size)) = section.file_range(LE).filter(|_| number > 0) {

@@ -95,7 +95,9 @@ pub enum VetError {
         marked: bool,
     },
     /// It has our note more than once.
-    #[error("has {found} reseat manifests, expected one: use export_plugin! once, in the cdylib crate itself")]
+    #[error(
+        "has {found} reseat manifests, expected one: use export_plugin! once, in the cdylib crate itself"
+    )]
     SeveralManifests {
         /// How many.
         found: usize,
@@ -140,11 +142,11 @@ pub enum VetError {
         fault: DescriptorFault,
     },
     /// It needs a library that would not be found.
-    #[error("needs {library}, which is in none of the {searched} directories searched: install it or set LD_LIBRARY_PATH")]
+    #[error("needs {library}, which was not found{}: install it or set LD_LIBRARY_PATH", directories(.searched))]
     MissingLibrary {
         /// The name it asks for.
         library: String,
-        /// How many directories were searched.
+        /// How many directories were searched; 0 if the name is a path.
         searched: usize,
     },
     /// It needs a library that lies beside it and would not be found beside the private copy.
@@ -316,9 +318,17 @@ fn in_brackets(text: &Option<&'static str>) -> String {
 }
 
 fn crate_type_hint(found: &str) -> &'static str {
-    if found.contains("executable") || found.contains("object") { ": build it with crate-type cdylib" } else { "" }
+    if found.contains("executable") || found.contains("object") {
+        ": build it with crate-type cdylib"
+    } else {
+        ""
+    }
 }
 
 fn place(path: &Option<PathBuf>) -> String {
     path.as_ref().map_or_else(String::new, |path| format!("lies in {}, which ", path.display()))
+}
+
+fn directories(searched: &usize) -> String {
+    if *searched == 0 { String::new() } else { format!(" in {searched} directories") }
 }

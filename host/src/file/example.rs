@@ -13,7 +13,9 @@ const VALUE_LIMIT: usize = 1_000;
 /// A JSON object with a plausible value for each parameter, by name.
 pub fn example_args(signature: &Signature) -> Value {
     let mut example = Example { left: VALUE_LIMIT };
-    Value::Object(signature.params.iter().map(|(name, kind)| (name.clone(), example.value(name, kind))).collect())
+    Value::Object(
+        signature.params.iter().map(|(name, kind)| (name.clone(), example.value(name, kind))).collect(),
+    )
 }
 
 struct Example {
@@ -36,7 +38,9 @@ impl Example {
             Type::Tuple(items) => self.tuple(name, items),
             Type::Callback(_) => Value::Null, // no JSON value stands for a function
             Type::Struct { fields, .. } => self.fields(name, fields),
-            Type::Enum { variants, .. } => variants.first().map_or(Value::Null, |first| self.variant(name, first)),
+            Type::Enum { variants, .. } => {
+                variants.first().map_or(Value::Null, |first| self.variant(name, first))
+            }
         }
     }
 

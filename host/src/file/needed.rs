@@ -35,29 +35,30 @@ pub(super) fn names(library: &Library<'_>) -> Result<Vec<String>, VetError> {
 /// Checks that each of these would be found when `library` is opened from a private copy.
 pub(super) fn check(library: &Library<'_>, names: &[String], origin: Option<&Path>) -> Result<(), VetError> {
     let run_path = RunPath::of(library);
-    let mut system = None;
     for name in names {
-        if name.contains('/') {
-            if !Path::new(name).exists() {
-                return Err(VetError::MissingLibrary { library: name.clone(), searched: 0 });
-            }
-            continue;
+        let is_found = match name.contains('/') {
+            true => Path::new(name).exists(),
+            false => is_in(&run_path.absolute, name) || system_finds(name),
+        };
+        if !is_found {
+            return Err(missing(name, &run_path, origin));
         }
-        let is_in = |directory: &PathBuf| directory.join(name).exists();
-        let system = system.get_or_insert_with(System::read);
-        if run_path.absolute.iter().any(is_in) || system.finds(name) {
-            continue;
-        }
-        let beside = origin.and_then(|origin| run_path.beside(origin).into_iter().find(is_in));
-        return Err(match beside {
-            Some(directory) => VetError::LibraryBeside { library: name.clone(), directory },
-            None => VetError::MissingLibrary {
-                library: name.clone(),
-                searched: run_path.absolute.len() + system.directories.len(),
-            },
-        });
     }
     Ok(())
+}
+
+fn is_in<'a>(directories: impl IntoIterator<Item = &'a PathBuf>, name: &str) -> bool {
+    directories.into_iter().any(|directory| directory.join(name).exists())
+}
+
+fn missing(name: &str, run_path: &RunPath, origin: Option<&Path>) -> VetError {
+    let library = name.to_owned();
+    let beside = origin.map(|origin| run_path.beside(origin)).unwrap_or_default();
+    if let Some(directory) = beside.into_iter().find(|directory| directory.join(name).exists()) {
+        return VetError::LibraryBeside { library, directory };
+    }
+    let searched = run_path.absolute.len() + usual_directories().len() + configured_directories().len();
+    VetError::MissingLibrary { library, searched: if name.contains('/') { 0 } else { searched } }
 }
 
 /// Where the file itself says that its libraries are.
@@ -88,41 +89,42 @@ impl RunPath {
     }
 }
 
-/// Where the system's libraries are.
-struct System {
-    directories: BTreeSet<PathBuf>,
-    /// The linker's cache, which holds the path of every library it knows, each ending with a NUL.
-    cache: Vec<u8>,
-    /// What is mapped into this process: a library that is already open is not searched for.
-    mapped: String,
+/// Whether the system's settings lead to a library of this name. What costs more is asked later; what cannot be
+/// read simply does not help to find anything.
+fn system_finds(name: &str) -> bool {
+    is_in(&usual_directories(), name)
+        || is_in(&configured_directories(), name)
+        || is_cached(name)
+        || is_open(name)
 }
 
-impl System {
-    fn read() -> Self {
-        let arch = std::env::consts::ARCH;
-        let mut directories: BTreeSet<PathBuf> =
-            ["/lib", "/usr/lib", "/lib64", "/usr/lib64", "/usr/local/lib"].iter().map(PathBuf::from).collect();
-        for root in ["/lib", "/usr/lib", "/usr/local/lib"] {
-            directories.insert(Path::new(root).join(format!("{arch}-linux-gnu")));
-        }
-        let variable = std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
-        let listed = variable.as_bytes().split(|byte| matches!(byte, b':' | b';'));
-        directories.extend(listed.filter(|d| !d.is_empty()).map(|d| PathBuf::from(OsStr::from_bytes(d))));
-        configured(Path::new("/etc/ld.so.conf"), 0, &mut directories);
-        // What cannot be read simply does not help to find anything.
-        let cache = fs::read("/etc/ld.so.cache").unwrap_or_default();
-        let mapped = fs::read_to_string("/proc/self/maps").unwrap_or_default();
-        System { directories, cache, mapped }
-    }
+fn usual_directories() -> BTreeSet<PathBuf> {
+    let roots = ["/lib", "/usr/lib", "/usr/local/lib", "/lib64", "/usr/lib64"];
+    let triple = format!("{}-linux-gnu", std::env::consts::ARCH);
+    let variable = std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
+    let listed =
+        variable.as_bytes().split(|byte| matches!(byte, b':' | b';')).filter(|path| !path.is_empty());
+    let usual = roots.iter().flat_map(|root| [PathBuf::from(root), Path::new(root).join(&triple)]);
+    usual.chain(listed.map(|path| PathBuf::from(OsStr::from_bytes(path)))).collect()
+}
 
-    fn finds(&self, name: &str) -> bool {
-        let in_cache = || {
-            let entry = format!("/{name}\0");
-            self.cache.windows(entry.len()).any(|window| window == entry.as_bytes())
-        };
-        let is_open = || self.mapped.lines().any(|line| line.rsplit('/').next() == Some(name));
-        self.directories.iter().any(|directory| directory.join(name).exists()) || in_cache() || is_open()
-    }
+fn configured_directories() -> BTreeSet<PathBuf> {
+    let mut directories = BTreeSet::new();
+    configured(Path::new("/etc/ld.so.conf"), 0, &mut directories);
+    directories
+}
+
+/// Whether the linker's cache knows it: the cache holds the path of each library, with a NUL behind it.
+fn is_cached(name: &str) -> bool {
+    let entry = format!("/{name}\0");
+    let cache = fs::read("/etc/ld.so.cache").unwrap_or_default();
+    cache.windows(entry.len()).any(|window| window == entry.as_bytes())
+}
+
+/// Whether it is open in this process: then it is not searched for.
+fn is_open(name: &str) -> bool {
+    let mapped = fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    mapped.lines().any(|line| line.rsplit('/').next() == Some(name))
 }
 
 /// Adds the directories that a file of the linker's configuration lists. `include` names files, with `*`.

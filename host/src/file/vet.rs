@@ -18,6 +18,7 @@ use serde::Serialize;
 
 use super::elf::{LE, Library};
 use super::error::{DescriptorFault, FILE_LIMIT, FileKind, VetError};
+use super::hash::At;
 use super::manifest::{Manifest, PanicStrategy};
 use super::{needed, trust};
 
@@ -64,6 +65,8 @@ pub struct Facts {
     pub nodelete: Option<u64>,
     /// The libraries that it needs.
     pub needed: Vec<String>,
+    /// FNV-1a, 64 bits, of the manifest text: the descriptor in memory states the same.
+    pub manifest_hash: u64,
     /// The linker's build id, in hex.
     pub build_id: Option<String>,
     /// How many functions run when it is opened.
@@ -99,8 +102,12 @@ pub fn vet_path(path: &Path, expect: &Expect) -> Result<Vetted, VetError> {
     Ok(vetted)
 }
 
-/// Opens a regular file for reading, and nothing else.
-pub(super) fn open_file(path: &Path) -> Result<File, VetError> {
+/// Opens a regular file for reading, and nothing else. Does not block.
+///
+/// # Errors
+///
+/// The path leads to something else, or the file cannot be opened.
+pub fn open_file(path: &Path) -> Result<File, VetError> {
     let unreadable = |source| VetError::Unreadable { source };
     // Asked before it is opened, because opening a device can do something.
     let kind = |file: std::fs::Metadata| match FileKind::of(file.file_type()) {
@@ -122,8 +129,11 @@ pub(super) fn read_whole(file: &File) -> Result<Vec<u8>, VetError> {
         return Err(VetError::TooLarge { bytes: expected });
     }
     let mut bytes = Vec::new();
-    bytes.try_reserve_exact(expected as usize).map_err(|_| unreadable(std::io::ErrorKind::OutOfMemory.into()))?;
-    let read = file.take(FILE_LIMIT + 1).read_to_end(&mut bytes).map_err(unreadable)? as u64;
+    bytes
+        .try_reserve_exact(expected as usize)
+        .map_err(|_| unreadable(std::io::ErrorKind::OutOfMemory.into()))?;
+    let read =
+        At { file, offset: 0 }.take(FILE_LIMIT + 1).read_to_end(&mut bytes).map_err(unreadable)? as u64;
     if read > FILE_LIMIT { Err(VetError::TooLarge { bytes: read }) } else { Ok(bytes) }
 }
 
@@ -131,7 +141,7 @@ fn vet(bytes: &[u8], expect: &Expect) -> Result<Vetted, VetError> {
     let library = Library::parse(bytes)?;
     check_machine(&library)?;
     let flags = library.entry(elf::DT_FLAGS_1).unwrap_or(0);
-    if flags & u64::from(elf::DF_1_PIE) != 0 {
+    if flags & elf::DF_1_PIE.0 != 0 {
         return Err(VetError::NotSharedLibrary { found: "a position-independent executable", marked: false });
     }
     let manifest = manifest(&library)?;
@@ -195,7 +205,9 @@ fn check_descriptor(library: &Library<'_>) -> Result<(), VetError> {
         None => DescriptorFault::Absent,
         Some(symbol) if symbol.is_undefined(LE) => DescriptorFault::Undefined,
         Some(symbol) if symbol.st_value(LE) == 0 || symbol.st_size(LE) == 0 => DescriptorFault::Empty,
-        Some(symbol) if !library.is_loaded(symbol.st_value(LE), symbol.st_size(LE)) => DescriptorFault::Outside,
+        Some(symbol) if !library.is_loaded(symbol.st_value(LE), symbol.st_size(LE)) => {
+            DescriptorFault::Outside
+        }
         Some(_) => return Ok(()),
     };
     Err(VetError::NoDescriptor { symbol: DESCRIPTOR, fault })
@@ -203,21 +215,30 @@ fn check_descriptor(library: &Library<'_>) -> Result<(), VetError> {
 
 fn facts(library: &Library<'_>, bytes: u64) -> Result<Facts, VetError> {
     let flag = |tag, flag: u64| library.entry(tag).is_some_and(|flags| flags & flag != 0);
-    let unique = |symbol: &&super::elf::Symbol| symbol.st_bind() == elf::STB_GNU_UNIQUE && !symbol.is_undefined(LE);
+    let unique =
+        |symbol: &&super::elf::Symbol| symbol.st_bind() == elf::STB_GNU_UNIQUE && !symbol.is_undefined(LE);
     let unique = library.symbols()?.iter().filter(unique).take(SHOWN_LIMIT);
-    let nodelete = flag(elf::DT_FLAGS_1, u64::from(elf::DF_1_NODELETE));
+    let nodelete = flag(elf::DT_FLAGS_1, elf::DF_1_NODELETE.0);
     let build_id = library.notes(b"GNU", elf::NT_GNU_BUILD_ID.0).first().copied();
     Ok(Facts {
         bytes,
         unique_symbols: unique.filter_map(|symbol| library.name(symbol)).map(shown).collect(),
-        static_tls: flag(elf::DT_FLAGS, u64::from(elf::DF_STATIC_TLS)),
+        static_tls: flag(elf::DT_FLAGS, elf::DF_STATIC_TLS.0),
         tls_bytes: library.segments(elf::PT_TLS).map(|tls| tls.p_memsz(LE)).max().unwrap_or(0),
         nodelete: library.entry_offset(elf::DT_FLAGS_1).filter(|_| nodelete),
         needed: needed::names(library)?,
+        manifest_hash: library.notes(NOTE_NAME, NOTE_TYPE).first().map_or(0, |note| text_hash(note)),
         build_id: build_id.map(|id| id.iter().take(SHOWN_LIMIT).map(|byte| format!("{byte:02x}")).collect()),
         constructors: library.entry(elf::DT_INIT_ARRAYSZ).unwrap_or(0) / 8
             + library.entries(elf::DT_INIT).take(1).count() as u64,
     })
+}
+
+/// The hash that the plugin's build made of the same text; what pads the note is not part of it.
+fn text_hash(note: &[u8]) -> u64 {
+    let padding = note.iter().rev().take_while(|&&byte| byte == b'\n' || byte == 0).count();
+    let text = note[..note.len() - padding].iter().chain(b"\n");
+    text.fold(0xcbf2_9ce4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
 }
 
 fn shown(name: &[u8]) -> String {

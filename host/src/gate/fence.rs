@@ -12,6 +12,7 @@
 
 use super::os;
 use super::sync::{Ordering, fence};
+use std::hint::cold_path;
 use std::sync::OnceLock;
 use std::sync::atomic::compiler_fence;
 
@@ -39,6 +40,7 @@ impl Fence {
         if self == Self::Membarrier {
             compiler_fence(Ordering::SeqCst);
         } else {
+            cold_path();
             fence(Ordering::SeqCst);
         }
     }

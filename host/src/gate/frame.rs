@@ -7,12 +7,12 @@
 use super::fence;
 use super::generation::Header;
 use super::record::{ANNOTATION, Record, UNVALIDATED};
-use super::sync::{AtomicPtr, Ordering};
+use super::sync::{Ordering, OwnerPtr};
 use std::ptr;
 
 #[cfg(not(reseat_loom))]
 #[derive(Clone, Copy)]
-pub(super) struct Frame(*const AtomicPtr<Header>);
+pub(super) struct Frame(*const OwnerPtr<Header>);
 
 /// Records are aligned to their size, and every frame is inside one.
 #[cfg(not(reseat_loom))]
@@ -22,11 +22,11 @@ impl Frame {
     #[inline(always)]
     pub(super) fn new(record: &'static Record, index: usize) -> Self {
         let first = ptr::from_ref(record).wrapping_byte_add(std::mem::offset_of!(Record, frames));
-        Self(first.cast::<AtomicPtr<Header>>().wrapping_add(index))
+        Self(first.cast::<OwnerPtr<Header>>().wrapping_add(index))
     }
 
     #[inline(always)]
-    fn word(self) -> &'static AtomicPtr<Header> {
+    fn word(self) -> &'static OwnerPtr<Header> {
         // SAFETY: `new` made it point to a frame of a record, and records are never freed.
         unsafe { &*self.0 }
     }
@@ -52,7 +52,7 @@ impl Frame {
         Self(record, index)
     }
 
-    fn word(self) -> &'static AtomicPtr<Header> {
+    fn word(self) -> &'static OwnerPtr<Header> {
         &self.0.frames[self.1]
     }
 
@@ -62,31 +62,34 @@ impl Frame {
 }
 
 impl Frame {
-    /// R2. Release: a scan that reads this instead of the emptying before it (R6 of an earlier call)
-    /// still sees that call's effects; a later plain store would end that one's release sequence.
+    /// R2. Release: partner of W3, which may read this in place of an earlier call's R6, and must see
+    /// that call's effects all the same. No model can tell: there the fence of R7 has done it.
+    ///
+    /// The tag is for signal handlers, which may interrupt between here and R5 and must not follow the
+    /// pointer. No model has signals.
     #[inline(always)]
     pub(super) fn fill_unvalidated(self, generation: *mut Header) {
-        self.word().store(generation.map_addr(|a| a | UNVALIDATED), Ordering::Release);
+        self.word().write(generation.map_addr(|a| a | UNVALIDATED), Ordering::Release);
     }
 
-    /// R5, and the copy of case 3. Release: as for R2.
+    /// R5, and the copy of case 3. Release: partner of W3, as for R2.
     #[inline(always)]
     pub(super) fn fill(self, generation: *mut Header) {
-        self.word().store(generation, Ordering::Release);
+        self.word().write(generation, Ordering::Release);
     }
 
-    /// A lease call.
+    /// The mark of a lease call. Release: partner of W3, as for R2.
     pub(super) fn annotate(self, generation: *mut Header) {
-        self.word().store(generation.map_addr(|a| a | ANNOTATION), Ordering::Release);
+        self.word().write(generation.map_addr(|a| a | ANNOTATION), Ordering::Release);
     }
 
     /// R6 and R7. Returns the open requests to this thread; normally there are none.
     ///
-    /// Release: partner of the scan's Acquire; what the call did comes before the unloading.
+    /// Release: partner of W3. What the call did comes before what follows the drain.
     #[inline(always)]
     #[must_use]
     pub(super) fn empty(self) -> u32 {
-        self.word().store(ptr::null_mut(), Ordering::Release); // R6
+        self.word().write(ptr::null_mut(), Ordering::Release); // R6
         fence::light_on_exit(); // R7: partner of D3
         self.block().requests()
     }

@@ -91,7 +91,7 @@ mod word {
     pub(in super::super) fn wait(word: &AtomicU32, expected: u32, timeout: Duration) {
         let timeout = timeout.min(LONGEST);
         let timeout = libc::timespec {
-            tv_sec: timeout.as_secs() as libc::time_t, // at most 3600
+            tv_sec: timeout.as_secs() as libc::time_t,       // at most 3600
             tv_nsec: timeout.subsec_nanos() as libc::c_long, // below 10⁹
         };
         let operation = libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG;

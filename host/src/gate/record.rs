@@ -9,10 +9,10 @@
 
 #![allow(unsafe_code)] // records link to one another by address
 
-use super::generation::Header;
-use super::sync::{AtomicPtr, AtomicU32, Ordering, OwnerCell};
 use super::frame::Frame;
+use super::generation::Header;
 use super::os;
+use super::sync::{AtomicPtr, AtomicU32, Ordering, OwnerCell, OwnerPtr};
 use std::ptr;
 use std::sync::atomic::{AtomicU32 as Word, AtomicU64};
 
@@ -24,6 +24,7 @@ pub(super) const UNVALIDATED: usize = 1;
 /// The frame is a lease call's: nested calls may follow the pointer, but the lease, not the frame,
 /// holds drains up.
 pub(super) const ANNOTATION: usize = 2;
+pub(super) const TAGS: usize = UNVALIDATED | ANNOTATION;
 
 /// The bits of [`Record::wake`], which send the owner to the slow side of leaving.
 pub(super) mod wake {
@@ -50,7 +51,7 @@ const ORPHANED: u32 = 2;
 pub(super) struct Record {
     wake: AtomicU32,
     high: OwnerCell,
-    pub(super) frames: [AtomicPtr<Header>; FRAMES],
+    pub(super) frames: [OwnerPtr<Header>; FRAMES],
     state: AtomicU32,
     /// Errands wait while this is not 0.
     pub(super) errands_held: OwnerCell,
@@ -58,7 +59,7 @@ pub(super) struct Record {
     /// How often the record has been taken, so that a `ThreadRef` to an earlier owner is told apart.
     uses: Word,
     /// The next block of frames, once this one has overflowed; kept for the next owner.
-    more: AtomicPtr<Record>,
+    more: OwnerPtr<Record>,
     /// The next record of the registry, constant once published. In a further block: the first one.
     next: AtomicPtr<Record>,
     name: [AtomicU64; 2],
@@ -89,12 +90,12 @@ impl Record {
         Self {
             wake: AtomicU32::new(wake),
             high: OwnerCell::new(0),
-            frames: std::array::from_fn(|_| AtomicPtr::new(ptr::null_mut())),
+            frames: std::array::from_fn(|_| OwnerPtr::null()),
             state: AtomicU32::new(OWNED),
             errands_held: OwnerCell::new(0),
             os_tid: Word::new(0),
             uses: Word::new(0),
-            more: AtomicPtr::new(ptr::null_mut()),
+            more: OwnerPtr::null(),
             next: AtomicPtr::new(ptr::null_mut()),
             name: [const { AtomicU64::new(0) }; 2],
         }
@@ -104,8 +105,16 @@ impl Record {
 
     /// Whether no call at all is on this thread's stack: the next one takes frame 0.
     #[inline(always)]
-    pub(super) fn is_outside(&self) -> bool {
-        self.frames[0].load(Ordering::Relaxed).addr() | self.high.get() as usize == 0
+    pub(super) fn is_outside(&'static self) -> bool {
+        self.frames[0].own().is_null() && (self.high.get() == 0 || self.settle())
+    }
+
+    /// Lowers `high` to where it is exact; nested calls leave it too high.
+    #[cold]
+    fn settle(&'static self) -> bool {
+        let depth = self.depth();
+        self.high.set(depth.saturating_sub(1) as u32);
+        depth == 0
     }
 
     #[inline(always)]
@@ -116,41 +125,59 @@ impl Record {
 
     /// The frame for a call at this depth, which must be [`depth`](Self::depth). Allocates a further
     /// block if the thread was never this deep in calls before.
+    #[inline]
     pub(super) fn take(&'static self, depth: usize) -> Frame {
-        self.high.set(u32::try_from(depth).expect("a stack of 2³² calls does not fit a thread"));
+        self.high.set(depth as u32); // a stack of 2³² calls does not fit a thread
+        if depth < FRAMES { self.frame(depth) } else { self.take_further(depth) }
+    }
+
+    #[cold]
+    fn take_further(&'static self, depth: usize) -> Frame {
         let mut block = self;
         for _ in 0..depth / FRAMES {
-            block = block.further().unwrap_or_else(|| block.extend(self));
+            block = follow(block.more.own()).unwrap_or_else(|| block.extend(self));
         }
         block.frame(depth % FRAMES)
     }
 
-    /// Release: a scan that sees a frame emptied which was copied into the new block sees the block.
+    /// Release: partner of the scan's reading of `more`. A scan that sees a frame emptied which was
+    /// copied into the new block also sees the block, whole.
     fn extend(&self, first: &'static Record) -> &'static Record {
         let block: &'static Record = Box::leak(Box::new(Self::new(wake::EXTENSION)));
         block.next.store(ptr::from_ref(first).cast_mut(), Ordering::Relaxed);
-        self.more.store(ptr::from_ref(block).cast_mut(), Ordering::Release);
+        self.more.write(ptr::from_ref(block).cast_mut(), Ordering::Release);
         block
     }
 
     /// One more than the highest occupied frame: the number of calls on this stack, unless guards
     /// were dropped out of order.
+    #[inline]
     pub(super) fn depth(&'static self) -> usize {
-        self.occupied().next().map_or(0, |(index, _)| index + 1)
-    }
-
-    /// The occupied frames, innermost first.
-    pub(super) fn occupied(&'static self) -> impl Iterator<Item = (usize, *mut Header)> {
-        let frames = (0..=self.high.get() as usize).rev();
-        frames.map(|index| (index, self.at(index))).filter(|(_, word)| !word.is_null())
-    }
-
-    fn at(&'static self, index: usize) -> *mut Header {
-        let mut block = Some(self);
-        for _ in 0..index / FRAMES {
-            block = block.and_then(Record::further);
+        let mut depth = self.high.get() as usize + 1;
+        while depth > 0 && self.word(depth - 1).is_null() {
+            depth -= 1;
         }
-        block.map_or(ptr::null_mut(), |block| block.frames[index % FRAMES].load(Ordering::Relaxed))
+        depth
+    }
+
+    /// What is in the frames below this depth, innermost first.
+    #[inline]
+    pub(super) fn occupied_below(&'static self, depth: usize) -> impl Iterator<Item = *mut Header> {
+        (0..depth).rev().map(|index| self.word(index)).filter(|word| !word.is_null())
+    }
+
+    #[inline]
+    fn word(&'static self, index: usize) -> *mut Header {
+        match self.frames.get(index) {
+            Some(frame) => frame.own(),
+            None => self.word_further(index),
+        }
+    }
+
+    #[cold]
+    fn word_further(&'static self, index: usize) -> *mut Header {
+        let further = follow(self.more.own()).map(|block| block.word(index - FRAMES));
+        further.unwrap_or(ptr::null_mut())
     }
 
     /// The record that the owner of this block of frames is known by.
@@ -225,22 +252,16 @@ impl Record {
         let mut block = Some(self);
         while let Some(frames) = block {
             for frame in &frames.frames {
-                let word = frame.load(Ordering::Acquire);
+                let word = frame.read();
                 if word.cast_const() == generation {
                     found.validated += 1;
                 } else if word.map_addr(|a| a & !UNVALIDATED).cast_const() == generation {
                     found.unvalidated += 1;
                 }
             }
-            block = frames.further();
+            block = follow(frames.more.read());
         }
         found
-    }
-
-    /// Acquire: partner of [`extend`](Self::extend).
-    fn further(&self) -> Option<&'static Record> {
-        // SAFETY: null, or a block that was leaked in `extend`.
-        unsafe { self.more.load(Ordering::Acquire).as_ref() }
     }
 
     pub(super) fn next(&self) -> &AtomicPtr<Record> {
@@ -249,6 +270,10 @@ impl Record {
 
     pub(super) fn uses(&self) -> u32 {
         self.uses.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn is_owned(&self) -> bool {
+        self.state.load(Ordering::Relaxed) == OWNED
     }
 
     pub(super) fn is_orphaned(&self) -> bool {
@@ -266,4 +291,9 @@ impl Record {
         let name = bytes.split(|byte| *byte == 0).next()?;
         (!name.is_empty()).then(|| String::from_utf8_lossy(name).into_owned())
     }
+}
+
+fn follow(further: *mut Record) -> Option<&'static Record> {
+    // SAFETY: what is in `more` is null or a block that was leaked in `extend`.
+    unsafe { further.as_ref() }
 }

@@ -43,14 +43,17 @@ impl Registry {
 
     /// A record for the calling thread: a free one, or a new one. Allocates.
     pub(super) fn acquire(&self) -> &'static Record {
-        self.records().find(|record| record.claim()).unwrap_or_else(|| self.push())
+        // An exchange of nothing for nothing reads, see `OwnerPtr`.
+        let null = ptr::null_mut();
+        let exchanged = self.head.compare_exchange(null, null, Ordering::Acquire, Ordering::Acquire);
+        let head = exchanged.unwrap_or_else(|newest| newest);
+        from(head).find(|record| record.claim()).unwrap_or_else(|| self.push(head))
     }
 
     /// AcqRel: the link is seen by every scan that sees the record, and a push sees the one before.
-    fn push(&self) -> &'static Record {
+    fn push(&self, mut head: *mut Record) -> &'static Record {
         let record: &'static Record = Box::leak(Box::new(Record::new(0)));
         record.sign();
-        let mut head = self.head.load(Ordering::Relaxed);
         loop {
             record.next().store(head, Ordering::Relaxed);
             let new = ptr::from_ref(record).cast_mut();
@@ -61,17 +64,14 @@ impl Registry {
         }
     }
 
-    /// Newest first. A record that is pushed meanwhile is not seen (case 4).
-    fn records(&self) -> impl Iterator<Item = &'static Record> {
-        // SAFETY: null, or a record that was leaked in `push`.
-        let follow = |link: &AtomicPtr<Record>, order| unsafe { link.load(order).as_ref() };
-        let first = follow(&self.head, Ordering::Acquire);
-        std::iter::successors(first, move |record| follow(record.next(), Ordering::Relaxed))
-    }
-
-    /// W3: the records with a frame in this generation.
-    pub(super) fn inside(&self, generation: *const Header) -> impl Iterator<Item = (&'static Record, Occupied)> {
-        let counted = self.records().map(move |record| (record, record.count(generation)));
+    /// W3: the records with a frame in this generation, newest first. One that is pushed meanwhile is
+    /// not seen (case 4).
+    pub(super) fn inside(
+        &self,
+        generation: *const Header,
+    ) -> impl Iterator<Item = (&'static Record, Occupied)> {
+        let records = from(self.head.load(Ordering::Acquire)); // partner of `push`
+        let counted = records.map(move |record| (record, record.count(generation)));
         counted.filter(|(_, occupied)| occupied.any())
     }
 
@@ -84,4 +84,12 @@ impl Registry {
         self.notices.advance();
         self.notices.wake_all();
     }
+}
+
+/// The records of the list from this one on.
+fn from(head: *mut Record) -> impl Iterator<Item = &'static Record> {
+    // SAFETY: null, or a record that was leaked in `push` and read with Acquire.
+    let first = unsafe { head.as_ref() };
+    // SAFETY: as above; the link was written before its record was pushed, and is constant.
+    std::iter::successors(first, |record| unsafe { record.next().load(Ordering::Relaxed).as_ref() })
 }

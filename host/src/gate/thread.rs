@@ -6,14 +6,13 @@
 use super::errand;
 use super::record::{Record, wake};
 use super::registry::registry;
-use super::sync::Ordering;
 use std::cell::Cell;
-use std::sync::atomic::fence;
-use std::{fmt, hash, ptr};
+use std::hash::{Hash, Hasher};
+use std::{fmt, ptr};
 
 #[cfg(not(reseat_loom))]
 std::thread_local! {
-    // Without a destructor and without lazy initialisation: one load, and good until the very end.
+    // No destructor and no lazy initialisation: one load, and good until the very end of the thread.
     static CURRENT: Cell<Option<&'static Record>> = const { Cell::new(None) };
     static ENDED: Cell<bool> = const { Cell::new(false) };
     static REGISTRATION: Cell<Option<Registration>> = const { Cell::new(None) };
@@ -31,9 +30,9 @@ struct Registration(&'static Record);
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        errand::thread_exits();
+        errand::thread_exits(self.0);
         set_current(None);
-        let _ = ENDED.try_with(|ended| ended.set(true)); // it has no destructor: cannot fail
+        let _ = ENDED.try_with(|ended| ended.set(true)); // has no destructor, so it is still there
         self.0.give_back();
     }
 }
@@ -44,42 +43,51 @@ pub(super) fn current() -> Option<&'static Record> {
     CURRENT.try_with(Cell::get).ok().flatten()
 }
 
-fn set_current(record: Option<&'static Record>) {
-    let _ = CURRENT.try_with(|current| current.set(record)); // it has no destructor: cannot fail
-}
-
 /// The calling thread's record. The first call on a thread allocates.
+#[inline]
 pub(super) fn current_or_new() -> &'static Record {
-    current().unwrap_or_else(|| {
-        let record = registry().acquire();
-        let ended = ENDED.try_with(Cell::get).unwrap_or(true);
-        let registration = Cell::new(Some(Registration(record)));
-        let kept = !ended && REGISTRATION.try_with(|place| place.set(registration.take())).is_ok();
-        if !kept {
-            std::mem::forget(registration.take());
-            record.request(wake::LATE);
-        }
-        set_current(Some(record));
-        record
-    })
+    current().unwrap_or_else(take_record)
 }
 
-/// A late call has ended and left no frame behind.
+#[cold]
+fn take_record() -> &'static Record {
+    let record = registry().acquire();
+    if !register(record) {
+        record.request(wake::LATE);
+        record.errands_held.set(1); // its exit hook has run
+    }
+    set_current(Some(record));
+    record
+}
+
+/// Arranges for the record to be given back at the end of the thread, unless that has come already.
+fn register(record: &'static Record) -> bool {
+    !has_ended() && REGISTRATION.try_with(|place| place.set(Some(Registration(record)))).is_ok()
+}
+
+/// A late call has left its last frame.
 pub(super) fn give_back_late(record: &'static Record) {
     set_current(None);
     record.give_back();
 }
 
-/// The calling thread, to be poked by others. `None` once its thread-locals are being destroyed and
-/// the exit hook has run.
-///
-/// Also what a thread does first that will call from a signal handler: registering allocates.
-pub fn current_thread() -> Option<ThreadRef> {
-    let ended = ENDED.try_with(Cell::get).unwrap_or(true);
-    (!ended).then(|| ThreadRef::to(current_or_new()))
+fn has_ended() -> bool {
+    ENDED.try_with(Cell::get).unwrap_or(true)
 }
 
-/// Names one thread that has come to the gate, and stays valid after the thread has ended.
+fn set_current(record: Option<&'static Record>) {
+    let _ = CURRENT.try_with(|current| current.set(record)); // has no destructor, so it is still there
+}
+
+/// The calling thread, to be poked by others; `None` once its exit hook has run.
+///
+/// A thread that will enter slots from a signal handler calls this first, since the first call of a
+/// thread allocates.
+pub fn current_thread() -> Option<ThreadRef> {
+    (!has_ended()).then(|| ThreadRef::to(current_or_new()))
+}
+
+/// Names one thread that has come to the gate. It stays valid, and says so, after the thread's end.
 #[derive(Clone, Copy)]
 pub struct ThreadRef {
     record: &'static Record,
@@ -91,22 +99,22 @@ impl ThreadRef {
         Self { record, uses: record.uses() }
     }
 
-    /// Asks the thread to run the errand hook when it next leaves its last call, or is about to wait
-    /// at a closed gate, or calls [`run_errands`](super::run_errands). What was written before is seen
-    /// by the hook. A thread that does none of this does not run it; nothing interrupts or wakes it.
+    /// Asks the thread to run the errand hook when it next leaves its last call, comes to a closed
+    /// gate, or calls [`run_errands`](super::run_errands). What was written before is seen by the
+    /// hook. A thread that does none of these does not run it; nothing interrupts or wakes it.
     ///
-    /// Returns false if the thread has come to its end, after its exit hook. The two may cross: then
-    /// the answer is true and nothing runs, or the hook runs on a later thread that has no errand. So
-    /// let the hook look for its work in a list, and let the exit hook clear that list.
+    /// Returns false if the thread has ended. Poke and end may cross: then the answer may be true and
+    /// nothing runs, or the hook runs on a later thread that has no errand. So let the hook look for
+    /// its work in a list by thread, and let the exit hook empty that list.
     pub fn poke(&self) -> bool {
-        let alive = self.is_registered();
-        if alive {
+        let registered = self.is_registered();
+        if registered {
             self.record.request(wake::ERRAND);
         }
-        alive
+        registered
     }
 
-    /// Whether the thread is still between its first call and its end.
+    /// Whether the thread is between its first call and its end.
     pub fn is_registered(&self) -> bool {
         self.record.uses() == self.uses && self.record.is_owned()
     }
@@ -116,8 +124,35 @@ impl ThreadRef {
         self.record.os_tid()
     }
 
-    /// The thread's name when it first came to the gate; on Linux the first 15 bytes of it.
+    /// The thread's name when it first came to the gate, as far as the kernel keeps it (15 bytes).
     pub fn name(&self) -> Option<String> {
         self.record.name()
     }
+}
+
+impl PartialEq for ThreadRef {
+    fn eq(&self, other: &Self) -> bool {
+        ptr::eq(self.record, other.record) && self.uses == other.uses
+    }
+}
+
+impl Eq for ThreadRef {}
+
+impl Hash for ThreadRef {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        ptr::from_ref(self.record).hash(state);
+        self.uses.hash(state);
+    }
+}
+
+impl fmt::Debug for ThreadRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ThreadRef").field("os_tid", &self.os_tid()).finish_non_exhaustive()
+    }
+}
+
+/// Ends the calling thread as far as the gate is concerned; what follows are late calls.
+#[cfg(any(test, reseat_loom))]
+pub fn end_current_thread() {
+    REGISTRATION.with(|registration| drop(registration.take()));
 }

@@ -4,16 +4,21 @@
 //! as that, and it can be lent by reference too. An enum crosses as its discriminant; what its variants carry
 //! goes into the tail.
 
-use proc_macro2::{Span, TokenStream};
-use quote::{format_ident, quote};
+use proc_macro2::{Span, TokenStream, TokenTree};
+use quote::{ToTokens, format_ident, quote};
+use syn::ext::IdentExt;
 use syn::spanned::Spanned;
 use syn::{Data, DataEnum, DeriveInput, Error, Expr, ExprLit, ExprUnary, Fields, Ident, Index, Lit, UnOp};
 
 pub fn expand(item: &DeriveInput) -> syn::Result<TokenStream> {
     if let Some(param) = item.generics.params.first() {
-        return Err(Error::new(param.span(), "a type that crosses the boundary cannot be generic: both sides must agree on one layout"));
+        return Err(Error::new(
+            param.span(),
+            "a type that crosses the boundary cannot be generic: both sides must agree on one layout",
+        ));
     }
     let repr = Repr::of(item)?;
+    refuse_recursion(item)?;
     match &item.data {
         Data::Struct(data) => Ok(expand_struct(&item.ident, &data.fields, &repr)),
         Data::Enum(data) => expand_enum(&item.ident, data, &repr),
@@ -42,10 +47,8 @@ impl Repr {
                     return Err(meta.error("a packed or simd type cannot cross: use `#[repr(C)]`"));
                 } else if meta.path.is_ident("align") {
                     return Err(meta.error("a type with its own alignment cannot cross: use `#[repr(C)]`"));
-                } else if let Some(ident) = meta.path.get_ident() {
-                    if ident != "transparent" && ident != "Rust" {
-                        repr.integer = Some(ident.to_string());
-                    }
+                } else if !meta.path.is_ident("transparent") && !meta.path.is_ident("Rust") {
+                    repr.integer = meta.path.get_ident().map(ToString::to_string);
                 }
                 Ok(())
             })?;
@@ -55,7 +58,7 @@ impl Repr {
 }
 
 fn expand_struct(name: &Ident, fields: &Fields, repr: &Repr) -> TokenStream {
-    let text = name.to_string();
+    let text = name.unraw().to_string();
     let types: Vec<_> = fields.iter().map(|field| &field.ty).collect();
     let members: Vec<_> = fields
         .iter()
@@ -70,26 +73,23 @@ fn expand_struct(name: &Ident, fields: &Fields, repr: &Repr) -> TokenStream {
     let texts: Vec<_> = members
         .iter()
         .map(|member| match member {
-            syn::Member::Named(ident) => ident.to_string(),
+            syn::Member::Named(ident) => ident.unraw().to_string(),
             syn::Member::Unnamed(Index { index, .. }) => index.to_string(),
         })
         .collect();
+    // `for<'a>` keeps the compiler from refusing a bound that does not hold: a `#[repr(C)]` struct that is
+    // not `Copy`, or has a String inside, still crosses by value; it just cannot be lent.
     let plain = repr.c.then(|| {
         quote! {
-            // The struct's own memory is the crossing form: the same fields in C order. What that needs of
-            // each field is asked here, so that the error names it.
-            const _: () = {
-                const fn plain<T: __reseat::Plain>() {}
-                #(plain::<#types>();)*
-                assert!(::core::mem::size_of::<#name>() == ::core::mem::size_of::<__Crossing>());
-                assert!(::core::mem::align_of::<#name>() == ::core::mem::align_of::<__Crossing>());
-            };
             // SAFETY: `#[repr(C)]`, every field is `Plain`, and the crossing form has the same fields.
-            unsafe impl __reseat::Plain for #name {}
+            unsafe impl __reseat::Plain for #name
+            where
+                for<'__a> #name: ::core::marker::Copy,
+                #(for<'__a> #types: __reseat::Plain,)*
+            {
+            }
         }
     });
-    // Without `Copy` a #[repr(C)] struct still crosses by value; it just cannot be lent.
-    let plain = plain.map(|tokens| quote!(#tokens));
     quote! {
         const _: () = {
             use ::plugin_api::__private as __reseat;
@@ -98,7 +98,10 @@ fn expand_struct(name: &Ident, fields: &Fields, repr: &Repr) -> TokenStream {
             #[derive(Clone, Copy)]
             pub struct __Crossing { #(#names: <#types as __reseat::AbiType>::Inline),* }
 
-            impl __reseat::AbiType for #name {
+            // SAFETY: the description is that of the fields or variants, in their order, and so are both ways
+            // of crossing.
+            #[allow(deprecated)]
+            unsafe impl __reseat::AbiType for #name {
                 const DESC: &'static __reseat::desc::TypeDesc = &__reseat::desc::TypeDesc::Struct {
                     name: #text,
                     fields: &[#(__reseat::desc::FieldDesc {
@@ -135,16 +138,16 @@ fn expand_enum(name: &Ident, data: &DataEnum, repr: &Repr) -> syn::Result<TokenS
     if data.variants.is_empty() {
         return Err(Error::new(name.span(), "an enum without variants has no values that could cross"));
     }
-    let text = name.to_string();
+    let text = name.unraw().to_string();
     let integer = repr.integer.clone().unwrap_or_else(|| "i32".into());
     let integer_type = Ident::new(&integer, Span::call_site());
-    let values = discriminants(data)?;
+    let values = discriminants(data, repr)?;
     let mut lower = Vec::new();
     let mut lift = Vec::new();
     let mut descriptions = Vec::new();
     let mut types = Vec::new();
     for (variant, &value) in data.variants.iter().zip(&values) {
-        let (ident, variant_text) = (&variant.ident, variant.ident.to_string());
+        let (ident, variant_text) = (&variant.ident, variant.ident.unraw().to_string());
         let fields: Vec<_> = variant.fields.iter().map(|field| &field.ty).collect();
         types.extend(fields.iter().copied());
         let bound: Vec<_> = (0..fields.len()).map(|index| format_ident!("__{index}")).collect();
@@ -152,7 +155,9 @@ fn expand_enum(name: &Ident, data: &DataEnum, repr: &Repr) -> syn::Result<TokenS
             .fields
             .iter()
             .enumerate()
-            .map(|(index, field)| field.ident.clone().map_or_else(|| syn::Member::from(index), syn::Member::from))
+            .map(|(index, field)| {
+                field.ident.clone().map_or_else(|| syn::Member::from(index), syn::Member::from)
+            })
             .collect();
         let literal = proc_macro2::Literal::i64_unsuffixed(value);
         lower.push(quote! {
@@ -168,7 +173,10 @@ fn expand_enum(name: &Ident, data: &DataEnum, repr: &Repr) -> syn::Result<TokenS
             Fields::Unit => quote!(Unit),
             Fields::Unnamed(_) => quote!(Tuple(&[#(<#fields as __reseat::AbiType>::DESC),*])),
             Fields::Named(named) => {
-                let names = named.named.iter().map(|field| field.ident.as_ref().expect("a named field").to_string());
+                let names = named
+                    .named
+                    .iter()
+                    .map(|field| field.ident.as_ref().expect("a named field").unraw().to_string());
                 quote!(Named(&[#((#names, <#fields as __reseat::AbiType>::DESC)),*]))
             }
         };
@@ -181,7 +189,10 @@ fn expand_enum(name: &Ident, data: &DataEnum, repr: &Repr) -> syn::Result<TokenS
         const _: () = {
             use ::plugin_api::__private as __reseat;
 
-            impl __reseat::AbiType for #name {
+            // SAFETY: the description is that of the fields or variants, in their order, and so are both ways
+            // of crossing.
+            #[allow(deprecated)]
+            unsafe impl __reseat::AbiType for #name {
                 const DESC: &'static __reseat::desc::TypeDesc = &__reseat::desc::TypeDesc::Enum {
                     name: #text,
                     repr: #integer,
@@ -210,23 +221,80 @@ fn expand_enum(name: &Ident, data: &DataEnum, repr: &Repr) -> syn::Result<TokenS
 
 /// The discriminants, as the compiler will number them. Only integer literals are understood: the manifest
 /// states them.
-fn discriminants(data: &DataEnum) -> syn::Result<Vec<i64>> {
-    let mut next = 0i64;
+fn discriminants(data: &DataEnum, repr: &Repr) -> syn::Result<Vec<i64>> {
+    let mut next = 0i128;
     let mut values = Vec::new();
     for variant in &data.variants {
-        if let Some((_, expr)) = &variant.discriminant {
-            next = integer(expr)?;
+        let span = match &variant.discriminant {
+            Some((_, expr)) => {
+                next = integer(expr)?;
+                expr.span()
+            }
+            None => variant.ident.span(),
+        };
+        let fits = repr.integer.is_some() || i32::try_from(next).is_ok();
+        match i64::try_from(next) {
+            Ok(value) if fits => values.push(value),
+            Ok(_) => {
+                return Err(Error::new(
+                    span,
+                    "without a `#[repr(…)]` a discriminant crosses as an i32, and this one does not fit: put `#[repr(i64)]` on the enum",
+                ));
+            }
+            Err(_) => {
+                return Err(Error::new(span, "the discriminant of a variant that crosses fits into an i64"));
+            }
         }
-        values.push(next);
-        next = next.wrapping_add(1);
+        next += 1;
     }
     Ok(values)
 }
 
-fn integer(expr: &Expr) -> syn::Result<i64> {
+fn integer(expr: &Expr) -> syn::Result<i128> {
     match expr {
         Expr::Lit(ExprLit { lit: Lit::Int(int), .. }) => int.base10_parse(),
         Expr::Unary(ExprUnary { op: UnOp::Neg(_), expr, .. }) => integer(expr).map(|value| -value),
-        other => Err(Error::new(other.span(), "the discriminant of a variant that crosses is an integer literal")),
+        other => Err(Error::new(
+            other.span(),
+            "the discriminant of a variant that crosses is an integer literal: the manifest states it",
+        )),
     }
+}
+
+/// A type whose description would have no end. Only the direct case can be seen here; the compiler finds
+/// the others, as a cycle.
+fn refuse_recursion(item: &DeriveInput) -> syn::Result<()> {
+    let fields: Vec<_> = match &item.data {
+        Data::Struct(data) => data.fields.iter().collect(),
+        Data::Enum(data) => data.variants.iter().flat_map(|variant| &variant.fields).collect(),
+        Data::Union(_) => Vec::new(),
+    };
+    match fields.into_iter().find_map(|field| mention(field.ty.to_token_stream(), &item.ident)) {
+        Some(span) => Err(Error::new(
+            span,
+            "a type that contains itself cannot cross: its description would have no end; send a flat list, with indices for the links",
+        )),
+        None => Ok(()),
+    }
+}
+
+/// Where a type is named on its own, not as a part of a path: `Node` and `Vec<Node>`, not `other::Node`.
+fn mention(ty: TokenStream, name: &Ident) -> Option<Span> {
+    let mut after_colon = false;
+    for token in ty {
+        match token {
+            TokenTree::Ident(ident) if !after_colon && (ident == *name || ident == "Self") => {
+                return Some(ident.span());
+            }
+            TokenTree::Group(group) => {
+                if let Some(span) = mention(group.stream(), name) {
+                    return Some(span);
+                }
+                after_colon = false;
+            }
+            TokenTree::Punct(punct) => after_colon = punct.as_char() == ':',
+            _ => after_colon = false,
+        }
+    }
+    None
 }

@@ -15,7 +15,9 @@ pub struct Args {
 impl Parse for Args {
     fn parse(input: ParseStream<'_>) -> syn::Result<Self> {
         if input.is_empty() {
-            return Err(input.error("export_plugin! takes a type and its interfaces: `export_plugin!(MyPlugin: MyInterface);`"));
+            return Err(input.error(
+                "export_plugin! takes a type and its interfaces: `export_plugin!(MyPlugin: MyInterface);`",
+            ));
         }
         let plugin: Type = input.parse()?;
         if !input.peek(Token![:]) {
@@ -31,7 +33,10 @@ impl Parse for Args {
             }
             let key: Ident = input.parse()?;
             if key != "name" {
-                return Err(syn::Error::new(key.span(), format!("unknown option `{key}`: the option is `name = \"…\"`")));
+                return Err(syn::Error::new(
+                    key.span(),
+                    format!("unknown option `{key}`: the option is `name = \"…\"`"),
+                ));
             }
             input.parse::<Token![=]>()?;
             args.name = Some(input.parse()?);

@@ -2,6 +2,7 @@
 
 use proc_macro2::TokenStream;
 use quote::{format_ident, quote};
+use syn::ext::IdentExt;
 use syn::parse::{Parse, ParseStream};
 use syn::spanned::Spanned;
 use syn::{Error, Ident, ItemTrait, LitStr, Token, TraitItem, parse_quote};
@@ -18,9 +19,14 @@ pub struct Version {
 impl Version {
     pub fn parse(text: &LitStr) -> syn::Result<Self> {
         let value = text.value();
-        let parts = value.split_once('.').and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
-        let Some((major, minor)) = parts else {
-            return Err(Error::new(text.span(), format!("`{value}` is not a version: expected `major.minor`, e.g. \"1.0\"")));
+        let parts =
+            value.split_once('.').and_then(|(a, b)| Some((a.parse::<u32>().ok()?, b.parse::<u32>().ok()?)));
+        // One way to write each: "1.01" and "+1.1" would be a second one.
+        let Some((major, minor)) = parts.filter(|(major, minor)| format!("{major}.{minor}") == value) else {
+            return Err(Error::new(
+                text.span(),
+                format!("`{value}` is not a version: expected `major.minor`, e.g. \"1.0\""),
+            ));
         };
         Ok(Version { major, minor })
     }
@@ -65,7 +71,10 @@ pub fn expand(args: &Args, mut item: ItemTrait) -> syn::Result<TokenStream> {
     };
     for member in &mut item.items {
         let TraitItem::Fn(function) = member else {
-            fail(Error::new(member.span(), "an interface has methods only: constants and associated types cannot cross the boundary"));
+            fail(Error::new(
+                member.span(),
+                "an interface has methods only: constants and associated types cannot cross the boundary",
+            ));
             continue;
         };
         match Method::parse(function, args.version) {
@@ -77,7 +86,10 @@ pub fn expand(args: &Args, mut item: ItemTrait) -> syn::Result<TokenStream> {
         return Err(errors);
     }
     if methods.is_empty() {
-        return Err(Error::new(item.ident.span(), "an interface without methods: a host would have nothing to call"));
+        return Err(Error::new(
+            item.ident.span(),
+            "an interface without methods: a host would have nothing to call",
+        ));
     }
     item.supertraits = parse_quote!(::core::marker::Send + ::core::marker::Sync + 'static);
     item.colon_token = Some(<Token![:]>::default());
@@ -90,10 +102,16 @@ pub fn expand(args: &Args, mut item: ItemTrait) -> syn::Result<TokenStream> {
 fn check_trait(item: &ItemTrait) -> syn::Result<()> {
     let refuse = |span, text: &str| Err(Error::new(span, text));
     if !item.generics.params.is_empty() || item.generics.where_clause.is_some() {
-        return refuse(item.generics.span(), "an interface cannot be generic: its methods are looked up by name in a compiled library");
+        return refuse(
+            item.generics.span(),
+            "an interface cannot be generic: its methods are looked up by name in a compiled library",
+        );
     }
     if !item.supertraits.is_empty() {
-        return refuse(item.supertraits.span(), "an interface has no supertraits; `Send + Sync + 'static` is implied");
+        return refuse(
+            item.supertraits.span(),
+            "an interface has no supertraits; `Send + Sync + 'static` is implied",
+        );
     }
     if let Some(unsafety) = &item.unsafety {
         return refuse(unsafety.span(), "an interface cannot be an unsafe trait");
@@ -104,7 +122,7 @@ fn check_trait(item: &ItemTrait) -> syn::Result<()> {
 /// The proxy and the description: what a host (or another plugin) needs.
 fn caller(args: &Args, item: &ItemTrait, methods: &[Method]) -> TokenStream {
     let (name, vis) = (&item.ident, &item.vis);
-    let text = name.to_string();
+    let text = name.unraw().to_string();
     let proxy = format_ident!("{name}Proxy");
     let version = args.version.tokens();
     let descriptions = methods.iter().map(Method::description);
@@ -125,7 +143,8 @@ fn caller(args: &Args, item: &ItemTrait, methods: &[Method]) -> TokenStream {
             #(#calls)*
         }
 
-        impl ::plugin_api::__private::Interface for dyn #name {
+        // SAFETY: proxy and description come from the same declaration.
+        unsafe impl ::plugin_api::__private::Interface for dyn #name {
             const DESC: &'static ::plugin_api::__private::desc::InterfaceDesc =
                 &::plugin_api::__private::desc::InterfaceDesc {
                     name: #text,
@@ -153,6 +172,7 @@ fn callee(item: &ItemTrait, methods: &[Method]) -> TokenStream {
             impl<P: #name> __Shims<P> {
                 #(#shims)*
 
+                #[allow(deprecated)]
                 unsafe extern "C" fn __dynamic(
                     __instance: *const ::core::ffi::c_void,
                     __method: __reseat::RStr<'static>,
@@ -180,7 +200,8 @@ fn callee(item: &ItemTrait, methods: &[Method]) -> TokenStream {
                 }
             }
 
-            impl<P: #name> __reseat::ExportedBy<P> for dyn #name {
+            // SAFETY: shims and description come from the same declaration.
+            unsafe impl<P: #name> __reseat::ExportedBy<P> for dyn #name {
                 const METHODS: &'static [__reseat::abi::RawMethod] = &[#(#entries),*];
                 const DYNAMIC: __reseat::abi::DynamicFn = __Shims::<P>::__dynamic;
             }

@@ -5,17 +5,19 @@
 
 use proc_macro2::TokenStream;
 use quote::{format_ident, quote, quote_spanned};
+use syn::ext::IdentExt;
 use syn::spanned::Spanned;
 use syn::{
-    Attribute, Error, FnArg, GenericArgument, Ident, LitStr, Pat, PathArguments, ReturnType, Signature, TraitItemFn,
-    Type,
+    Attribute, Error, FnArg, GenericArgument, Ident, LitStr, Pat, PathArguments, ReturnType, Signature,
+    TraitItemFn, Type,
 };
 
 use crate::interface::Version;
 
 pub struct Method {
     name: Ident,
-    docs: Vec<Attribute>,
+    /// What the proxy's method carries too: documentation, deprecation.
+    attrs: Vec<Attribute>,
     since: Version,
     /// Whether builds of this major version may lack it.
     later: bool,
@@ -41,14 +43,21 @@ impl Method {
     /// Reads a method and takes `#[since]` off it.
     pub fn parse(function: &mut TraitItemFn, version: Version) -> syn::Result<Self> {
         let since = take_since(&mut function.attrs, version)?;
+        refuse_cfg(&function.attrs)?;
         check_signature(&function.sig)?;
         let mut params = Vec::new();
         for (index, input) in function.sig.inputs.iter().enumerate() {
             let FnArg::Typed(param) = input else { continue };
+            refuse_cfg(&param.attrs)?;
             let name = match &*param.pat {
                 Pat::Ident(pat) if pat.subpat.is_none() => pat.ident.clone(),
                 Pat::Wild(_) => format_ident!("arg{index}"),
-                other => return Err(Error::new(other.span(), "a parameter of an interface method is a plain name")),
+                other => {
+                    return Err(Error::new(
+                        other.span(),
+                        "a parameter of an interface method is a plain name",
+                    ));
+                }
             };
             params.push(Param { name, kind: kind(&param.ty)? });
         }
@@ -57,16 +66,24 @@ impl Method {
             ReturnType::Type(_, ty) => (**ty).clone(),
         };
         check_result(&result)?;
-        let docs = function.attrs.iter().filter(|attr| attr.path().is_ident("doc")).cloned().collect();
+        let carried = |attr: &&Attribute| attr.path().is_ident("doc") || attr.path().is_ident("deprecated");
+        let attrs = function.attrs.iter().filter(carried).cloned().collect();
         let base = Version { major: version.major, minor: 0 };
-        Ok(Method { name: function.sig.ident.clone(), docs, since: since.unwrap_or(base), later: since.is_some_and(|s| s > base), params, result })
+        Ok(Method {
+            name: function.sig.ident.clone(),
+            attrs,
+            since: since.unwrap_or(base),
+            later: since.is_some_and(|s| s > base),
+            params,
+            result,
+        })
     }
 
     /// The description, for manifest and fingerprint.
     pub fn description(&self) -> TokenStream {
-        let (name, since, result) = (self.name.to_string(), self.since.tokens(), &self.result);
+        let (name, since, result) = (self.name.unraw().to_string(), self.since.tokens(), &self.result);
         let params = self.params.iter().map(|param| {
-            let (name, ty) = (param.name.to_string(), param.kind.description());
+            let (name, ty) = (param.name.unraw().to_string(), param.kind.description());
             quote!(::plugin_api::__private::desc::ParamDesc { name: #name, ty: #ty })
         });
         let span = result.span();
@@ -116,18 +133,19 @@ impl Method {
 
     /// The method of the proxy.
     pub fn proxy(&self, index: usize) -> TokenStream {
-        let (name, docs, result) = (&self.name, &self.docs, &self.result);
-        let text = name.to_string();
+        let (name, attrs, result) = (&self.name, &self.attrs, &self.result);
+        let text = name.unraw().to_string();
         let params = self.params.iter().map(|param| {
             let (name, ty) = (&param.name, param.kind.written());
             quote!(#name: #ty)
         });
         let lower = self.params.iter().map(Param::lower);
         let names = self.params.iter().map(|param| &param.name);
-        let finish = self.params.iter().filter(|param| matches!(param.kind, Kind::Callback(_))).map(|param| {
-            let guard = param.guard();
-            quote!(#guard.finish();)
-        });
+        let finish =
+            self.params.iter().filter(|param| matches!(param.kind, Kind::Callback(_))).map(|param| {
+                let guard = param.guard();
+                quote!(#guard.finish();)
+            });
         let (value, function, has_tail) = (self.value(), self.function_type(), self.has_tail());
         let method = if self.later {
             let since = self.since.tokens();
@@ -136,7 +154,7 @@ impl Method {
             quote!(self.0.method(#index))
         };
         quote! {
-            #(#docs)*
+            #(#attrs)*
             #[inline]
             #[allow(unused_mut, clippy::unit_arg)]
             pub fn #name(&self, #(#params),*) -> ::core::result::Result<#value, ::plugin_api::CallError> {
@@ -178,7 +196,7 @@ impl Method {
             }
         }
         quote! {
-            #[allow(unused_mut, unused_variables, clippy::unit_arg)]
+            #[allow(deprecated, unused_mut, unused_variables, clippy::unit_arg)]
             unsafe extern "C" fn #name(
                 __instance: *const ::core::ffi::c_void,
                 #(#inputs,)*
@@ -205,7 +223,7 @@ impl Method {
     /// The entry in the table of exported methods.
     pub fn raw_entry(&self) -> TokenStream {
         let (name, description, function) = (&self.name, self.description(), self.function_type());
-        let text = name.to_string();
+        let text = name.unraw().to_string();
         quote! {
             __reseat::abi::RawMethod {
                 name: __reseat::RStr::from_str(#text),
@@ -218,7 +236,7 @@ impl Method {
     /// The arm of the JSON entry.
     pub fn dynamic_arm(&self, interface: &Ident) -> TokenStream {
         let (name, result, value) = (&self.name, &self.result, self.value());
-        let text = name.to_string();
+        let text = name.unraw().to_string();
         if self.params.iter().any(|param| matches!(param.kind, Kind::Callback(_))) {
             let why = format!("`{text}` cannot be called with JSON: it takes a callback");
             return quote! {
@@ -226,12 +244,9 @@ impl Method {
             };
         }
         let names: Vec<_> = self.params.iter().map(|param| &param.name).collect();
-        let texts = names.iter().map(ToString::to_string);
-        let reads = self.params.iter().map(|param| {
-            let (name, text) = (&param.name, param.name.to_string());
-            let owned = param.kind.owned();
-            quote!(let #name: #owned = (&__reseat::Probe::<#owned>::new()).read(&mut __args, #text)?;)
-        });
+        let readers: Vec<_> = names.iter().map(|name| format_ident!("__read_{name}")).collect();
+        let owned: Vec<_> = self.params.iter().map(|param| param.kind.owned()).collect();
+        let texts: Vec<_> = names.iter().map(|name| name.unraw().to_string()).collect();
         let passed = self.params.iter().map(|param| {
             let name = &param.name;
             match &param.kind {
@@ -244,10 +259,11 @@ impl Method {
         });
         quote! {
             #text => {
-                #[allow(unused_mut)]
-                let mut __args = __reseat::Arguments::parse(#text, &[#(#texts),*], __text)?;
-                #(#reads)*
+                #(let #readers = (&__reseat::Probe::<#owned>::new()).reader(#text, #texts)?;)*
                 let __write = (&__reseat::Probe::<#value>::new()).writer(#text)?;
+                #[allow(unused_mut, unused_variables)]
+                let mut __args = __reseat::Arguments::parse(#text, &[#(#texts),*], __text)?;
+                #(let #names: #owned = #readers(&mut __args, #texts)?;)*
                 let __result: #result = <P as #interface>::#name(__plugin, #(#passed),*);
                 let __value: #value = __reseat::Returns::split(__result).map_err(__reseat::Failure::Failed)?;
                 __write(#text, &__value)?
@@ -301,7 +317,9 @@ impl Kind {
         match self {
             Kind::Value(ty) => quote_spanned!(ty.span()=> <#ty as ::plugin_api::__private::AbiType>::DESC),
             Kind::Lent(ty) => quote_spanned!(ty.span()=> <#ty as ::plugin_api::__private::Lend>::DESC),
-            Kind::Callback(ty) => quote_spanned!(ty.span()=> <#ty as ::plugin_api::__private::Callback>::DESC),
+            Kind::Callback(ty) => {
+                quote_spanned!(ty.span()=> <#ty as ::plugin_api::__private::Callback>::DESC)
+            }
         }
     }
 
@@ -326,15 +344,21 @@ impl Kind {
 fn take_since(attrs: &mut Vec<Attribute>, version: Version) -> syn::Result<Option<Version>> {
     let Some(at) = attrs.iter().position(|attr| attr.path().is_ident("since")) else { return Ok(None) };
     let attr = attrs.remove(at);
-    let text: LitStr = attr
-        .parse_args()
-        .map_err(|e| Error::new(e.span(), "`#[since]` takes the interface version that introduced the method: `#[since(\"1.1\")]`"))?;
+    let text: LitStr = attr.parse_args().map_err(|e| {
+        Error::new(
+            e.span(),
+            "`#[since]` takes the interface version that introduced the method: `#[since(\"1.1\")]`",
+        )
+    })?;
     let since = Version::parse(&text)?;
     if since > version || since.major != version.major {
         let Version { major, minor } = version;
         return Err(Error::new(
             text.span(),
-            format!("`#[since(\"{}\")]` lies outside of the interface, whose version is {major}.{minor}: raise `version`", text.value()),
+            format!(
+                "`#[since(\"{}\")]` lies outside of the interface, whose version is {major}.{minor}: raise `version`",
+                text.value()
+            ),
         ));
     }
     Ok(Some(since))
@@ -343,24 +367,58 @@ fn take_since(attrs: &mut Vec<Attribute>, version: Version) -> syn::Result<Optio
 fn check_signature(sig: &Signature) -> syn::Result<()> {
     let refuse = |span, text: &str| Err(Error::new(span, text));
     if let Some(asyncness) = &sig.asyncness {
-        return refuse(asyncness.span(), "an interface method cannot be async: a future's code would be in the library; call it from a blocking task and hold a lease");
+        return refuse(
+            asyncness.span(),
+            "an interface method cannot be async: a future's code would be in the library; call it from a blocking task and hold a lease",
+        );
     }
     if let Some(unsafety) = &sig.unsafety {
         return refuse(unsafety.span(), "an interface method cannot be unsafe");
     }
     if let Some(abi) = &sig.abi {
-        return refuse(abi.span(), "an interface method is an ordinary Rust method: the macro gives it its calling convention");
+        return refuse(
+            abi.span(),
+            "an interface method is an ordinary Rust method: the macro gives it its calling convention",
+        );
     }
     if let Some(param) = sig.generics.params.first() {
-        return refuse(param.span(), "an interface method cannot be generic: it is compiled once, in the plugin, for all callers");
+        return refuse(
+            param.span(),
+            "an interface method cannot be generic: it is compiled once, in the plugin, for all callers",
+        );
     }
     if let Some(clause) = &sig.generics.where_clause {
         return refuse(clause.span(), "an interface method cannot have a where clause");
     }
-    match sig.receiver() {
-        Some(receiver) if receiver.reference.is_some() && receiver.mutability.is_none() && receiver.colon_token.is_none() => Ok(()),
-        Some(receiver) => refuse(receiver.span(), "an interface method takes `&self`: many threads call a plugin at once"),
-        None => refuse(sig.ident.span(), "an interface method takes `&self`: it is called on the plugin's instance"),
+    let Some(receiver) = sig.receiver() else {
+        return refuse(
+            sig.ident.span(),
+            "an interface method takes `&self`: it is called on the plugin's instance",
+        );
+    };
+    if let Some((_, Some(lifetime))) = &receiver.reference {
+        return refuse(
+            lifetime.span(),
+            "an interface method takes a plain `&self`: the instance is lent for the duration of the call",
+        );
+    }
+    if receiver.reference.is_none() || receiver.mutability.is_some() || receiver.colon_token.is_some() {
+        return refuse(
+            receiver.span(),
+            "an interface method takes `&self`: many threads call a plugin at once",
+        );
+    }
+    Ok(())
+}
+
+/// Both sides read the declaration, each with its own `cfg`s.
+fn refuse_cfg(attrs: &[Attribute]) -> syn::Result<()> {
+    match attrs.iter().find(|attr| attr.path().is_ident("cfg") || attr.path().is_ident("cfg_attr")) {
+        Some(attr) => Err(Error::new(
+            attr.span(),
+            "an interface is the same in every build: leave the condition out, and add methods with `#[since(\"…\")]`",
+        )),
+        None => Ok(()),
     }
 }
 
@@ -369,10 +427,14 @@ fn kind(ty: &Type) -> syn::Result<Kind> {
         Type::Reference(reference) => {
             let inner = &*reference.elem;
             if let Some(lifetime) = &reference.lifetime {
-                return Err(Error::new(lifetime.span(), "an argument is lent for the duration of the call: leave the lifetime out"));
+                return Err(Error::new(
+                    lifetime.span(),
+                    "an argument is lent for the duration of the call: leave the lifetime out",
+                ));
             }
             match (reference.mutability, inner) {
                 (Some(_), Type::TraitObject(object)) if is_fn_mut(object) => {
+                    check_callback(object)?;
                     Ok(Kind::Callback(inner.clone()))
                 }
                 (_, Type::TraitObject(object)) => Err(Error::new(object.span(), TRAIT_OBJECT)),
@@ -401,6 +463,31 @@ fn is_fn_mut(object: &syn::TypeTraitObject) -> bool {
             if bound.path.segments.last().is_some_and(|last| last.ident == "FnMut"))
 }
 
+fn check_callback(object: &syn::TypeTraitObject) -> syn::Result<()> {
+    let Some(syn::TypeParamBound::Trait(bound)) = object.bounds.first() else { return Ok(()) };
+    let Some(last) = bound.path.segments.last() else { return Ok(()) };
+    let PathArguments::Parenthesized(args) = &last.arguments else { return Ok(()) };
+    if let ReturnType::Type(_, ty) = &args.output {
+        return Err(Error::new(
+            ty.span(),
+            "a callback returns nothing: hand values over in its arguments, or in the method's result",
+        ));
+    }
+    if let Some(fourth) = args.inputs.iter().nth(3) {
+        return Err(Error::new(
+            fourth.span(),
+            "a callback takes up to three arguments: put them into a struct that derives AbiType",
+        ));
+    }
+    args.inputs.iter().try_for_each(|ty| match ty {
+        Type::Reference(reference) => Err(Error::new(
+            reference.span(),
+            "a callback's arguments cross by value: String instead of &str, Vec<T> instead of &[T]",
+        )),
+        other => check_type(other),
+    })
+}
+
 fn check_result(ty: &Type) -> syn::Result<()> {
     if let Type::Reference(reference) = ty {
         return Err(Error::new(
@@ -415,11 +502,21 @@ fn check_result(ty: &Type) -> syn::Result<()> {
 fn check_type(ty: &Type) -> syn::Result<()> {
     let refuse = |span, text: &str| Err(Error::new(span, text));
     match ty {
-        Type::ImplTrait(it) => refuse(it.span(), "`impl Trait` cannot cross: name a type that derives AbiType"),
+        Type::ImplTrait(it) => {
+            refuse(it.span(), "`impl Trait` cannot cross: name a type that derives AbiType")
+        }
         Type::TraitObject(it) => refuse(it.span(), TRAIT_OBJECT),
-        Type::BareFn(it) => refuse(it.span(), "a function pointer cannot cross: it would outlive its library; take a callback `&mut dyn FnMut(T)`"),
-        Type::Ptr(it) => refuse(it.span(), "a raw pointer cannot cross: nobody could say who owns what it points to"),
-        Type::Reference(it) => refuse(it.span(), "a reference inside another type cannot cross: only a whole argument can be lent"),
+        Type::BareFn(it) => refuse(
+            it.span(),
+            "a function pointer cannot cross: it would outlive its library; take a callback `&mut dyn FnMut(T)`",
+        ),
+        Type::Ptr(it) => {
+            refuse(it.span(), "a raw pointer cannot cross: nobody could say who owns what it points to")
+        }
+        Type::Reference(it) => refuse(
+            it.span(),
+            "a reference inside another type cannot cross: only a whole argument can be lent",
+        ),
         Type::Path(path) => {
             for segment in &path.path.segments {
                 if segment.ident == "Self" {

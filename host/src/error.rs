@@ -1,0 +1,273 @@
+//! What can go wrong, one type per operation. Every error prints as the sentence a person needs.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::events::Step;
+use crate::file::{InterfaceDifference, StageError, VetError};
+use crate::watch::WatchError;
+
+/// Why a host did not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The state directory cannot be used.
+    #[error("the state directory cannot be used: {0}")]
+    StateDir(#[source] StageError),
+    /// The directories cannot be watched.
+    #[error("{0}")]
+    Watch(#[source] WatchError),
+    /// The system refuses another thread.
+    #[error("a thread of the host cannot be started: {0}")]
+    Thread(#[source] std::io::Error),
+}
+
+/// Why there is no handle.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PluginError {
+    /// There is no such plugin.
+    #[error("no plugin is called `{name}`: {}", known_plugins(known))]
+    NoSuchPlugin {
+        /// The name asked for.
+        name: String,
+        /// The names that exist.
+        known: Vec<String>,
+    },
+    /// It was unloaded.
+    #[error("plugin `{name}` is not loaded")]
+    NotLoaded {
+        /// The plugin.
+        name: String,
+    },
+    /// The serving generation does not fit the interface.
+    #[error("{0}")]
+    Interface(#[source] InterfaceDifference),
+    /// The serving generation does not implement the interface at all.
+    #[error("plugin `{name}` does not implement {interface}: it implements {implements}")]
+    NotImplemented {
+        /// The plugin.
+        name: String,
+        /// The interface asked for, with its version.
+        interface: String,
+        /// What it does implement.
+        implements: String,
+    },
+    /// A reload is under way and could not be waited for.
+    #[error("plugin `{name}` is busy: {busy}")]
+    Busy {
+        /// The plugin.
+        name: String,
+        /// What it is doing.
+        busy: String,
+    },
+    /// Handles of too many different interfaces.
+    #[error("a host can have handles of at most {limit} interfaces of one plugin")]
+    TooManyInterfaces {
+        /// The limit.
+        limit: usize,
+    },
+    /// The host is shut down.
+    #[error("the host is closed")]
+    Closed,
+}
+
+fn known_plugins(known: &[String]) -> String {
+    if known.is_empty() { "none is loaded".into() } else { format!("loaded are {}", known.join(", ")) }
+}
+
+/// Why a load or reload did not happen. Whatever served before serves on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReloadError {
+    /// There is no such plugin.
+    #[error("no plugin is called `{name}`: {}", known_plugins(known))]
+    NoSuchPlugin {
+        /// The name asked for.
+        name: String,
+        /// The names that exist.
+        known: Vec<String>,
+    },
+    /// Another transaction of the same plugin is under way.
+    #[error("busy: reload of {plugin} is at step {step} since {:.1} s", since.as_secs_f64())]
+    Busy {
+        /// The plugin.
+        plugin: String,
+        /// Its step.
+        step: Step,
+        /// For how long it has been there.
+        since: Duration,
+    },
+    /// A step refused.
+    #[error("{0}")]
+    Refused(Refusal),
+    /// The host is shut down.
+    #[error("the host is closed")]
+    Closed,
+}
+
+/// A step refused a build: an ordinary outcome.
+#[derive(Debug, thiserror::Error)]
+#[error("{} is refused at {step}: {reason}", file.display())]
+pub struct Refusal {
+    /// The plugin, if the file got far enough to say.
+    pub plugin: Option<String>,
+    /// The file.
+    pub file: PathBuf,
+    /// The step that refused.
+    pub step: Step,
+    /// The generation that serves on, if there is one.
+    pub serving: Option<u64>,
+    /// Why.
+    #[source]
+    pub reason: RefusalReason,
+}
+
+/// Why a build was refused.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RefusalReason {
+    /// Somebody still writes to the file, or it is not there.
+    #[error("{0}")]
+    NotSettled(String),
+    /// The private copy could not be made.
+    #[error("{0}")]
+    Stage(#[from] StageError),
+    /// Its bytes are not those of a plugin that fits this host.
+    #[error("{0}")]
+    Vet(#[from] VetError),
+    /// It does not fit an interface that is in use.
+    #[error("{0}")]
+    Interface(#[from] InterfaceDifference),
+    /// It lacks an interface that the host has handles of.
+    #[error("{plugin} {version} no longer implements {interface}, of which the host has handles")]
+    InterfaceGone {
+        /// The plugin.
+        plugin: String,
+        /// The version of the build.
+        version: String,
+        /// The interface with its version.
+        interface: String,
+    },
+    /// Another file provides the plugin.
+    #[error("plugin `{plugin}` is provided by {} already: remove one of the two, or give this one another name", by.display())]
+    NameTaken {
+        /// The name both claim.
+        plugin: String,
+        /// The file that serves.
+        by: PathBuf,
+    },
+    /// It is another plugin.
+    #[error("it is plugin `{found}`, asked was `{expected}`")]
+    OtherPlugin {
+        /// What its manifest names.
+        found: String,
+        /// What was asked for.
+        expected: String,
+    },
+    /// The state of the serving generation cannot be read by this build.
+    #[error("the serving generation writes state version {writes}, this build reads {reads}: build one that reads it, or unload the plugin first if the state may go")]
+    StateVersion {
+        /// What the old one writes.
+        writes: u32,
+        /// What the new one reads.
+        reads: String,
+    },
+    /// The library could not be opened.
+    #[error("{0}")]
+    Open(String),
+    /// A hook of the plugin returned an error.
+    #[error("{hook} failed: {error}")]
+    Hook {
+        /// The hook.
+        hook: &'static str,
+        /// What it said.
+        error: plugin_api::CallError,
+    },
+    /// A hook of the plugin did not return in time.
+    #[error("{hook} has not returned within {limit:?}; its thread is left behind and keeps that build in memory")]
+    HookStuck {
+        /// The hook.
+        hook: &'static str,
+        /// The deadline.
+        limit: Duration,
+    },
+    /// Calls in flight did not end in time.
+    #[error("it is still in use after {limit:?}: {holders}")]
+    Held {
+        /// The deadline.
+        limit: Duration,
+        /// Who holds it.
+        holders: String,
+    },
+    /// The plugin asked for a reload of itself from inside of a call.
+    #[error("this thread is inside of a call to the plugin, so waiting for that call to end would be for ever: ask from another thread")]
+    SelfDeadlock,
+    /// The host's slot cannot be used.
+    #[error("{0}")]
+    Gate(String),
+}
+
+impl RefusalReason {
+    /// Whether the same file may be accepted later: the reason lies with who uses the plugin, not with the
+    /// build.
+    pub fn is_passing(&self) -> bool {
+        matches!(self, RefusalReason::Held { .. } | RefusalReason::NotSettled(_))
+            || matches!(self, RefusalReason::Stage(_))
+    }
+}
+
+/// Why a plugin was not unloaded.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum UnloadError {
+    /// There is no such plugin.
+    #[error("no plugin is called `{name}`: {}", known_plugins(known))]
+    NoSuchPlugin {
+        /// The name asked for.
+        name: String,
+        /// The names that exist.
+        known: Vec<String>,
+    },
+    /// A transaction is under way.
+    #[error("busy: {busy}")]
+    Busy {
+        /// What it is doing.
+        busy: String,
+    },
+    /// The host is shut down.
+    #[error("the host is closed")]
+    Closed,
+}
+
+/// Why a file would not be accepted.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CheckError {
+    /// Its bytes are not those of a plugin that fits this host.
+    #[error("{}: {reason}", file.display())]
+    Vet {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        #[source]
+        reason: VetError,
+    },
+    /// It would be refused as the next generation.
+    #[error("{}: {reason}", file.display())]
+    Unfit {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        #[source]
+        reason: RefusalReason,
+    },
+    /// There is no such plugin to compare with.
+    #[error("no plugin is called `{name}`: {}", known_plugins(known))]
+    NoSuchPlugin {
+        /// The name asked for.
+        name: String,
+        /// The names that exist.
+        known: Vec<String>,
+    },
+}

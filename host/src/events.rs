@@ -1,0 +1,321 @@
+//! What happens in a host, as it happens.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use crossbeam_channel::{Receiver, Sender, TrySendError};
+use serde::Serialize;
+
+/// Something that happened. Prints as one line.
+#[derive(Clone, Debug, Serialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Event {
+    /// A plugin serves for the first time.
+    Loaded {
+        /// The plugin.
+        plugin: String,
+        /// Its first generation.
+        generation: u64,
+        /// The version of the build.
+        version: String,
+        /// Where it came from.
+        file: PathBuf,
+        /// From noticing the file to serving.
+        took_ms: f64,
+    },
+    /// A new generation has taken over.
+    Reloaded {
+        /// The plugin.
+        plugin: String,
+        /// The generation that retires.
+        from: u64,
+        /// The generation that serves.
+        generation: u64,
+        /// The version of the build.
+        version: String,
+        /// Where it came from.
+        file: PathBuf,
+        /// From noticing the file to serving.
+        took_ms: f64,
+        /// How long the gate was closed: what a caller may have waited. 0 for stateless plugins.
+        closed_ms: f64,
+        /// Bytes of state that were carried across.
+        state_bytes: usize,
+    },
+    /// A build was refused; whatever served before serves on.
+    Refused {
+        /// The plugin, if the file got far enough to say.
+        plugin: Option<String>,
+        /// The file.
+        file: PathBuf,
+        /// The step that refused.
+        step: Step,
+        /// Why: what was expected, what was found, what to do.
+        reason: String,
+        /// The generation that goes on serving, if there is one.
+        serving: Option<u64>,
+    },
+    /// An old generation is still in use.
+    Draining {
+        /// The plugin.
+        plugin: String,
+        /// The old generation.
+        generation: u64,
+        /// Who holds it.
+        holders: String,
+        /// For how long it has been draining.
+        since_ms: u64,
+    },
+    /// A generation is out of memory: asked, not assumed.
+    Unloaded {
+        /// The plugin.
+        plugin: String,
+        /// The generation.
+        generation: u64,
+    },
+    /// A generation no longer serves, but something keeps it in memory.
+    Lingering {
+        /// The plugin.
+        plugin: String,
+        /// The generation.
+        generation: u64,
+        /// What keeps it.
+        reason: String,
+        /// How much memory its image takes.
+        bytes: u64,
+    },
+    /// A plugin was unloaded by request and serves no more.
+    Removed {
+        /// The plugin.
+        plugin: String,
+        /// The generation that served last.
+        generation: u64,
+    },
+    /// The file of a serving plugin is gone. It serves on: a removal alone means nothing.
+    FileGone {
+        /// The plugin.
+        plugin: String,
+        /// Where it was.
+        file: PathBuf,
+    },
+    /// Something the operator should know, e.g. a directory that cannot be read.
+    Trouble {
+        /// What.
+        what: String,
+    },
+    /// This subscriber was too slow; so many events were dropped.
+    Missed {
+        /// How many.
+        count: u64,
+    },
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Event::Loaded { plugin, generation, version, file, took_ms } => {
+                write!(f, "generation {generation} of {plugin} serves: version {version} from {} ({took_ms:.1} ms)", file.display())
+            }
+            Event::Reloaded { plugin, from, generation, version, took_ms, closed_ms, state_bytes, .. } => {
+                write!(f, "generation {generation} of {plugin} serves: version {version} took over from generation {from} ({took_ms:.1} ms")?;
+                if *state_bytes > 0 {
+                    write!(f, ", gate closed for {closed_ms:.1} ms, {state_bytes} B of state carried")?;
+                }
+                write!(f, ")")
+            }
+            Event::Refused { plugin, file, step, reason, serving } => {
+                match plugin {
+                    Some(plugin) => write!(f, "{} for {plugin} is refused at {step}: {reason}", file.display())?,
+                    None => write!(f, "{} is refused at {step}: {reason}", file.display())?,
+                }
+                match serving {
+                    Some(generation) => write!(f, " (generation {generation} serves on)"),
+                    None => Ok(()),
+                }
+            }
+            Event::Draining { plugin, generation, holders, since_ms } => {
+                let since = Duration::from_millis(*since_ms);
+                write!(f, "generation {generation} of {plugin} has been draining for {since:.1?}: {holders}")
+            }
+            Event::Unloaded { plugin, generation } => write!(f, "generation {generation} of {plugin} is unloaded"),
+            Event::Lingering { plugin, generation, reason, bytes } => {
+                write!(f, "generation {generation} of {plugin} is lingering: {reason} ({} KiB)", bytes / 1024)
+            }
+            Event::Removed { plugin, generation } => {
+                write!(f, "plugin {plugin} is removed: generation {generation} serves no more")
+            }
+            Event::FileGone { plugin, file } => {
+                write!(f, "the file of {plugin} is gone: {}; the plugin serves on", file.display())
+            }
+            Event::Trouble { what } => f.write_str(what),
+            Event::Missed { count } => write!(f, "{count} events were missed: the subscriber was too slow"),
+        }
+    }
+}
+
+/// The steps of a reload, in their order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Step {
+    /// Waiting until nobody writes to the file.
+    Settle,
+    /// Making the private copy.
+    Stage,
+    /// Looking at the bytes.
+    Vet,
+    /// Opening the library.
+    Open,
+    /// Creating an instance.
+    Create,
+    /// Waiting for calls in flight.
+    Drain,
+    /// Writing the old generation's state.
+    Save,
+    /// Reading it into the new generation.
+    Restore,
+    /// The new generation's `started` and `self_check`.
+    Check,
+    /// Making it the current one.
+    Publish,
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Step::Settle => "settle",
+            Step::Stage => "stage",
+            Step::Vet => "vet",
+            Step::Open => "open",
+            Step::Create => "create",
+            Step::Drain => "drain",
+            Step::Save => "save",
+            Step::Restore => "restore",
+            Step::Check => "check",
+            Step::Publish => "publish",
+        })
+    }
+}
+
+/// An event with its place in the host's history.
+#[derive(Clone, Debug, Serialize)]
+pub struct Recorded {
+    /// Counts from 1, without gaps.
+    pub sequence: u64,
+    /// Milliseconds since the Unix epoch.
+    pub at_ms: u64,
+    /// What happened.
+    #[serde(flatten)]
+    pub event: Event,
+}
+
+/// A subscription: an iterator that waits for the next event and ends with the host.
+pub struct Events {
+    receiver: Receiver<Recorded>,
+}
+
+impl Events {
+    /// The next event with its sequence number and time; `None` when the host has ended.
+    pub fn next_recorded(&mut self) -> Option<Recorded> {
+        self.receiver.recv().ok()
+    }
+
+    /// The next event, if one comes within `limit`.
+    pub fn next_within(&mut self, limit: Duration) -> Option<Event> {
+        self.receiver.recv_timeout(limit).ok().map(|recorded| recorded.event)
+    }
+}
+
+impl Iterator for Events {
+    type Item = Event;
+    fn next(&mut self) -> Option<Event> {
+        self.next_recorded().map(|recorded| recorded.event)
+    }
+}
+
+/// How many events a slow subscriber may lag behind.
+const SUBSCRIBER_BOUND: usize = 1024;
+/// How many events the host remembers.
+const HISTORY: usize = 256;
+
+/// Hands events to subscribers and remembers the last ones.
+#[derive(Default)]
+pub(crate) struct Journal(Mutex<JournalState>);
+
+#[derive(Default)]
+struct JournalState {
+    last: u64,
+    history: VecDeque<Recorded>,
+    subscribers: Vec<Subscriber>,
+}
+
+struct Subscriber {
+    sender: Sender<Recorded>,
+    missed: u64,
+}
+
+impl Journal {
+    pub(crate) fn record(&self, event: Event) {
+        match &event {
+            Event::Refused { .. } | Event::Trouble { .. } => tracing::warn!("{event}"),
+            _ => tracing::info!("{event}"),
+        }
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.last += 1;
+        let recorded = Recorded { sequence: state.last, at_ms: now_ms(), event };
+        if state.history.len() == HISTORY {
+            state.history.pop_front();
+        }
+        state.history.push_back(recorded.clone());
+        state.subscribers.retain_mut(|subscriber| subscriber.send(&recorded));
+    }
+
+    pub(crate) fn subscribe(&self) -> Events {
+        let (sender, receiver) = crossbeam_channel::bounded(SUBSCRIBER_BOUND);
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.subscribers.push(Subscriber { sender, missed: 0 });
+        Events { receiver }
+    }
+
+    pub(crate) fn recent(&self) -> Vec<Recorded> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).history.iter().cloned().collect()
+    }
+
+    /// Ends all subscriptions.
+    pub(crate) fn close(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).subscribers.clear();
+    }
+}
+
+impl Subscriber {
+    /// `false`: it is gone.
+    fn send(&mut self, recorded: &Recorded) -> bool {
+        if self.missed > 0 {
+            let note = Recorded { event: Event::Missed { count: self.missed }, ..*recorded };
+            match self.sender.try_send(note) {
+                Ok(()) => self.missed = 0,
+                Err(TrySendError::Full(_)) => {
+                    self.missed += 1;
+                    return true;
+                }
+                Err(TrySendError::Disconnected(_)) => return false,
+            }
+        }
+        match self.sender.try_send(recorded.clone()) {
+            Ok(()) => true,
+            Err(TrySendError::Full(_)) => {
+                self.missed += 1;
+                true
+            }
+            Err(TrySendError::Disconnected(_)) => false,
+        }
+    }
+}
+
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}

@@ -1,0 +1,229 @@
+//! Calls into a plugin: its hooks, its interfaces, its JSON entry.
+
+use std::ffi::c_void;
+use std::sync::atomic::{AtomicPtr, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use plugin_api::CallError;
+use plugin_api::abi::{InstanceRef, InterfaceExport, RawSlice, Reply, Status, Transfer};
+use plugin_api::desc::InterfaceDesc;
+use plugin_api::transfer::Outgoing;
+use plugin_api::types::Lend;
+
+use super::image::Image;
+
+/// An attached image without an instance. Holding one keeps the image mapped.
+#[derive(Clone)]
+pub(crate) struct Hooks(Arc<Image>);
+
+/// An instance of a plugin. A clone keeps the image mapped, but not the instance from being destroyed:
+/// [`Instance::is_shared`] says whether there are any.
+#[derive(Clone)]
+pub(crate) struct Instance {
+    image: Arc<Image>,
+    instance: InstanceRef,
+}
+
+fn value<T>(outgoing: Outgoing, reply: Reply<T>) -> Result<(T, Vec<u8>), CallError> {
+    if reply.status != Status::OK {
+        return Err(CallError::of(reply.status, outgoing.into_string()));
+    }
+    // SAFETY: the callee initialises the value when it answers OK.
+    Ok((unsafe { reply.value.assume_init() }, outgoing.into_text()))
+}
+
+impl Hooks {
+    /// The hooks of an attached image.
+    pub(crate) fn new(image: Image) -> Self {
+        Hooks(Arc::new(image))
+    }
+
+    /// The image.
+    pub(crate) fn image(&self) -> &Image {
+        &self.0
+    }
+
+    /// Starts empty.
+    pub(crate) fn create(&self, config: &str) -> Result<Instance, CallError> {
+        let mut outgoing = Outgoing::new();
+        // SAFETY: [attached]; configuration and transfer are lent for the call.
+        let reply = unsafe { self.0.contract().create()(config.lend(), outgoing.head()) };
+        let (instance, _) = value(outgoing, reply)?;
+        Ok(Instance { image: self.0.clone(), instance })
+    }
+
+    /// Starts from saved state.
+    pub(crate) fn restore(&self, config: &str, frame: &[u8]) -> Result<Instance, CallError> {
+        let mut outgoing = Outgoing::new();
+        let saved = RawSlice { start: frame.as_ptr(), len: frame.len() };
+        // SAFETY: [attached]; configuration, state and transfer are lent for the call.
+        let reply = unsafe { self.0.contract().restore()(config.lend(), saved, outgoing.head()) };
+        let (instance, _) = value(outgoing, reply)?;
+        Ok(Instance { image: self.0.clone(), instance })
+    }
+
+    /// The image alone, if nobody else holds it.
+    pub(crate) fn into_image(self) -> Result<Image, Self> {
+        Arc::try_unwrap(self.0).map_err(Hooks)
+    }
+}
+
+type InstanceHook = unsafe extern "C" fn(InstanceRef, *mut Transfer) -> Reply<()>;
+
+impl Instance {
+    /// The hooks of its image.
+    pub(crate) fn into_hooks(self) -> Hooks {
+        Hooks(self.image)
+    }
+
+    /// The image.
+    pub(crate) fn image(&self) -> &Image {
+        &self.image
+    }
+
+    /// Whether another clone exists, e.g. in a hook that is stuck.
+    pub(crate) fn is_shared(&self) -> bool {
+        Arc::strong_count(&self.image) > 1
+    }
+
+    /// What methods are called on.
+    pub(crate) fn raw(&self) -> InstanceRef {
+        self.instance
+    }
+
+    fn hook(&self, hook: InstanceHook) -> Result<(), CallError> {
+        let mut outgoing = Outgoing::new();
+        // SAFETY: the instance is live: only `destroy` ends it, and takes the value.
+        let reply = unsafe { hook(self.instance, outgoing.head()) };
+        value(outgoing, reply).map(|((), _)| ())
+    }
+
+    /// The state, framed.
+    pub(crate) fn save(&self, target: u32) -> Result<Vec<u8>, CallError> {
+        let mut outgoing = Outgoing::new();
+        // SAFETY: as for `hook`.
+        let reply = unsafe { self.image.contract().save()(self.instance, target, outgoing.head()) };
+        value(outgoing, reply).map(|((), frame)| frame)
+    }
+
+    /// The instance is about to serve.
+    pub(crate) fn started(&self) -> Result<(), CallError> {
+        self.hook(self.image.contract().started())
+    }
+
+    /// Is it fit to serve?
+    pub(crate) fn self_check(&self) -> Result<(), CallError> {
+        self.hook(self.image.contract().self_check())
+    }
+
+    /// No call will come any more.
+    pub(crate) fn stopping(&self) -> Result<(), CallError> {
+        self.hook(self.image.contract().stopping())
+    }
+
+    /// Drops the plugin's value. The caller sees to it that no call is in flight, and that no clone is used
+    /// afterwards: this is the end of the instance.
+    pub(crate) fn destroy(&self) -> Result<(), CallError> {
+        self.hook(self.image.contract().destroy())
+    }
+}
+
+/// How many interfaces of one plugin a host can be typed for.
+pub(crate) const MAX_INTERFACES: usize = 16;
+
+/// The methods of one generation, resolved for each interface that the host has handles of. Found by the
+/// interface's number, so that a call costs no search.
+pub(crate) struct Tables {
+    tables: [AtomicPtr<*const c_void>; MAX_INTERFACES],
+    owned: Mutex<Vec<Box<[*const c_void]>>>,
+}
+
+// SAFETY: the pointers are addresses of code in the generation's image, which nobody writes through.
+unsafe impl Send for Tables {}
+// SAFETY: as above; the list of owned tables is behind a lock.
+unsafe impl Sync for Tables {}
+
+impl Tables {
+    pub(crate) fn new() -> Self {
+        Tables { tables: [const { AtomicPtr::new(std::ptr::null_mut()) }; MAX_INTERFACES], owned: Mutex::default() }
+    }
+
+    /// Resolves one interface. Missing later methods stay null.
+    ///
+    /// # Errors
+    /// The image does not have the interface, in this major version, with these fingerprints; then why.
+    pub(crate) fn bind(&self, number: usize, desc: &InterfaceDesc, image: &Image) -> Result<(), String> {
+        let export = image
+            .interfaces()
+            .iter()
+            .find(|export| export.name == desc.name && export.major == desc.version.major)
+            .ok_or_else(|| format!("it does not implement {} {}", desc.name, desc.version))?;
+        let table: Box<[*const c_void]> =
+            desc.methods.iter().map(|method| resolve(desc, method, export)).collect::<Result<_, _>>()?;
+        let mut owned = self.owned.lock().unwrap_or_else(PoisonError::into_inner);
+        owned.push(table);
+        let table = owned.last().expect("just pushed").as_ptr();
+        // Release: whoever reads the pointer reads the table behind it.
+        self.tables[number].store(table.cast_mut(), Ordering::Release);
+        Ok(())
+    }
+
+    /// The table of an interface; null if it was not bound.
+    #[inline(always)]
+    pub(crate) fn get(&self, number: usize) -> *const *const c_void {
+        // Acquire: the partner of the store in `bind`; free on x86-64.
+        self.tables[number].load(Ordering::Acquire)
+    }
+}
+
+fn resolve(
+    desc: &InterfaceDesc,
+    method: &plugin_api::desc::MethodDesc,
+    export: &InterfaceExport,
+) -> Result<*const c_void, String> {
+    let Some(raw) = export.methods.iter().find(|raw| raw.name == method.name) else {
+        if method.since.minor > 0 {
+            return Ok(std::ptr::null());
+        }
+        return Err(format!("its {} lacks the method `{}`, which every {}.x has", desc.name, method.name, desc.version.major));
+    };
+    if raw.fingerprint != plugin_api::render::fingerprint(method) {
+        return Err(format!("its {}::{} has another signature than its manifest says", desc.name, method.name));
+    }
+    Ok(raw.call)
+}
+
+/// A method that can be called by name.
+pub(crate) struct Dynamic {
+    export: InterfaceExport,
+    method: plugin_api::abi::RawMethod,
+}
+
+impl Dynamic {
+    /// Finds `method` or `Interface.method`. The first interface that has it wins, in the order of export.
+    pub(crate) fn find(image: &Image, name: &str) -> Option<Dynamic> {
+        let (interface, method) = match name.split_once('.') {
+            Some((interface, method)) => (Some(interface), method),
+            None => (None, name),
+        };
+        image
+            .interfaces()
+            .iter()
+            .filter(|export| interface.is_none_or(|name| export.name == name))
+            .find_map(|export| {
+                let method = *export.methods.iter().find(|raw| raw.name == method)?;
+                Some(Dynamic { export: *export, method })
+            })
+    }
+}
+
+/// Calls a method by name. The caller holds a guard or lease of the generation.
+pub(crate) fn dynamic_call(instance: &Instance, dynamic: &Dynamic, arguments: &str) -> Result<String, CallError> {
+    let mut outgoing = Outgoing::new();
+    // SAFETY: [serving or draining]: the caller's guard; method and arguments are lent for the call.
+    let reply = unsafe {
+        (dynamic.export.dynamic)(instance.raw().0, dynamic.method.name, arguments.lend(), outgoing.head())
+    };
+    let ((), json) = value(outgoing, reply)?;
+    String::from_utf8(json).map_err(|e| CallError::Malformed(e.to_string()))
+}

@@ -1,0 +1,236 @@
+//! One opened library: from `dlopen` to the verdict after `dlclose`.
+//!
+//! Invariants:
+//! 1. An [`Image`] that is dropped stays mapped for ever; only [`Image::close`] closes it.
+//! 2. The record that the plugin was attached with lives until the image is closed.
+
+use std::mem::ManuallyDrop;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use libloading::os::unix::Library;
+use plugin_api::abi::{
+    BOUNDARY_VERSION, DESCRIPTOR_SYMBOL, Descriptor, GenerationRef, InterfaceExport, MAGIC, PluginContractRef,
+};
+
+use super::capture::Book;
+use super::contract::{Counters, GenerationRecord, HOST};
+use super::{os_linux as os, second_check};
+
+/// Why a library could not be opened. It is closed again.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum OpenError {
+    #[error("{} is open already, so the loader would give back the old image; this is a bug in reseat", .0.display())]
+    AlreadyOpen(PathBuf),
+    #[error("the loader refuses it: {0}")]
+    Loader(String),
+    #[error("the symbol {DESCRIPTOR_SYMBOL} is not a descriptor: it begins with {found:02x?}, expected {MAGIC:02x?}: rebuild the plugin")]
+    Magic { found: [u8; 16] },
+    #[error("it speaks boundary {found}, this host speaks {BOUNDARY_VERSION}: rebuild the plugin against the host's plugin-api")]
+    Boundary { found: u32 },
+    #[error("its descriptor has {found} bytes, expected at least {}: rebuild the plugin", size_of::<Descriptor>())]
+    Size { found: u32 },
+    #[error("its descriptor belongs to another manifest than the one in the file: rebuild the plugin")]
+    Manifest,
+    #[error("{0}: rebuild the plugin against the host's plugin-api")]
+    Layout(String),
+}
+
+/// See the module.
+pub(crate) struct Image {
+    library: ManuallyDrop<Library>,
+    descriptor: *const Descriptor,
+    range: Range<usize>,
+    path: PathBuf,
+    record: ManuallyDrop<Box<GenerationRecord>>,
+    attached: bool,
+}
+
+// SAFETY: the descriptor is a constant of the image, which stays mapped for as long as the value lives.
+unsafe impl Send for Image {}
+// SAFETY: as above.
+unsafe impl Sync for Image {}
+
+/// What became of an image that was to be closed.
+#[must_use]
+pub(crate) enum Closed {
+    /// It is out of memory.
+    Unloaded,
+    /// It was closed, but the loader keeps it.
+    Mapped(Remnant),
+    /// It was not closed, because something would have crashed.
+    NotYet(Image, String),
+}
+
+impl Image {
+    /// Opens a library that somebody has vouched for, checks its descriptor and attaches it.
+    ///
+    /// # Errors
+    /// It is not what its file said; then it has been closed again.
+    ///
+    /// # Safety
+    /// Runs the library's constructors: the file is from a directory that was vouched for.
+    pub(crate) unsafe fn open(
+        path: &Path,
+        plugin: &str,
+        number: u64,
+        manifest_hash: u64,
+        counters: Arc<Counters>,
+    ) -> Result<Image, OpenError> {
+        if os::is_open(path) {
+            return Err(OpenError::AlreadyOpen(path.to_owned()));
+        }
+        // SAFETY: promised by the caller.
+        let library = unsafe { os::open(path) }.map_err(|e| OpenError::Loader(e.to_string()))?;
+        // SAFETY: plugins export a `Descriptor` under this name; its magic is checked before the rest is read.
+        let descriptor = unsafe { library.get::<*const Descriptor>(DESCRIPTOR_SYMBOL) }
+            .map_err(|e| OpenError::Loader(e.to_string()))?
+            .as_raw_ptr()
+            .cast::<Descriptor>()
+            .cast_const();
+        // SAFETY: the address of a symbol of the open library.
+        unsafe { check(descriptor, manifest_hash) }?;
+        let range = os::mapped_range(path).ok_or_else(|| OpenError::Loader("it is not in the loader's list".into()))?;
+        let record =
+            Box::new(GenerationRecord { plugin: plugin.to_owned(), number, book: Book::open(), counters });
+        let image = Image {
+            library: ManuallyDrop::new(library),
+            descriptor,
+            range,
+            path: path.to_owned(),
+            record: ManuallyDrop::new(record),
+            attached: true,
+        };
+        // SAFETY: [open, once, before anything else]; the record lives until the image is closed (invariant 2).
+        unsafe { image.contract().attach()(HOST, GenerationRef((&raw const **image.record).cast())) };
+        Ok(image)
+    }
+
+    fn descriptor(&self) -> &Descriptor {
+        // SAFETY: `open` checked it, and the image is mapped for as long as the value lives.
+        unsafe { &*self.descriptor }
+    }
+
+    pub(super) fn contract(&self) -> PluginContractRef {
+        self.descriptor().contract
+    }
+
+    pub(super) fn interfaces(&self) -> &[InterfaceExport] {
+        self.descriptor().interfaces.as_slice()
+    }
+
+    /// What it has registered with the process.
+    pub(crate) fn book(&self) -> &Arc<Book> {
+        &self.record.book
+    }
+
+    /// How much address space it takes.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.range.len() as u64
+    }
+
+    /// Closes the image if nothing of it can run any more, and asks whether it is gone.
+    pub(crate) fn close(mut self) -> Closed {
+        let handlers = || match os::handlers_in(&self.range).first() {
+            Some(signal) => Err(format!("its handler of signal {signal} is still installed")),
+            None => Ok(()),
+        };
+        if let Err(reason) = self.record.book.check().and_then(|()| handlers()) {
+            return Closed::NotYet(self, reason);
+        }
+        self.detach();
+        if let Err(reason) = self.record.book.close() {
+            return Closed::NotYet(self, reason);
+        }
+        let mut image = self;
+        // SAFETY: `image` is forgotten below, so both are taken once. No code of the image can run: the book is
+        // closed, and the caller has drained and destroyed the generation.
+        let (library, record) =
+            unsafe { (ManuallyDrop::take(&mut image.library), ManuallyDrop::take(&mut image.record)) };
+        let remnant = Remnant { path: std::mem::take(&mut image.path), range: image.range.clone() };
+        std::mem::forget(image);
+        if let Err(error) = library.close() {
+            tracing::warn!("dlclose of {}: {error}", remnant.path.display());
+        }
+        drop(record);
+        remnant.look()
+    }
+}
+
+impl Image {
+    /// Disconnects the plugin, once. What it registers from here on goes to libc, which then keeps the image.
+    fn detach(&mut self) {
+        if std::mem::take(&mut self.attached) {
+            // SAFETY: [destroyed, once, last]: the instance is gone, since `Instance` holds the image.
+            unsafe { self.contract().detach()() };
+        }
+    }
+}
+
+/// Checks a descriptor, reading nothing behind magic and version until they match.
+///
+/// # Safety
+/// `descriptor` is the address of a symbol with at least 24 readable bytes (`vet` has seen its size).
+unsafe fn check(descriptor: *const Descriptor, manifest_hash: u64) -> Result<(), OpenError> {
+    // SAFETY: promised by the caller; fields are read in the order in which they are proven to be there.
+    unsafe {
+        let magic = (&raw const (*descriptor).magic).read_unaligned();
+        if magic != MAGIC {
+            return Err(OpenError::Magic { found: magic });
+        }
+        let boundary = (&raw const (*descriptor).boundary).read();
+        if boundary != BOUNDARY_VERSION {
+            return Err(OpenError::Boundary { found: boundary });
+        }
+        let size = (&raw const (*descriptor).size).read();
+        if (size as usize) < size_of::<Descriptor>() {
+            return Err(OpenError::Size { found: size });
+        }
+        if (*descriptor).manifest_hash != manifest_hash {
+            return Err(OpenError::Manifest);
+        }
+        second_check::check(&*descriptor).map_err(OpenError::Layout)
+    }
+}
+
+/// An image that was closed, and that the loader may still keep.
+pub(crate) struct Remnant {
+    path: PathBuf,
+    range: Range<usize>,
+}
+
+impl Remnant {
+    /// Asks again whether it is gone.
+    pub(crate) fn look(self) -> Closed {
+        if os::mapped_range(&self.path).is_some() || os::is_open(&self.path) {
+            return Closed::Mapped(self);
+        }
+        entomb(self.range);
+        Closed::Unloaded
+    }
+
+    /// How much address space it takes.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.range.len() as u64
+    }
+}
+
+/// How many ranges of unloaded images stay reserved.
+const TOMBSTONES: usize = 256;
+
+/// Reserves the range of an unloaded image, so that a stale call faults instead of running the next image.
+/// The oldest reservation is given up when there are too many.
+fn entomb(range: Range<usize>) {
+    static RESERVED: Mutex<std::collections::VecDeque<Range<usize>>> = Mutex::new(std::collections::VecDeque::new());
+    if !os::entomb(&range) {
+        return;
+    }
+    let mut reserved = RESERVED.lock().unwrap_or_else(PoisonError::into_inner);
+    reserved.push_back(range);
+    if reserved.len() > TOMBSTONES
+        && let Some(oldest) = reserved.pop_front()
+    {
+        os::disentomb(&oldest);
+    }
+}

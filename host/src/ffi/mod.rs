@@ -1,0 +1,39 @@
+//! The boundary, seen from the host: opening a library, calling its hooks, keeping the books on what it
+//! would leave behind. Knows nothing of threads' turns, drains or policies.
+//!
+//! This is one of the three places in the crate where `unsafe` may appear (the others are the gate's core
+//! and the kernel call in `file::lease`).
+#![allow(unsafe_code)]
+
+mod capture;
+mod contract;
+mod hooks;
+mod image;
+mod os_linux;
+mod second_check;
+
+pub(crate) use capture::self_test;
+pub(crate) use contract::Counters;
+pub(crate) use hooks::{Dynamic, Hooks, Instance, MAX_INTERFACES, Tables, dynamic_call};
+pub(crate) use image::{Closed, Image, OpenError, Remnant};
+
+use std::sync::Arc;
+
+use crate::file::Staged;
+use crate::options::TrustedFile;
+
+/// Opens the private copy of a file that somebody has vouched for, checks its descriptor and attaches it.
+///
+/// # Errors
+/// It is not what its file said; then it has been closed again.
+pub(crate) fn open_trusted(
+    _origin: &TrustedFile,
+    staged: &Staged,
+    plugin: &str,
+    number: u64,
+    manifest_hash: u64,
+    counters: Arc<Counters>,
+) -> Result<Image, OpenError> {
+    // SAFETY: the origin is proof that somebody vouched for what the copy was made of.
+    unsafe { Image::open(staged.path(), plugin, number, manifest_hash, counters) }
+}

@@ -1,0 +1,338 @@
+//! Private copies: one per generation, on a new inode, under a name that is used once.
+//!
+//! Everything after staging works on the copy, so what was vetted is what is opened. The dynamic linker gives the
+//! *old* image for a name or inode that is already open; that is why neither is ever shared.
+//!
+//! Invariants:
+//! 1. A copy has the contents of one moment: if the source changed meanwhile, there is no copy.
+//! 2. No file is ever replaced: a name in use gets a number.
+//! 3. A copy that nobody keeps is removed.
+
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::draft::is_plugin_name;
+use super::error::{Exposure, FILE_LIMIT};
+use super::hash::{At, ContentHash, read_hashed};
+use super::lease::{self, Writers};
+use super::run_dir::RunDir;
+
+/// Where this host keeps its private copies.
+#[derive(Debug)]
+pub struct StagingDir {
+    run: Arc<RunDir>,
+    next: AtomicU64,
+}
+
+impl StagingDir {
+    /// Makes `<state_dir>/run/<pid>/` for this host and removes what dead hosts left beside it. A second host in
+    /// this process gets a directory of its own.
+    ///
+    /// # Errors
+    ///
+    /// The directory cannot be made, or others can write to it.
+    pub fn open(state_dir: &Path) -> Result<StagingDir, StageError> {
+        Ok(StagingDir { run: Arc::new(RunDir::open(state_dir)?), next: AtomicU64::new(0) })
+    }
+
+    /// The directory of the copies.
+    pub fn path(&self) -> &Path {
+        self.run.path()
+    }
+
+    /// Copies a file, opened read-only, from its beginning, and computes its hash on the way. The copy gets its
+    /// name later, from [`Incoming::name`], because the plugin's name is known only when the copy has been vetted.
+    ///
+    /// # Errors
+    ///
+    /// [`StageError::ChangedWhileCopied`] if somebody writes to the source: wait until it has settled, try again.
+    pub fn copy(&self, source: &File) -> Result<Incoming, StageError> {
+        let before = stamp(source)?;
+        if before.bytes > FILE_LIMIT {
+            return Err(StageError::TooLarge { bytes: before.bytes });
+        }
+        let (private, file) = self.create()?;
+        let (hash, bytes) = self.fill(&file, source)?;
+        let is_written = matches!(lease::writers(source), Writers::Somebody);
+        if is_written || bytes != before.bytes || stamp(source)? != before {
+            return Err(StageError::ChangedWhileCopied);
+        }
+        Ok(Incoming { private, file, hash, bytes })
+    }
+
+    fn create(&self) -> Result<(PrivateFile, File), StageError> {
+        loop {
+            let path = self.path().join(format!(".incoming-{}", self.next.fetch_add(1, Ordering::Relaxed)));
+            let mut options = OpenOptions::new();
+            options.read(true).write(true).create_new(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
+            match options.open(&path) {
+                Ok(file) => return Ok((PrivateFile { path, run: Arc::clone(&self.run), keep: false }, file)),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(source) => return Err(self.cannot_write(0, source)),
+            }
+        }
+    }
+
+    /// Shares the contents where the file system can, and else copies them.
+    fn fill(&self, mut copy: &File, source: &File) -> Result<(ContentHash, u64), StageError> {
+        let shared = share(copy, source);
+        let contents = At { file: if shared { copy } else { source }, offset: 0 };
+        let (mut written, mut writing) = (0, false);
+        let hashed = read_hashed(contents, FILE_LIMIT, |piece| {
+            if !shared {
+                writing = true;
+                copy.write_all(piece)?;
+                (writing, written) = (false, written + piece.len() as u64);
+            }
+            Ok(())
+        });
+        match hashed {
+            Ok(Some(hashed)) => Ok(hashed),
+            Ok(None) => Err(StageError::ChangedWhileCopied), // it has grown beyond the limit
+            Err(source) if writing => Err(self.cannot_write(written, source)),
+            Err(source) => Err(StageError::Unreadable { source }),
+        }
+    }
+
+    fn cannot_write(&self, written: u64, source: io::Error) -> StageError {
+        StageError::CannotWrite { directory: self.path().into(), written, source }
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn share(copy: &File, source: &File) -> bool {
+    rustix::fs::ioctl_ficlone(copy, source).is_ok()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn share(_: &File, _: &File) -> bool {
+    false
+}
+
+/// What changes about a file when it is written.
+#[derive(PartialEq)]
+struct Stamp {
+    bytes: u64,
+    modified: (i64, i64),
+}
+
+fn stamp(file: &File) -> Result<Stamp, StageError> {
+    let stat = file.metadata().map_err(|source| StageError::Unreadable { source })?;
+    Ok(Stamp { bytes: stat.size(), modified: (stat.mtime(), stat.mtime_nsec()) })
+}
+
+/// A file that is removed when this is dropped, and what keeps its directory.
+#[derive(Debug)]
+struct PrivateFile {
+    path: PathBuf,
+    run: Arc<RunDir>,
+    keep: bool,
+}
+
+impl Drop for PrivateFile {
+    fn drop(&mut self) {
+        if !self.keep {
+            // It may have been removed by hand; then there is nothing to do.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// A copy without a name, to be vetted. Removed when dropped.
+#[derive(Debug)]
+pub struct Incoming {
+    private: PrivateFile,
+    file: File,
+    hash: ContentHash,
+    bytes: u64,
+}
+
+impl Incoming {
+    /// Gives the copy its name, `<plugin>-<generation>-<hash8>.so`, or with a number behind it if there is such a
+    /// file, and makes it read-only and executable.
+    ///
+    /// # Errors
+    ///
+    /// The directory is gone or cannot be written.
+    pub fn name(mut self, plugin: &str, generation: u64) -> Result<Staged, StageError> {
+        if !is_plugin_name(plugin) {
+            return Err(StageError::NotAName { name: plugin.to_owned() });
+        }
+        let path = self.rename(&format!("{plugin}-{generation}-{}", self.hash.short()));
+        let directory = || self.private.run.path().to_path_buf();
+        let path = path.map_err(|source| StageError::Directory { directory: directory(), source })?;
+        self.private.path = path;
+        Ok(Staged { private: self.private, hash: self.hash, bytes: self.bytes })
+    }
+
+    /// Takes the flag away that forbids unloading. `offset` is [`Facts::nodelete`](super::Facts::nodelete). The
+    /// hash stays that of the original.
+    ///
+    /// # Errors
+    ///
+    /// The copy cannot be read or written.
+    pub fn clear_nodelete(&self, offset: u64) -> Result<(), StageError> {
+        clear_nodelete(&self.file, offset).map_err(|source| StageError::CannotWrite {
+            directory: self.private.run.path().into(),
+            written: 0,
+            source,
+        })
+    }
+
+    /// The contents of the copy.
+    ///
+    /// # Errors
+    ///
+    /// The copy cannot be read.
+    pub fn read(&self) -> Result<Vec<u8>, StageError> {
+        let mut bytes = Vec::with_capacity(self.bytes as usize);
+        let read = At { file: &self.file, offset: 0 }.read_to_end(&mut bytes);
+        read.map(|_| bytes).map_err(|source| StageError::Unreadable { source })
+    }
+
+    /// Where it is for now.
+    pub fn path(&self) -> &Path {
+        &self.private.path
+    }
+
+    /// The hash of the contents.
+    pub fn hash(&self) -> ContentHash {
+        self.hash
+    }
+
+    /// The size of the contents.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    fn rename(&self, stem: &str) -> io::Result<PathBuf> {
+        self.file.set_permissions(Permissions::from_mode(0o500))?;
+        for number in 1u64.. {
+            let name = if number == 1 { format!("{stem}.so") } else { format!("{stem}-{number}.so") };
+            let path = self.private.run.path().join(name);
+            // The name is taken first and renamed over then, by invariant 2.
+            match OpenOptions::new().write(true).create_new(true).mode(0o500).open(&path) {
+                Ok(_) => return self.rename_over(path),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(io::ErrorKind::AlreadyExists.into())
+    }
+
+    fn rename_over(&self, path: PathBuf) -> io::Result<PathBuf> {
+        match fs::rename(self.path(), &path) {
+            Ok(()) => Ok(path),
+            Err(error) => {
+                let _ = fs::remove_file(&path);
+                Err(error)
+            }
+        }
+    }
+}
+
+/// A private copy with its final name. Removed when dropped, unless it is kept.
+#[derive(Debug)]
+pub struct Staged {
+    private: PrivateFile,
+    hash: ContentHash,
+    bytes: u64,
+}
+
+impl Staged {
+    /// Removes the file. What has been opened from it stays usable, but loses its symbols in backtraces.
+    pub fn unlink(self) {
+        drop(self);
+    }
+
+    /// Leaves the file where it is, until the next host sweeps it: for an image that never unloads.
+    pub fn keep(mut self) -> PathBuf {
+        self.private.keep = true;
+        self.private.path.clone()
+    }
+
+    /// Where it is: absolute if the state directory was.
+    pub fn path(&self) -> &Path {
+        &self.private.path
+    }
+
+    /// The hash of the original's contents.
+    pub fn hash(&self) -> ContentHash {
+        self.hash
+    }
+
+    /// Its size.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
+/// Takes the flag away that forbids unloading from the library in `file`, a private copy. `offset` is where the
+/// value of `DT_FLAGS_1` is, as in [`Facts::nodelete`](super::Facts::nodelete).
+///
+/// # Errors
+///
+/// The file cannot be read or written there.
+pub fn clear_nodelete(file: &File, offset: u64) -> io::Result<()> {
+    let mut value = [0; 8];
+    file.read_exact_at(&mut value, offset)?;
+    let cleared = u64::from_le_bytes(value) & !object::elf::DF_1_NODELETE.0;
+    file.write_all_at(&cleared.to_le_bytes(), offset)
+}
+
+/// Why there is no private copy.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StageError {
+    /// The directory of the copies cannot be made or used.
+    #[error("cannot use {} for private copies: {source}", .directory.display())]
+    Directory {
+        /// The directory.
+        directory: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// Somebody else could exchange the copies.
+    #[error("cannot keep private copies in {}: it {exposure}", .directory.display())]
+    NotPrivate {
+        /// The directory.
+        directory: PathBuf,
+        /// In which way it is open.
+        exposure: Exposure,
+    },
+    /// The source cannot be read.
+    #[error("cannot be read: {source}")]
+    Unreadable {
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The source is larger than any plugin.
+    #[error("has {bytes} bytes, more than the limit of {FILE_LIMIT}")]
+    TooLarge {
+        /// Its size.
+        bytes: u64,
+    },
+    /// Somebody wrote to the source meanwhile.
+    #[error("was changed while it was copied: wait until whoever writes it is done")]
+    ChangedWhileCopied,
+    /// The copy cannot be written; the disk may be full.
+    #[error("cannot write a private copy in {} (after {written} bytes): {source}", .directory.display())]
+    CannotWrite {
+        /// The directory.
+        directory: PathBuf,
+        /// How far it came.
+        written: u64,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The name is not one that can be in a file name.
+    #[error("{name:?} is not the name of a plugin")]
+    NotAName {
+        /// The name.
+        name: String,
+    },
+}

@@ -1,0 +1,73 @@
+//! A guard keeps one generation callable on the thread that entered it.
+
+use super::errand;
+use super::frame::Frame;
+use super::generation::Kept;
+use super::lease::Lease;
+use super::record::wake;
+use std::fmt;
+use std::marker::PhantomData;
+use std::ops::Deref;
+
+/// Keeps one generation callable, on the thread that entered it; derefs to the value.
+///
+/// It holds up the drain of its generation until it is dropped, and a handover with it. Guards may be
+/// dropped in any order. One that is leaked keeps its generation from being unloaded for ever, and is
+/// reported as a straggler.
+///
+/// It cannot be sent to another thread; a [`Lease`] can. A coroutine that moves between threads must
+/// not hold one across a switch, even if the compiler does not see the move.
+pub struct Guard<'s, T: Send + Sync + 'static> {
+    generation: Kept<T>,
+    frame: Frame,
+    /// Borrows the slot, and stays on its thread: the frame is written by its owner only.
+    _slot: PhantomData<(&'s T, *mut ())>,
+}
+
+impl<T: Send + Sync + 'static> Guard<'_, T> {
+    #[inline(always)]
+    pub(super) fn new(generation: Kept<T>, frame: Frame) -> Self {
+        Self { generation, frame, _slot: PhantomData }
+    }
+
+    /// A lease on the same generation, which may outlive this guard and leave the thread.
+    pub fn lease(&self) -> Lease<T> {
+        Lease::new(self.generation.with_lease())
+    }
+
+    /// The slow side of leaving: somebody asked for something, or this guard has no frame of its own.
+    #[cold]
+    #[inline(never)]
+    fn drop_slow(&self, requests: u32) {
+        if requests & wake::COUNTED != 0 {
+            self.generation.header.leases.release();
+        } else {
+            errand::attend(self.frame.block().first());
+        }
+    }
+}
+
+impl<T: Send + Sync + 'static> Deref for Guard<'_, T> {
+    type Target = T;
+
+    #[inline(always)]
+    fn deref(&self) -> &T {
+        &self.generation.value
+    }
+}
+
+impl<T: Send + Sync + 'static> Drop for Guard<'_, T> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        let requests = self.frame.empty(); // R6 and R7
+        if requests != 0 {
+            self.drop_slow(requests);
+        }
+    }
+}
+
+impl<T: Send + Sync + 'static> fmt::Debug for Guard<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Guard").finish_non_exhaustive()
+    }
+}

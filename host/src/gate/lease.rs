@@ -1,0 +1,73 @@
+//! A lease is a counted guard: slower to take, free to move.
+
+use super::frame::Frame;
+use super::generation::Kept;
+use super::{errand, thread};
+use std::fmt;
+use std::ops::Deref;
+
+/// A counted guard, for async code and for whatever lives long: it can be sent, cloned and kept.
+///
+/// It holds up the drain of its generation until the last clone is dropped. Taking one costs a write to
+/// a line that all leases of the generation share, 10 ns alone and 50 ns in competition: take one for a
+/// task, not for a call. Whatever a plugin hands out that has code behind it needs one too.
+pub struct Lease<T: Send + Sync + 'static> {
+    generation: Kept<T>,
+}
+
+impl<T: Send + Sync + 'static> Lease<T> {
+    /// The generation is kept by a lease that the caller has counted.
+    pub(super) fn new(generation: Kept<T>) -> Self {
+        Self { generation }
+    }
+
+    /// Calls `f` so that a nested [`enter`](super::Slot::enter) of the same slot goes to this
+    /// generation, and does not wait at a gate that is waiting for this lease.
+    ///
+    /// It is a closure, and not a guard, because the mark it leaves on the thread must not be leaked:
+    /// a thread torn down inside `f` without unwinding must not enter the slot any more.
+    pub fn call<R>(&self, f: impl FnOnce(&T) -> R) -> R {
+        let record = thread::current_or_new();
+        let frame = record.take(record.depth());
+        frame.annotate(self.generation.as_ptr().as_ptr().cast());
+        let _mark = Mark(frame);
+        f(self)
+    }
+}
+
+/// Pairs the annotation of a frame with its end, also when `f` unwinds.
+struct Mark(Frame);
+
+impl Drop for Mark {
+    fn drop(&mut self) {
+        if self.0.empty() != 0 {
+            errand::attend(self.0.block().first());
+        }
+    }
+}
+
+impl<T: Send + Sync + 'static> Deref for Lease<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.generation.value
+    }
+}
+
+impl<T: Send + Sync + 'static> Clone for Lease<T> {
+    fn clone(&self) -> Self {
+        Self::new(self.generation.with_lease())
+    }
+}
+
+impl<T: Send + Sync + 'static> Drop for Lease<T> {
+    fn drop(&mut self) {
+        self.generation.header.leases.release();
+    }
+}
+
+impl<T: Send + Sync + 'static> fmt::Debug for Lease<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lease").finish_non_exhaustive()
+    }
+}

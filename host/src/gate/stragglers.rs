@@ -1,0 +1,107 @@
+//! Who is still in a generation, in words for a log.
+
+use super::thread::ThreadRef;
+use std::fmt;
+use std::time::Duration;
+
+/// Why a generation is not drained.
+///
+/// Prints as `2 guards, oldest entered at least 4.1 s ago by thread http-2`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Stragglers {
+    /// The threads with a call of this generation on their stack.
+    pub threads: Vec<Straggler>,
+    /// Leases, and guards that were entered inside a call of a lease.
+    pub leases: usize,
+    /// The thread that asks is one of them, so waiting would not end.
+    pub self_deadlock: bool,
+}
+
+/// A thread that is in a generation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Straggler {
+    /// The thread; a host that notes which method a thread is in can look it up by this.
+    pub thread: ThreadRef,
+    /// The kernel's number for it.
+    pub os_tid: u32,
+    /// Its name now, or, if it has ended, when it first came to the gate.
+    pub name: Option<String>,
+    /// How many guards it holds.
+    pub frames: usize,
+    /// It has ended and left a guard behind: this generation will never be drained.
+    pub orphaned: bool,
+    /// It entered at least so long ago: since before the generation was retired, or its gate closed.
+    /// The call path does not look at a clock, so nothing better is known. `None` if the thread was
+    /// only about to enter and has not found out yet that it came too late.
+    pub since: Option<Duration>,
+}
+
+impl Stragglers {
+    /// How many guards hold the generation up, leases not counted.
+    pub fn guards(&self) -> usize {
+        self.threads.iter().map(|straggler| straggler.frames).sum()
+    }
+}
+
+impl fmt::Display for Stragglers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.guards(), self.leases) {
+            (0, 0) => f.write_str("nobody")?,
+            (0, leases) => counted(f, leases, "lease")?,
+            (guards, leases) => {
+                counted(f, guards, "guard")?;
+                self.entered(f, guards)?;
+                if leases != 0 {
+                    f.write_str(", and ")?;
+                    counted(f, leases, "lease")?;
+                }
+            }
+        }
+        if self.self_deadlock { f.write_str("; the draining thread itself is inside") } else { Ok(()) }
+    }
+}
+
+impl Stragglers {
+    fn entered(&self, f: &mut fmt::Formatter<'_>, guards: usize) -> fmt::Result {
+        const NAMED: usize = 4;
+        let oldest = self.threads.iter().filter_map(|straggler| straggler.since).max();
+        f.write_str(if guards > 1 { ", oldest entered" } else { ", entered" })?;
+        if let Some(since) = oldest {
+            f.write_str(" at least ")?;
+            rounded(f, since)?;
+            f.write_str(" ago")?;
+        }
+        f.write_str(if self.threads.len() > 1 { " by threads " } else { " by thread " })?;
+        for (i, straggler) in self.threads.iter().take(NAMED).enumerate() {
+            write!(f, "{}{straggler}", if i == 0 { "" } else { ", " })?;
+        }
+        match self.threads.len().saturating_sub(NAMED) {
+            0 => Ok(()),
+            more => write!(f, " and {more} more"),
+        }
+    }
+}
+
+impl fmt::Display for Straggler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.name {
+            Some(name) => f.write_str(name)?,
+            None => write!(f, "{}", self.os_tid)?,
+        }
+        if self.orphaned { f.write_str(" (ended without leaving)") } else { Ok(()) }
+    }
+}
+
+fn counted(f: &mut fmt::Formatter<'_>, number: usize, noun: &str) -> fmt::Result {
+    write!(f, "{number} {noun}{}", if number == 1 { "" } else { "s" })
+}
+
+fn rounded(f: &mut fmt::Formatter<'_>, time: Duration) -> fmt::Result {
+    match time.as_micros() {
+        1_000_000.. => write!(f, "{:.1} s", time.as_secs_f64()),
+        1_000.. => write!(f, "{} ms", time.as_millis()),
+        micros => write!(f, "{micros} µs"),
+    }
+}

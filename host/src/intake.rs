@@ -1,0 +1,360 @@
+//! From "look at this path" to a transaction: waits until a file is complete, ignores what is not a plugin,
+//! tries again what may yet be accepted.
+//!
+//! One thread looks after all paths; each transaction runs on a thread of its own, so that a plugin whose
+//! calls take long holds up nobody else's reload. There is at most one transaction per path, and the newest
+//! content of a path wins: it is read when its turn comes.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
+
+use crate::error::{Refusal, RefusalReason, ReloadError, StartError};
+use crate::events::Event;
+use crate::file::{Progress, Settling};
+use crate::host::{Core, Outcome};
+use crate::options::TrustedFile;
+use crate::reload::Settled;
+use crate::watch::{Notice, Watcher};
+
+/// For how long a file that is cut short may be a file that is still being written by somebody who closes it
+/// in between.
+const GRACE: Duration = Duration::from_secs(3);
+/// How long the start waits for files to be loaded.
+const START_LIMIT: Duration = Duration::from_secs(10);
+
+/// The running intake.
+pub(crate) struct Intake {
+    watcher: Option<Watcher>,
+    orders: Sender<Order>,
+    thread: JoinHandle<()>,
+}
+
+enum Order {
+    Notice(Notice),
+    Done { path: PathBuf, result: Result<Outcome, ReloadError>, noticed: Instant },
+    End,
+}
+
+impl Intake {
+    /// Loads what is there, then follows it.
+    pub(crate) fn start(core: Arc<Core>) -> Result<Intake, StartError> {
+        let (orders, incoming) = unbounded();
+        let mut desk = Desk::new(core.clone(), orders.clone());
+        desk.look_at_everything();
+        desk.work_until_idle(&incoming, Instant::now() + START_LIMIT);
+        let watcher = watch(&core, &orders)?;
+        let thread = std::thread::Builder::new()
+            .name("reseat-intake".into())
+            .spawn(move || desk.serve(&incoming))
+            .map_err(StartError::Thread)?;
+        Ok(Intake { watcher, orders, thread })
+    }
+
+    pub(crate) fn rescan(&self) {
+        if let Some(watcher) = &self.watcher {
+            watcher.rescan_now();
+        }
+    }
+
+    /// Stops following. A transaction under way ends first.
+    pub(crate) fn end(self) {
+        drop(self.watcher);
+        let _ = self.orders.send(Order::End);
+        let _ = self.thread.join();
+    }
+}
+
+fn watch(core: &Core, orders: &Sender<Order>) -> Result<Option<Watcher>, StartError> {
+    if !core.options.follow || core.options.watch.is_empty() {
+        return Ok(None);
+    }
+    let dirs = core.options.watch.iter().map(|dir| dir.path().to_owned()).collect();
+    let (notices, noticed) = unbounded();
+    let watcher = Watcher::start(dirs, core.options.rescan_every, notices).map_err(StartError::Watch)?;
+    let orders = orders.clone();
+    std::thread::Builder::new()
+        .name("reseat-notices".into())
+        .spawn(move || {
+            for notice in noticed {
+                if orders.send(Order::Notice(notice)).is_err() {
+                    break;
+                }
+            }
+        })
+        .map_err(StartError::Thread)?;
+    Ok(Some(watcher))
+}
+
+/// A path that waits for something.
+struct Waiting {
+    settling: Settling,
+    noticed: Instant,
+    due: Instant,
+    /// How often it has been put off by those who use the plugin.
+    put_off: u32,
+    /// The passing reason that was last told.
+    told: Option<String>,
+}
+
+/// What a file was when it was last dealt with.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Identity {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Identity {
+    fn of(path: &Path) -> Option<Identity> {
+        let stat = std::fs::metadata(path).ok()?;
+        Some(Identity {
+            device: stat.dev(),
+            inode: stat.ino(),
+            size: stat.size(),
+            modified: (stat.mtime(), stat.mtime_nsec()),
+            changed: (stat.ctime(), stat.ctime_nsec()),
+        })
+    }
+}
+
+/// The intake thread's own state.
+struct Desk {
+    core: Arc<Core>,
+    orders: Sender<Order>,
+    waiting: BTreeMap<PathBuf, Waiting>,
+    running: BTreeSet<PathBuf>,
+    /// What was dealt with for good; the same file is not looked at twice.
+    settled: HashMap<PathBuf, Option<Identity>>,
+    /// How often a path was put off, and what was told of it, across transactions.
+    history: HashMap<PathBuf, (u32, Option<String>)>,
+}
+
+impl Desk {
+    fn new(core: Arc<Core>, orders: Sender<Order>) -> Self {
+        Desk {
+            core,
+            orders,
+            waiting: BTreeMap::new(),
+            running: BTreeSet::new(),
+            settled: HashMap::new(),
+            history: HashMap::new(),
+        }
+    }
+
+    /// The libraries that are in the directories now.
+    fn look_at_everything(&mut self) {
+        for dir in self.core.options.watch.clone() {
+            match std::fs::read_dir(dir.path()) {
+                Ok(entries) => {
+                    let mut paths: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
+                    // In the order of their names, so that of two that claim one plugin it is always the same.
+                    paths.sort();
+                    paths.into_iter().filter(|path| may_be_plugin(path)).for_each(|path| self.look(path));
+                }
+                Err(error) => {
+                    let what = format!(
+                        "{} cannot be read: {error}; plugins that appear there will be loaded",
+                        dir.path().display()
+                    );
+                    self.core.journal.record(Event::Trouble { what });
+                }
+            }
+        }
+    }
+
+    fn serve(mut self, incoming: &Receiver<Order>) {
+        while self.turn(incoming, Duration::from_secs(3600)) {}
+        // Transactions under way end first.
+        while !self.running.is_empty() {
+            match incoming.recv() {
+                Ok(Order::Done { path, result, noticed }) => self.done(path, result, noticed),
+                Ok(_) => {}
+                Err(_) => break,
+            }
+        }
+    }
+
+    fn work_until_idle(&mut self, incoming: &Receiver<Order>, deadline: Instant) {
+        while Instant::now() < deadline {
+            self.begin_due();
+            // A path that has been put off is not waited for.
+            let fresh = self.waiting.values().any(|waiting| waiting.put_off == 0);
+            if self.running.is_empty() && !fresh {
+                return;
+            }
+            if !self.turn(incoming, Duration::from_millis(50)) {
+                return;
+            }
+        }
+    }
+
+    /// Waits for an order or a due path. `false`: it is over.
+    fn turn(&mut self, incoming: &Receiver<Order>, longest: Duration) -> bool {
+        match incoming.recv_timeout(self.pause().min(longest)) {
+            Ok(Order::Notice(notice)) => self.notice(notice),
+            Ok(Order::Done { path, result, noticed }) => self.done(path, result, noticed),
+            Ok(Order::End) | Err(RecvTimeoutError::Disconnected) => return false,
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        self.begin_due();
+        true
+    }
+
+    fn pause(&self) -> Duration {
+        let next = self.waiting.iter().filter(|(path, _)| !self.running.contains(*path)).map(|(_, w)| w.due).min();
+        next.map_or(Duration::from_secs(3600), |due| due.saturating_duration_since(Instant::now()))
+    }
+
+    fn notice(&mut self, notice: Notice) {
+        match notice {
+            Notice::Look(path) => self.look(path),
+            Notice::Gone(path) => {
+                self.waiting.remove(&path);
+                self.settled.remove(&path);
+                let owner = self.core.all().into_iter().find(|plugin| {
+                    let record = plugin.record();
+                    record.serving.is_some() && record.file == path
+                });
+                if let Some(plugin) = owner {
+                    self.core.journal.record(Event::FileGone { plugin: plugin.name.clone(), file: path });
+                }
+            }
+            Notice::DirectoryGone(dir) => {
+                let what = format!("{} is gone; its plugins serve on, and it is followed again when it is back", dir.display());
+                self.core.journal.record(Event::Trouble { what });
+            }
+            Notice::DirectoryBack(dir) => {
+                let what = format!("{} is back", dir.display());
+                self.core.journal.record(Event::Trouble { what });
+            }
+            Notice::Trouble { dir, message } => {
+                let what = format!("{}: {message}", dir.display());
+                self.core.journal.record(Event::Trouble { what });
+            }
+        }
+    }
+
+    fn look(&mut self, path: PathBuf) {
+        let known = self.settled.get(&path);
+        if known.is_some_and(|known| known.is_some() && *known == Identity::of(&path)) {
+            return;
+        }
+        self.history.remove(&path);
+        let now = Instant::now();
+        let waiting = Waiting { settling: Settling::start(&path), noticed: now, due: now, put_off: 0, told: None };
+        self.waiting.insert(path, waiting);
+    }
+
+    fn begin_due(&mut self) {
+        let now = Instant::now();
+        let due: Vec<PathBuf> = self
+            .waiting
+            .iter()
+            .filter(|(path, waiting)| waiting.due <= now && !self.running.contains(*path))
+            .map(|(path, _)| path.clone())
+            .collect();
+        for path in due {
+            self.poll(path, now);
+        }
+    }
+
+    fn poll(&mut self, path: PathBuf, now: Instant) {
+        let Some(waiting) = self.waiting.get_mut(&path) else { return };
+        match waiting.settling.poll(now) {
+            Progress::Wait(pause) => waiting.due = now + pause,
+            // A directory, a FIFO or a device of a plugin's name is not a plugin.
+            Progress::Gone | Progress::NotAFile(_) => {
+                self.waiting.remove(&path);
+            }
+            Progress::Unreadable(error) => {
+                self.waiting.remove(&path);
+                self.settled.insert(path.clone(), Identity::of(&path));
+                let what = format!("{} cannot be read: {error}", path.display());
+                self.core.journal.record(Event::Trouble { what });
+            }
+            Progress::Ready(file) => {
+                let noticed = waiting.noticed;
+                let history = (waiting.put_off, waiting.told.take());
+                self.waiting.remove(&path);
+                self.history.insert(path.clone(), history);
+                // Before the file is read: what changes later is looked at again.
+                self.settled.insert(path.clone(), Identity::of(&path));
+                self.begin(Settled { file, origin: TrustedFile::watched(path), noticed });
+            }
+        }
+    }
+
+    fn begin(&mut self, settled: Settled) {
+        let path = settled.origin.path().to_owned();
+        let (core, orders, noticed, done) = (self.core.clone(), self.orders.clone(), settled.noticed, path.clone());
+        let transaction = move || {
+            let result = core.admit(&settled, false);
+            let _ = orders.send(Order::Done { path: done, result, noticed });
+        };
+        match std::thread::Builder::new().name("reseat-reload".into()).spawn(transaction) {
+            Ok(_) => {
+                self.running.insert(path);
+            }
+            Err(error) => {
+                let what = format!("no thread for the reload of {}: {error}; trying again", path.display());
+                self.core.journal.record(Event::Trouble { what });
+                self.put_off(path, noticed, Duration::from_secs(1), 1, None);
+            }
+        }
+    }
+
+    fn done(&mut self, path: PathBuf, result: Result<Outcome, ReloadError>, noticed: Instant) {
+        self.running.remove(&path);
+        let (put_off, told) = self.history.remove(&path).unwrap_or_default();
+        match result {
+            Ok(_) | Err(ReloadError::Closed | ReloadError::NoSuchPlugin { .. }) => {}
+            Err(ReloadError::Busy { .. }) => {
+                self.put_off(path, noticed, Duration::from_millis(10), put_off, told);
+            }
+            Err(ReloadError::Refused(refusal)) => self.refused(path, &refusal, noticed, put_off, told),
+        }
+    }
+
+    fn refused(&mut self, path: PathBuf, refusal: &Refusal, noticed: Instant, put_off: u32, told: Option<String>) {
+        if let RefusalReason::Vet(error) = &refusal.reason {
+            let serves = self.core.all().iter().any(|plugin| plugin.record().file == path);
+            if error.may_be_incomplete() && noticed.elapsed() < GRACE {
+                return self.put_off(path, noticed, Duration::from_millis(50), 0, told);
+            }
+            if !serves && !error.claims_to_be_plugin() {
+                return tracing::debug!("{} is not a plugin: {error}", path.display());
+            }
+        }
+        if !refusal.reason.is_passing() {
+            return self.core.report(refusal);
+        }
+        // Told once; then tried again quietly, less and less often.
+        let kind = refusal.step.to_string();
+        if told.as_ref() != Some(&kind) {
+            self.core.report(refusal);
+        }
+        let pause = Duration::from_millis(500) * 2u32.pow(put_off.min(6));
+        self.put_off(path, noticed, pause, put_off + 1, Some(kind));
+    }
+
+    /// Looks at the path again later, unless something newer has come.
+    fn put_off(&mut self, path: PathBuf, noticed: Instant, pause: Duration, put_off: u32, told: Option<String>) {
+        self.settled.remove(&path);
+        let settling = Settling::start(&path);
+        let due = Instant::now() + pause;
+        self.waiting.entry(path).or_insert(Waiting { settling, noticed, due, put_off, told });
+    }
+}
+
+/// Whether a file's name is one that a plugin can have.
+fn may_be_plugin(path: &Path) -> bool {
+    path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.ends_with(".so") && !name.starts_with('.'))
+}

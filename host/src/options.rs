@@ -1,0 +1,107 @@
+//! How a host is started.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// What a host watches, and how long it waits for what.
+///
+/// A plain struct: write down what differs from the default.
+///
+/// ```no_run
+/// use reseat::{Host, Options, TrustedDir};
+///
+/// // SAFETY: only our own build writes to this directory.
+/// let plugins = unsafe { TrustedDir::new("plugins") };
+/// let host = Host::start(Options { watch: vec![plugins], ..Options::default() })?;
+/// # Ok::<(), reseat::StartError>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Directories whose plugins are loaded at start and followed afterwards.
+    pub watch: Vec<TrustedDir>,
+    /// Whether files that appear or change after the start are acted on. Off: only [`Host::load`] and
+    /// [`Host::reload`] change anything.
+    ///
+    /// [`Host::load`]: crate::Host::load
+    /// [`Host::reload`]: crate::Host::reload
+    pub follow: bool,
+    /// Where the host keeps its private copies; created with mode 0700.
+    pub state_dir: PathBuf,
+    /// Each plugin's configuration, by plugin name. It is read when a generation is created.
+    pub config: BTreeMap<String, serde_json::Value>,
+    /// How long the handover of a stateful plugin waits for calls in flight. When it passes, the reload is
+    /// refused, the old generation goes on, and the same file is tried again later.
+    pub drain_deadline: Duration,
+    /// How long any one hook of a plugin may take. When it passes, the reload is refused; the thread that is
+    /// stuck keeps its generation in memory.
+    pub hook_deadline: Duration,
+    /// How long a caller waits while a handover keeps the gate closed. When it passes, its call ends with
+    /// [`CallError::TimedOut`](crate::CallError::TimedOut).
+    pub call_wait: Duration,
+    /// How often directories are read in full, in case an event was missed.
+    pub rescan_every: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            watch: Vec::new(),
+            follow: true,
+            state_dir: PathBuf::from(".reseat"),
+            config: BTreeMap::new(),
+            drain_deadline: Duration::from_secs(5),
+            hook_deadline: Duration::from_secs(10),
+            call_wait: Duration::from_secs(30),
+            rescan_every: Duration::from_secs(2),
+        }
+    }
+}
+
+/// A directory for whose libraries somebody has vouched. The only promise that an embedder makes; from here
+/// on, loading what is in it is an ordinary function.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct TrustedDir(PathBuf);
+
+impl TrustedDir {
+    /// Vouches for a directory. It need not exist yet.
+    ///
+    /// # Safety
+    /// Every file that is ever put there under a name that a plugin can have is native code that may run in
+    /// this process with all its rights: whoever can write to the directory is trusted as much as the
+    /// program itself. Its libraries were compiled from plugins written against `plugin-api`, or, where they
+    /// are something else, running their constructors does no harm.
+    #[allow(unsafe_code)] // the one promise of an embedder
+    pub unsafe fn new(path: impl Into<PathBuf>) -> Self {
+        TrustedDir(path.into())
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// One file in it, trusted likewise. `name` is a bare file name: nothing outside the directory can be
+    /// named.
+    pub fn file(&self, name: impl AsRef<Path>) -> Option<TrustedFile> {
+        let name = name.as_ref();
+        let bare = name.components().count() == 1 && name.file_name().is_some();
+        bare.then(|| TrustedFile(self.0.join(name)))
+    }
+}
+
+/// A file in a [`TrustedDir`].
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct TrustedFile(PathBuf);
+
+impl TrustedFile {
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// A file that the watcher reported; it only reports what is in trusted directories.
+    pub(crate) fn watched(path: PathBuf) -> Self {
+        TrustedFile(path)
+    }
+}

@@ -1,0 +1,218 @@
+//! One plugin: the place where its generations succeed one another, and what the host remembers of it.
+//!
+//! Locks, in the order in which they may be taken: `turn`, then `record`. Neither is held while code of a
+//! plugin runs.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use plugin_api::CallError;
+use plugin_api::abi::InstanceRef;
+use plugin_api::desc::InterfaceDesc;
+
+use crate::error::ReloadError;
+use crate::events::Step;
+use crate::ffi::{Counters, Instance, Tables};
+use crate::file::{ContentHash, Facts, InterfaceManifest, InterfaceVersion, Manifest, MethodManifest, Staged};
+use crate::gate::Slot;
+use crate::status::Phase;
+
+/// See the module.
+pub(crate) struct Plugin {
+    pub(crate) name: String,
+    pub(crate) slot: Slot<Loaded>,
+    pub(crate) counters: Arc<Counters>,
+    /// The host is shut down.
+    closed: AtomicBool,
+    turn: Mutex<Option<Turn>>,
+    record: Mutex<Record>,
+}
+
+/// One loaded generation: the value that a slot hands on.
+pub(crate) struct Loaded {
+    pub(crate) number: u64,
+    pub(crate) tables: Tables,
+    pub(crate) instance: Instance,
+    pub(crate) build: Arc<Build>,
+    pub(crate) staged: Staged,
+}
+
+impl Loaded {
+    /// What methods are called on.
+    #[inline(always)]
+    pub(crate) fn raw_instance(&self) -> InstanceRef {
+        self.instance.raw()
+    }
+}
+
+/// What is known of a build without running it.
+#[derive(Debug)]
+pub(crate) struct Build {
+    pub(crate) manifest: Manifest,
+    pub(crate) facts: Facts,
+    pub(crate) hash: ContentHash,
+    pub(crate) file: PathBuf,
+}
+
+/// What a transaction is doing.
+#[derive(Clone, Copy)]
+struct Turn {
+    step: Step,
+    since: Instant,
+}
+
+/// What the host remembers of a plugin.
+pub(crate) struct Record {
+    /// Where its builds come from.
+    pub(crate) file: PathBuf,
+    /// The number of the next generation.
+    pub(crate) next: u64,
+    pub(crate) serving: Option<Serving>,
+    /// The interfaces that there are handles of, by number.
+    pub(crate) interfaces: Vec<&'static InterfaceDesc>,
+    pub(crate) last_refusal: Option<String>,
+    /// Generations that serve no more and are not gone.
+    pub(crate) old: Vec<Old>,
+}
+
+/// The generation that answers.
+#[derive(Clone)]
+pub(crate) struct Serving {
+    pub(crate) number: u64,
+    pub(crate) build: Arc<Build>,
+}
+
+/// A generation on its way out.
+#[derive(Clone)]
+pub(crate) struct Old {
+    pub(crate) number: u64,
+    pub(crate) version: String,
+    pub(crate) phase: Phase,
+    pub(crate) reason: Option<String>,
+}
+
+impl Plugin {
+    pub(crate) fn new(name: String, file: PathBuf, call_wait: Duration) -> Arc<Self> {
+        let slot = Slot::empty();
+        slot.set_wait_limit(call_wait);
+        Arc::new(Plugin {
+            name,
+            slot,
+            counters: Arc::default(),
+            closed: AtomicBool::new(false),
+            turn: Mutex::new(None),
+            record: Mutex::new(Record {
+                file,
+                next: 1,
+                serving: None,
+                interfaces: Vec::new(),
+                last_refusal: None,
+                old: Vec::new(),
+            }),
+        })
+    }
+
+    pub(crate) fn record(&self) -> MutexGuard<'_, Record> {
+        self.record.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins a transaction.
+    ///
+    /// # Errors
+    /// One is under way: which step, since when.
+    pub(crate) fn begin(self: &Arc<Self>, step: Step) -> Result<Transaction, ReloadError> {
+        let mut turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(Turn { step, since }) = *turn {
+            return Err(ReloadError::Busy { plugin: self.name.clone(), step, since: since.elapsed() });
+        }
+        *turn = Some(Turn { step, since: Instant::now() });
+        Ok(Transaction(self.clone()))
+    }
+
+    /// Begins a transaction as soon as the one under way has ended.
+    ///
+    /// # Errors
+    /// It has not ended within `limit`.
+    pub(crate) fn begin_within(self: &Arc<Self>, step: Step, limit: Duration) -> Result<Transaction, ReloadError> {
+        let deadline = Instant::now() + limit;
+        loop {
+            match self.begin(step) {
+                Err(ReloadError::Busy { .. }) if Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                other => return other,
+            }
+        }
+    }
+
+    /// What a transaction is doing, for people.
+    pub(crate) fn busy(&self) -> Option<String> {
+        let turn = (*self.turn.lock().unwrap_or_else(PoisonError::into_inner))?;
+        Some(format!("{} since {:.1} s", turn.step, turn.since.elapsed().as_secs_f64()))
+    }
+
+    /// The host is shut down: calls end with [`CallError::Closed`] from now on.
+    pub(crate) fn set_closed(&self) {
+        self.closed.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    #[cold]
+    pub(crate) fn not_loaded(&self) -> CallError {
+        if self.is_closed() { CallError::Closed } else { CallError::NotLoaded { plugin: self.name.clone() } }
+    }
+
+    /// Notes what an old generation is doing.
+    pub(crate) fn note_old(&self, old: Old) {
+        let mut record = self.record();
+        match record.old.iter_mut().find(|known| known.number == old.number) {
+            Some(known) => *known = old,
+            None => record.old.push(old),
+        }
+    }
+
+    /// An old generation is gone.
+    pub(crate) fn forget_old(&self, number: u64) {
+        self.record().old.retain(|known| known.number != number);
+    }
+}
+
+/// The right to change what a plugin's slot holds; there is one at a time.
+pub(crate) struct Transaction(Arc<Plugin>);
+
+impl Transaction {
+    /// The transaction comes to a step.
+    pub(crate) fn at(&self, step: Step) {
+        *self.0.turn.lock().unwrap_or_else(PoisonError::into_inner) = Some(Turn { step, since: Instant::now() });
+    }
+}
+
+impl Drop for Transaction {
+    fn drop(&mut self) {
+        *self.0.turn.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}
+
+/// An interface as the host knows it, in the form in which files state theirs.
+pub(crate) fn stated(desc: &InterfaceDesc) -> InterfaceManifest {
+    let version = |v: plugin_api::desc::Version| InterfaceVersion { major: v.major, minor: v.minor };
+    InterfaceManifest {
+        name: desc.name.to_owned(),
+        version: version(desc.version),
+        methods: desc
+            .methods
+            .iter()
+            .map(|method| MethodManifest {
+                name: method.name.to_owned(),
+                since: version(method.since),
+                fingerprint: plugin_api::render::fingerprint(method),
+                signature: plugin_api::render::signature(method),
+            })
+            .collect(),
+    }
+}

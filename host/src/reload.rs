@@ -1,0 +1,354 @@
+//! How a file becomes the serving generation. Everything that can fail comes before *publish*; until then a
+//! refusal leaves the serving generation and its state as they were.
+
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use plugin_api::CallError;
+use plugin_api::abi::BOUNDARY_VERSION;
+
+use crate::host::{Core, Outcome};
+use crate::deputy::Deputy;
+use crate::error::{Refusal, RefusalReason, ReloadError};
+use crate::events::{Event, Step};
+use crate::ffi::{Hooks, Instance, Tables, open_trusted};
+use crate::file::{self, Expect, Incoming, Manifest, Staged, Vetted};
+use crate::gate::{Paused, Retired};
+use crate::options::TrustedFile;
+use crate::plugin::{Build, Loaded, Plugin, Serving, Transaction, stated};
+
+/// A file that nobody writes to any more.
+pub(crate) struct Settled {
+    pub(crate) file: File,
+    /// Where it is; somebody has vouched for it.
+    pub(crate) origin: TrustedFile,
+    /// When the change was noticed.
+    pub(crate) noticed: Instant,
+}
+
+/// Why a transaction stopped.
+struct Stop {
+    step: Step,
+    reason: RefusalReason,
+}
+
+fn stop(step: Step, reason: impl Into<RefusalReason>) -> Stop {
+    Stop { step, reason: reason.into() }
+}
+
+/// Takes a file through all steps. `force`: even if it is what serves already.
+pub(crate) fn admit(core: &Arc<Core>, settled: &Settled, force: bool) -> Result<Outcome, ReloadError> {
+    let refuse = |plugin: Option<&Plugin>, stop: Stop| {
+        ReloadError::Refused(Refusal {
+            plugin: plugin.map(|plugin| plugin.name.clone()),
+            file: settled.origin.path().to_owned(),
+            step: stop.step,
+            serving: plugin.and_then(|plugin| plugin.record().serving.as_ref().map(|serving| serving.number)),
+            reason: stop.reason,
+        })
+    };
+    let (incoming, build) = stage_and_vet(core, settled).map_err(|stop| refuse(None, stop))?;
+    let plugin = core.claim(&build).map_err(|(owner, reason)| refuse(Some(&owner), stop(Step::Vet, reason)))?;
+    let turn = plugin.begin(Step::Vet)?;
+    let serving = plugin.record().serving.clone();
+    if let Some(serving) = serving.as_ref().filter(|serving| serving.build.hash == build.hash && !force) {
+        return Ok(Outcome::Unchanged { plugin: plugin.name.clone(), generation: serving.number });
+    }
+    let reload = Reload { core, plugin: &plugin, turn: &turn, origin: &settled.origin, build: Arc::new(build), noticed: settled.noticed };
+    reload.run(serving.as_ref(), incoming).map_err(|stop| refuse(Some(&plugin), stop))
+}
+
+/// Steps 1 and 2: the private copy, and what its bytes say. No code of it runs.
+fn stage_and_vet(core: &Core, settled: &Settled) -> Result<(Incoming, Build), Stop> {
+    let path = settled.origin.path();
+    let stat = settled.file.metadata().map_err(|source| stop(Step::Vet, file::VetError::Unreadable { source }))?;
+    file::check_owner(path, &stat).map_err(|e| stop(Step::Vet, e))?;
+    let incoming = core.staging.copy(&settled.file).map_err(|e| stop(Step::Stage, e))?;
+    let bytes = incoming.read().map_err(|e| stop(Step::Stage, e))?;
+    let Vetted { manifest, facts } =
+        file::vet_bytes(&bytes, &expect(path)).map_err(|e| stop(Step::Vet, e))?;
+    if let Some(offset) = facts.nodelete {
+        // Only the private copy is changed: the author's file stays as it is.
+        incoming.clear_nodelete(offset).map_err(|e| stop(Step::Stage, e))?;
+    }
+    let build = Build { manifest, facts, hash: incoming.hash(), file: path.to_owned() };
+    Ok((incoming, build))
+}
+
+/// What this host needs of a file.
+pub(crate) fn expect(origin: &Path) -> Expect {
+    Expect { boundary: BOUNDARY_VERSION, origin: Some(origin.to_owned()) }
+}
+
+/// Whether a build fits where `serving` serves and handles of `plugin` are in use. Compares text only.
+pub(crate) fn fits(plugin: &Plugin, serving: Option<&Build>, build: &Build) -> Result<(), RefusalReason> {
+    let manifest = &build.manifest;
+    let interfaces = plugin.record().interfaces.clone();
+    for desc in interfaces {
+        let ours = stated(desc);
+        let theirs = manifest.interfaces.iter().find(|theirs| theirs.name == ours.name).ok_or_else(|| {
+            RefusalReason::InterfaceGone {
+                plugin: manifest.plugin.clone(),
+                version: manifest.version.clone(),
+                interface: format!("{} {}", ours.name, ours.version),
+            }
+        })?;
+        file::compare(&ours, theirs, &manifest.plugin, &manifest.version)?;
+    }
+    serving.map_or(Ok(()), |serving| continues(&serving.manifest, manifest))
+}
+
+/// Whether a build may follow another: its interfaces keep their promises, and its state can be read.
+pub(crate) fn continues(old: &Manifest, new: &Manifest) -> Result<(), RefusalReason> {
+    for theirs in &new.interfaces {
+        let same = |ours: &&file::InterfaceManifest| {
+            ours.name == theirs.name && ours.version.major == theirs.version.major
+        };
+        if let Some(ours) = old.interfaces.iter().find(same) {
+            file::compare(ours, theirs, &new.plugin, &new.version)?;
+        }
+    }
+    match (old.state, new.state) {
+        (Some(old), Some(new)) if new.reads(old.writes) => Ok(()),
+        (None, _) => Ok(()),
+        (Some(old), new) => Err(RefusalReason::StateVersion {
+            writes: old.writes,
+            reads: new.map_or("none: it is stateless".into(), |new| format!("{}..={}", new.reads_from, new.writes)),
+        }),
+    }
+}
+
+/// One transaction.
+struct Reload<'a> {
+    core: &'a Arc<Core>,
+    plugin: &'a Arc<Plugin>,
+    turn: &'a Transaction,
+    origin: &'a TrustedFile,
+    build: Arc<Build>,
+    noticed: Instant,
+}
+
+/// What publishing left to do.
+struct Published {
+    old: Option<Retired<Loaded>>,
+    closed_for: Duration,
+    state_bytes: usize,
+}
+
+impl Reload<'_> {
+    fn run(&self, serving: Option<&Serving>, incoming: Incoming) -> Result<Outcome, Stop> {
+        fits(self.plugin, serving.map(|serving| &*serving.build), &self.build).map_err(|e| stop(Step::Vet, e))?;
+        let mut trial = self.open(incoming)?;
+        let stateful = serving.is_some_and(|serving| serving.build.manifest.state.is_some());
+        let number = trial.number;
+        let published = if stateful { self.hand_over(&mut trial) } else { self.start_empty(&mut trial) }?;
+        self.finish(number, serving, published)
+    }
+
+    /// Opens the private copy. From here on there is something to undo: dropping the trial does it.
+    fn open(&self, incoming: Incoming) -> Result<Trial, Stop> {
+        let number = {
+            let mut record = self.plugin.record();
+            record.next += 1;
+            record.next - 1
+        };
+        let staged = incoming.name(&self.plugin.name, number).map_err(|e| stop(Step::Stage, e))?;
+        self.turn.at(Step::Open);
+        let facts = &self.build.facts;
+        let image =
+            open_trusted(self.origin, &staged, &self.plugin.name, number, facts.manifest_hash, self.plugin.counters.clone())
+                .map_err(|e| stop(Step::Open, RefusalReason::Open(e.to_string())))?;
+        let deputy = Deputy::start("reseat-hooks").map_err(|e| stop(Step::Open, RefusalReason::Open(e.to_string())))?;
+        Ok(Trial {
+            core: self.core.clone(),
+            plugin: self.plugin.clone(),
+            number,
+            build: self.build.clone(),
+            deputy,
+            parts: Some((Hooks::new(image), staged)),
+            instance: None,
+        })
+    }
+
+    /// A stateless plugin, or the first generation of any: nobody has to wait.
+    fn start_empty(&self, trial: &mut Trial) -> Result<Published, Stop> {
+        self.turn.at(Step::Create);
+        let config = self.core.config(&self.plugin.name);
+        let hooks = trial.hooks();
+        let instance = self.hook(trial, Step::Create, "create", move || hooks.create(&config))?;
+        trial.instance = Some(instance);
+        self.check(trial)?;
+        let loaded = self.bind(trial)?;
+        self.turn.at(Step::Publish);
+        // The point of no return.
+        let old = self.plugin.slot.swap(loaded).map_err(|error| {
+            trial.take_back(error.value);
+            stop(Step::Publish, RefusalReason::Gate("its gate is closed by another handover".into()))
+        })?;
+        Ok(Published { old, closed_for: Duration::ZERO, state_bytes: 0 })
+    }
+
+    /// A stateful plugin: closes the gate, lets the calls in flight finish, and carries the state across.
+    fn hand_over(&self, trial: &mut Trial) -> Result<Published, Stop> {
+        self.turn.at(Step::Drain);
+        let closed = Instant::now();
+        // Dropping the pause, on any error below, re-opens the gate with the old generation.
+        let mut pause =
+            self.plugin.slot.pause().map_err(|e| stop(Step::Drain, RefusalReason::Gate(e.to_string())))?;
+        self.drain(&mut pause)?;
+        self.turn.at(Step::Save);
+        let frame = self.save(trial, pause.value().instance.clone())?;
+        let state_bytes = frame.len();
+        self.turn.at(Step::Restore);
+        let config = self.core.config(&self.plugin.name);
+        let hooks = trial.hooks();
+        let instance = self.hook(trial, Step::Restore, "restore", move || hooks.restore(&config, &frame))?;
+        trial.instance = Some(instance);
+        self.check(trial)?;
+        let loaded = self.bind(trial)?;
+        self.turn.at(Step::Publish);
+        // The point of no return: one pointer, and the gate opens.
+        let old = pause.resume_with(loaded);
+        Ok(Published { old: Some(old), closed_for: closed.elapsed(), state_bytes })
+    }
+
+    fn drain(&self, pause: &mut Paused<'_, Loaded>) -> Result<(), Stop> {
+        let limit = self.core.options.drain_deadline;
+        pause.drain(limit).map_err(|stragglers| {
+            let reason = if stragglers.self_deadlock {
+                RefusalReason::SelfDeadlock
+            } else {
+                RefusalReason::Held { limit, holders: stragglers.to_string() }
+            };
+            stop(Step::Drain, reason)
+        })
+    }
+
+    fn save(&self, trial: &mut Trial, old: Instance) -> Result<Vec<u8>, Stop> {
+        let frame = self.hook(trial, Step::Save, "save", move || old.save(0))?;
+        // What leaves a plugin is checked before it is believed: a damaged frame must not reach the next one.
+        plugin_api::Saved::from_frame(&frame).map_err(|error| {
+            stop(Step::Save, RefusalReason::Hook { hook: "save", error: CallError::Malformed(format!("{error:#}")) })
+        })?;
+        Ok(frame)
+    }
+
+    /// The last veto.
+    fn check(&self, trial: &mut Trial) -> Result<(), Stop> {
+        self.turn.at(Step::Check);
+        let instance = trial.instance.clone().expect("created or restored just before");
+        let checked = instance.clone();
+        self.hook(trial, Step::Check, "started", move || instance.started())?;
+        self.hook(trial, Step::Check, "self_check", move || checked.self_check())
+    }
+
+    fn hook<R: Send + 'static>(
+        &self,
+        trial: &mut Trial,
+        step: Step,
+        hook: &'static str,
+        call: impl FnOnce() -> Result<R, CallError> + Send + 'static,
+    ) -> Result<R, Stop> {
+        let limit = self.core.options.hook_deadline;
+        match trial.deputy.run(limit, call) {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(error)) => Err(stop(step, RefusalReason::Hook { hook, error })),
+            Err(_) => Err(stop(step, RefusalReason::HookStuck { hook, limit })),
+        }
+    }
+
+    /// Resolves the methods of every interface that there are handles of. New handles wait for the turn, so
+    /// none can be missed.
+    fn bind(&self, trial: &mut Trial) -> Result<Loaded, Stop> {
+        let tables = Tables::new();
+        let interfaces = self.plugin.record().interfaces.clone();
+        for (number, desc) in interfaces.into_iter().enumerate() {
+            tables
+                .bind(number, desc, trial.hooks().image())
+                .map_err(|reason| stop(Step::Open, RefusalReason::Open(reason)))?;
+        }
+        Ok(trial.into_loaded(tables))
+    }
+
+    /// After the point of no return: nothing here can fail.
+    fn finish(&self, number: u64, serving: Option<&Serving>, published: Published) -> Result<Outcome, Stop> {
+        {
+            let mut record = self.plugin.record();
+            record.serving = Some(Serving { number, build: self.build.clone() });
+            record.file.clone_from(&self.build.file);
+            record.last_refusal = None;
+        }
+        let plugin = self.plugin.name.clone();
+        let version = self.build.manifest.version.clone();
+        let file = self.build.file.clone();
+        let took_ms = millis(self.noticed.elapsed());
+        let outcome = match serving {
+            Some(Serving { number: from, .. }) => {
+                self.core.journal.record(Event::Reloaded {
+                    plugin: plugin.clone(),
+                    from: *from,
+                    generation: number,
+                    version,
+                    file,
+                    took_ms,
+                    closed_ms: millis(published.closed_for),
+                    state_bytes: published.state_bytes,
+                });
+                Outcome::Reloaded { plugin, from: *from, generation: number }
+            }
+            None => {
+                self.core.journal.record(Event::Loaded { plugin: plugin.clone(), generation: number, version, file, took_ms });
+                Outcome::Loaded { plugin, generation: number }
+            }
+        };
+        if let Some(old) = published.old {
+            self.core.reaper.retire(self.plugin.clone(), old);
+        }
+        Ok(outcome)
+    }
+}
+
+fn millis(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e3
+}
+
+/// A generation that has not been published. Dropped, it is undone: whatever was created is stopped,
+/// destroyed and closed by the reaper.
+struct Trial {
+    core: Arc<Core>,
+    plugin: Arc<Plugin>,
+    number: u64,
+    build: Arc<Build>,
+    deputy: Deputy,
+    parts: Option<(Hooks, Staged)>,
+    instance: Option<Instance>,
+}
+
+impl Trial {
+    fn hooks(&self) -> Hooks {
+        self.parts.as_ref().expect("until it is published").0.clone()
+    }
+
+    fn into_loaded(&mut self, tables: Tables) -> Loaded {
+        let (_, staged) = self.parts.take().expect("published once");
+        let instance = self.instance.take().expect("created or restored");
+        Loaded { number: self.number, tables, instance, build: self.build.clone(), staged }
+    }
+
+    /// Publishing failed after all.
+    fn take_back(&mut self, loaded: Loaded) {
+        self.parts = Some((loaded.instance.clone().into_hooks(), loaded.staged));
+        self.instance = Some(loaded.instance);
+    }
+}
+
+impl Drop for Trial {
+    fn drop(&mut self) {
+        if let Some((hooks, staged)) = self.parts.take() {
+            let version = self.build.manifest.version.clone();
+            self.core.reaper.discard(self.plugin.clone(), self.number, version, hooks, self.instance.take(), staged);
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! What a host is doing, as plain data made for printing.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use crate::gate;
+use crate::host::Core;
+use crate::plugin::{Old, Plugin};
+
+/// A whole host.
+#[derive(Clone, Debug, Serialize)]
+pub struct HostStatus {
+    /// Its plugins, by name.
+    pub plugins: Vec<PluginStatus>,
+    /// How calls are guarded: `membarrier`, or `fence` where the kernel refuses it (slower calls).
+    pub gate: &'static str,
+    /// Whether what plugins would leave behind in the process is captured; if not, old generations linger.
+    pub capture: String,
+    /// The directories it watches.
+    pub watching: Vec<PathBuf>,
+    /// Where it keeps its private copies.
+    pub state_dir: PathBuf,
+}
+
+/// One plugin.
+#[derive(Clone, Debug, Serialize)]
+pub struct PluginStatus {
+    /// Its name.
+    pub name: String,
+    /// The version of the serving build.
+    pub version: Option<String>,
+    /// The number of the serving generation.
+    pub generation: Option<u64>,
+    /// The file it came from and is followed at.
+    pub file: PathBuf,
+    /// SHA-256 of the serving build, hexadecimal.
+    pub hash: Option<String>,
+    /// The state version it writes; `None` for a stateless plugin.
+    pub state_version: Option<u32>,
+    /// `debug` or `release`.
+    pub profile: Option<String>,
+    /// What can be called.
+    pub interfaces: Vec<InterfaceStatus>,
+    /// Everything that is still in memory, oldest first.
+    pub generations: Vec<GenerationStatus>,
+    /// Counters that the plugin keeps with the host.
+    pub counters: Vec<(String, u64)>,
+    /// What a transaction is doing right now, e.g. `drain since 1.2 s`.
+    pub busy: Option<String>,
+    /// The last refusal, in full, until a later build is accepted.
+    pub last_refusal: Option<String>,
+}
+
+/// One interface of a plugin.
+#[derive(Clone, Debug, Serialize)]
+pub struct InterfaceStatus {
+    /// The trait's name.
+    pub name: String,
+    /// `major.minor`.
+    pub version: String,
+    /// Its methods.
+    pub methods: Vec<MethodStatus>,
+}
+
+/// One method.
+#[derive(Clone, Debug, Serialize)]
+pub struct MethodStatus {
+    /// Its name.
+    pub name: String,
+    /// Its signature, for people.
+    pub signature: String,
+    /// A valid argument object.
+    pub example: serde_json::Value,
+}
+
+/// One generation that is in memory.
+#[derive(Clone, Debug, Serialize)]
+pub struct GenerationStatus {
+    /// Its number.
+    pub generation: u64,
+    /// The version of its build.
+    pub version: String,
+    /// What it is doing.
+    pub phase: Phase,
+    /// Why it is still here, if it should not be.
+    pub reason: Option<String>,
+}
+
+/// What a generation is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Phase {
+    /// It answers calls.
+    Serving,
+    /// It waits for its guards, leases and scopes.
+    Draining,
+    /// Its hooks and destructors run.
+    Retiring,
+    /// It is closed or waiting to be, and still mapped.
+    Lingering,
+}
+
+/// Asks a host what it is doing.
+pub(crate) fn of(core: &Core) -> HostStatus {
+    HostStatus {
+        plugins: core.all().iter().map(|plugin| plugin_status(plugin)).collect(),
+        gate: gate::fence_mode(),
+        capture: if core.captures { "works" } else { "does not work: old generations will linger" }.into(),
+        watching: core.options.watch.iter().map(|dir| dir.path().to_owned()).collect(),
+        state_dir: core.options.state_dir.clone(),
+    }
+}
+
+fn plugin_status(plugin: &Plugin) -> PluginStatus {
+    let busy = plugin.busy();
+    let record = plugin.record();
+    let serving = record.serving.as_ref();
+    let manifest = serving.map(|serving| &serving.build.manifest);
+    let mut generations: Vec<_> = record.old.iter().map(old_status).collect();
+    generations.extend(serving.map(|serving| GenerationStatus {
+        generation: serving.number,
+        version: serving.build.manifest.version.clone(),
+        phase: Phase::Serving,
+        reason: None,
+    }));
+    PluginStatus {
+        name: plugin.name.clone(),
+        version: manifest.map(|manifest| manifest.version.clone()),
+        generation: serving.map(|serving| serving.number),
+        file: record.file.clone(),
+        hash: serving.map(|serving| serving.build.hash.to_string()),
+        state_version: manifest.and_then(|manifest| manifest.state).map(|state| state.writes),
+        profile: manifest.map(|manifest| manifest.profile.clone()),
+        interfaces: manifest.map(crate::check::interfaces).unwrap_or_default(),
+        generations,
+        counters: plugin.counters.list(),
+        busy,
+        last_refusal: record.last_refusal.clone(),
+    }
+}
+
+fn old_status(old: &Old) -> GenerationStatus {
+    GenerationStatus {
+        generation: old.number,
+        version: old.version.clone(),
+        phase: old.phase,
+        reason: old.reason.clone(),
+    }
+}

@@ -1,0 +1,129 @@
+use std::ffi::{c_int, c_void};
+use std::marker::PhantomData;
+use std::ops::Deref;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Mutex, Once};
+
+use abi_stable::prefix_type::WithMetadata;
+use abi_stable::std_types::RStr;
+use plugin_api::abi::{
+    GenerationRef, HostContract, HostContractRef, InstanceRef, RawSlice, Reply, Status, Transfer,
+};
+use plugin_api::export::Hooks;
+use plugin_api::interface::{ExportedBy, RawProxy};
+use plugin_api::plugin::Identity;
+use plugin_api::transfer::Outgoing;
+use plugin_api::types::Lend;
+use plugin_api::{CallError, Interface, Plugin};
+
+/// One instance of a plugin, with the calls that a host makes. Destroyed when dropped.
+pub struct Loaded<P> {
+    instance: InstanceRef,
+    plugin: PhantomData<fn() -> P>,
+}
+
+impl<P: Plugin + Identity> Loaded<P> {
+    pub fn create() -> Self {
+        Self::create_with("{}").unwrap_or_else(|e| panic!("{e}"))
+    }
+
+    pub fn create_with(config: &str) -> Result<Self, CallError> {
+        attach::<P>();
+        // SAFETY: attached; configuration and transfer live for the call.
+        let reply = call(|transfer| unsafe { Hooks::<P>::CONTRACT.create()(config.lend(), transfer) });
+        reply.map(|(instance, _)| Loaded { instance, plugin: PhantomData })
+    }
+
+    pub fn restore(frame: &[u8]) -> Result<Self, CallError> {
+        attach::<P>();
+        let saved = RawSlice { start: frame.as_ptr(), len: frame.len() };
+        // SAFETY: attached; configuration, state and transfer live for the call.
+        let reply = call(|transfer| unsafe { Hooks::<P>::CONTRACT.restore()("{}".lend(), saved, transfer) });
+        reply.map(|(instance, _)| Loaded { instance, plugin: PhantomData })
+    }
+
+    pub fn save(&self, target: u32) -> Result<Vec<u8>, CallError> {
+        // SAFETY: created, not destroyed; as for all hooks below.
+        call(|transfer| unsafe { Hooks::<P>::CONTRACT.save()(self.instance, target, transfer) })
+            .map(|((), frame)| frame)
+    }
+
+    pub fn started(&self) -> Result<(), CallError> {
+        // SAFETY: as for `save`.
+        call(|transfer| unsafe { Hooks::<P>::CONTRACT.started()(self.instance, transfer) }).map(drop)
+    }
+
+    pub fn self_check(&self) -> Result<(), CallError> {
+        // SAFETY: as for `save`.
+        call(|transfer| unsafe { Hooks::<P>::CONTRACT.self_check()(self.instance, transfer) }).map(drop)
+    }
+
+    pub fn stopping(&self) -> Result<(), CallError> {
+        // SAFETY: as for `save`.
+        call(|transfer| unsafe { Hooks::<P>::CONTRACT.stopping()(self.instance, transfer) }).map(drop)
+    }
+
+    /// Destroys it now, and says how that ended.
+    pub fn destroy(self) -> Result<(), CallError> {
+        let this = std::mem::ManuallyDrop::new(self);
+        this.destroy_once()
+    }
+
+    fn destroy_once(&self) -> Result<(), CallError> {
+        // SAFETY: called once, last: by `destroy`, which forgets the value, or by `drop`.
+        call(|transfer| unsafe { Hooks::<P>::CONTRACT.destroy()(self.instance, transfer) }).map(drop)
+    }
+
+    /// The proxy of an interface.
+    pub fn enter<I: ExportedBy<P> + ?Sized>(&self) -> Entered<'_, I> {
+        self.enter_without::<I>(&[])
+    }
+
+    /// The proxy that a host has when this build lacks some methods.
+    pub fn enter_without<I: ExportedBy<P> + ?Sized>(&self, missing: &[&str]) -> Entered<'_, I> {
+        let entry = |method: &plugin_api::abi::RawMethod| {
+            if missing.contains(&method.name.as_str()) { std::ptr::null() } else { method.call }
+        };
+        let methods: Box<[_]> = I::METHODS.iter().map(entry).collect();
+        // SAFETY: the entries are those of this interface, for this plugin's type; table and instance are
+        // kept for as long as the proxy by the value it is in.
+        let proxy = I::Proxy::from(unsafe { RawProxy::new(methods.as_ptr(), self.instance) });
+        Entered { proxy, _methods: methods, _instance: PhantomData }
+    }
+
+    /// Calls by name.
+    pub fn call_json<I: ExportedBy<P> + ?Sized>(
+        &self,
+        method: &str,
+        arguments: &str,
+    ) -> Result<String, CallError> {
+        // SAFETY: the instance is one of `P`; texts and transfer live for the call.
+        call(|transfer| unsafe { I::DYNAMIC(self.instance.0, method.lend(), arguments.lend(), transfer) })
+            .map(|((), text)| String::from_utf8(text).expect("JSON is UTF-8"))
+    }
+}
+
+impl<P> Drop for Loaded<P> {
+    fn drop(&mut self) {
+        // A `Drop` has the bounds of its type, so the destructor's type is found through the one function
+        // that every plugin has.
+        LEFT.lock().unwrap().push(self.instance.0 as usize);
+    }
+}
+
+/// Instances that nobody destroyed explicitly: tests end with the process.
+static LEFT: Mutex<Vec<usize>> = Mutex::new(Vec::new());
+
+/// A proxy, and what it points to.
+pub struct Entered<'a, I: Interface + ?Sized> {
+    proxy: I::Proxy,
+    _methods: Box<[*const c_void]>,
+    _instance: PhantomData<&'a ()>,
+}
+
+impl<I: Interface + ?Sized> Deref for Entered<'_, I> {
+    type Target = I::Proxy;
+    fn deref(&self) -> &I::Proxy {
+        &self.proxy
+    }
+}
