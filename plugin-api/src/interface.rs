@@ -150,6 +150,12 @@ pub struct RawProxy {
     instance: InstanceRef,
 }
 
+// SAFETY: plugins are `Send + Sync`, and a method is code that nobody changes. A proxy that is lent to another
+// thread is still lent by the guard or lease that keeps its generation.
+unsafe impl Send for RawProxy {}
+// SAFETY: as above.
+unsafe impl Sync for RawProxy {}
+
 impl RawProxy {
     /// A proxy for one generation.
     ///

@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use abi_stable::std_types::RStr;
 use anyhow::{Context, Result};
@@ -118,16 +118,9 @@ impl StopToken {
 
     /// Waits until it is time to stop, or for `limit`. `true`: stop.
     pub fn wait(&self, limit: Duration) -> bool {
-        let deadline = Instant::now() + limit;
-        let mut stopped = lock(&self.0.0);
-        while !*stopped {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                break;
-            }
-            stopped = self.0.1.wait_timeout(stopped, left).unwrap_or_else(PoisonError::into_inner).0;
-        }
-        *stopped
+        let (stopped, changed) = &*self.0;
+        let waiting = changed.wait_timeout_while(lock(stopped), limit, |stopped| !*stopped);
+        *waiting.unwrap_or_else(PoisonError::into_inner).0
     }
 
     pub(crate) fn stop(&self) {

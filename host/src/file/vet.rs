@@ -238,7 +238,9 @@ fn facts(library: &Library<'_>, bytes: u64) -> Result<Facts, VetError> {
 fn text_hash(note: &[u8]) -> u64 {
     let padding = note.iter().rev().take_while(|&&byte| byte == b'\n' || byte == 0).count();
     let text = note[..note.len() - padding].iter().chain(b"\n");
-    text.fold(0xcbf2_9ce4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
+    text.fold(0xcbf2_9ce4_8422_2325, |hash, &byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
 }
 
 fn shown(name: &[u8]) -> String {

@@ -133,6 +133,6 @@ pub use lease::Lease;
 pub use paused::Paused;
 pub use slot::Slot;
 pub use stragglers::{Straggler, Stragglers};
-#[cfg(any(test, reseat_loom))]
+#[cfg(reseat_loom)]
 pub use thread::end_current_thread;
 pub use thread::{ThreadRef, current_thread};

@@ -152,7 +152,7 @@ impl fmt::Debug for ThreadRef {
 }
 
 /// Ends the calling thread as far as the gate is concerned; what follows are late calls.
-#[cfg(any(test, reseat_loom))]
+#[cfg(reseat_loom)]
 pub fn end_current_thread() {
     REGISTRATION.with(|registration| drop(registration.take()));
 }

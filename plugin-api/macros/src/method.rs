@@ -244,7 +244,7 @@ impl Method {
             };
         }
         let names: Vec<_> = self.params.iter().map(|param| &param.name).collect();
-        let readers: Vec<_> = names.iter().map(|name| format_ident!("__read_{name}")).collect();
+        let readers: Vec<_> = names.iter().map(|name| format_ident!("__read_{}", name.unraw())).collect();
         let owned: Vec<_> = self.params.iter().map(|param| param.kind.owned()).collect();
         let texts: Vec<_> = names.iter().map(|name| name.unraw().to_string()).collect();
         let passed = self.params.iter().map(|param| {
@@ -274,7 +274,7 @@ impl Method {
 
 impl Param {
     fn guard(&self) -> Ident {
-        format_ident!("__guard_{}", self.name)
+        format_ident!("__guard_{}", self.name.unraw())
     }
 
     /// Rebinds the parameter's name to its crossing form.

@@ -17,7 +17,7 @@ use plugin_api::types::Lend;
 use plugin_api::{CallError, Interface, Plugin};
 
 /// One instance of a plugin, with the calls that a host makes. Destroyed when dropped.
-pub struct Loaded<P> {
+pub struct Loaded<P: Plugin + Identity> {
     instance: InstanceRef,
     plugin: PhantomData<fn() -> P>,
 }
@@ -103,16 +103,11 @@ impl<P: Plugin + Identity> Loaded<P> {
     }
 }
 
-impl<P> Drop for Loaded<P> {
+impl<P: Plugin + Identity> Drop for Loaded<P> {
     fn drop(&mut self) {
-        // A `Drop` has the bounds of its type, so the destructor's type is found through the one function
-        // that every plugin has.
-        LEFT.lock().unwrap().push(self.instance.0 as usize);
+        self.destroy_once().unwrap_or_else(|e| panic!("{e}"));
     }
 }
-
-/// Instances that nobody destroyed explicitly: tests end with the process.
-static LEFT: Mutex<Vec<usize>> = Mutex::new(Vec::new());
 
 /// A proxy, and what it points to.
 pub struct Entered<'a, I: Interface + ?Sized> {
@@ -126,4 +121,87 @@ impl<I: Interface + ?Sized> Deref for Entered<'_, I> {
     fn deref(&self) -> &I::Proxy {
         &self.proxy
     }
+}
+
+/// One call as the caller's end makes it: its result, and the bytes that the callee wrote.
+fn call<T>(f: impl FnOnce(*mut Transfer) -> Reply<T>) -> Result<(T, Vec<u8>), CallError> {
+    let mut outgoing = Outgoing::new();
+    let reply = f(outgoing.head());
+    if reply.status != Status::OK {
+        return Err(CallError::of(reply.status, outgoing.into_string()));
+    }
+    // SAFETY: the callee initialises the value when it answers OK.
+    Ok((unsafe { reply.value.assume_init() }, outgoing.into_text()))
+}
+
+/// Attaches this program to the host below, once: all plugins in it share one copy of everything.
+fn attach<P: Plugin + Identity>() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let host = HostContractRef(HOST.static_as_prefix());
+        // SAFETY: once, and the table is a constant that lives as long as the program.
+        unsafe { Hooks::<P>::CONTRACT.attach()(host, GenerationRef(std::ptr::null())) };
+        // The plugin's hook is silent; failing tests are not, but need no backtrace for each panic that
+        // these tests are about.
+        let silent = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            silent(info);
+            eprintln!("{info}");
+        }));
+    });
+}
+
+/// What the host below has been told, as `level target: text`.
+static LOG: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+/// The lines of the log that contain `part`.
+pub fn logged(part: &str) -> Vec<String> {
+    LOG.lock().unwrap().iter().filter(|line| line.contains(part)).cloned().collect()
+}
+
+static HOST: &WithMetadata<HostContract> = &WithMetadata::new(HostContract {
+    log_enabled,
+    log,
+    counter,
+    at_thread_exit,
+    key_create,
+    key_delete,
+    thread_create,
+});
+
+unsafe extern "C" fn log_enabled(_: GenerationRef, level: u32) -> bool {
+    level <= 3
+}
+
+unsafe extern "C" fn log(_: GenerationRef, level: u32, target: RStr<'static>, message: RStr<'static>) {
+    LOG.lock().unwrap().push(format!("{level} {target}: {message}"));
+}
+
+unsafe extern "C" fn counter(_: GenerationRef, _: RStr<'static>) -> *const u64 {
+    static COUNTER: AtomicU64 = AtomicU64::new(0);
+    COUNTER.as_ptr()
+}
+
+// Capture is not linked into test programs: nobody calls these.
+
+unsafe extern "C" fn at_thread_exit(_: GenerationRef, _: *const c_void, _: *mut c_void) -> c_int {
+    libc::ENOSYS
+}
+
+unsafe extern "C" fn key_create(_: GenerationRef, _: *mut u32, _: *const c_void) -> c_int {
+    libc::ENOSYS
+}
+
+unsafe extern "C" fn key_delete(_: GenerationRef, _: u32) -> c_int {
+    libc::ENOSYS
+}
+
+unsafe extern "C" fn thread_create(
+    _: GenerationRef,
+    _: *mut c_void,
+    _: *const c_void,
+    _: *const c_void,
+    _: *mut c_void,
+) -> c_int {
+    libc::ENOSYS
 }

@@ -196,6 +196,23 @@ fn a_guard_entered_under_a_lease_may_outlive_it() {
 }
 
 #[test]
+fn a_nested_call_is_where_the_innermost_call_is() {
+    let scene = Scene::new();
+    let outer = scene.slot.enter().unwrap();
+    let first = outer.lease();
+    drop(outer);
+    end_later(scene.swap(2));
+    let outer = scene.slot.enter().unwrap();
+    first.call(|_| assert_eq!(scene.answer(), 1));
+    assert_eq!((outer.number, scene.answer()), (2, 2));
+}
+
+/// Of a generation that is still in use.
+fn end_later(mut old: Retired<Build>) {
+    assert!(!old.poll());
+}
+
+#[test]
 fn a_lease_of_a_guard_outlives_it() {
     let scene = Scene::new();
     let lease = scene.slot.enter().unwrap().lease();

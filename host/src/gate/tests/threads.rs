@@ -78,7 +78,7 @@ fn a_thread_reference_outlives_its_thread() {
 /// A lost wake-up would sleep for 100 s here; see `Fence::nap`.
 #[test]
 pub(super) fn no_wake_up_is_lost() {
-    let rounds = if cfg!(miri) { 5 } else { 2000 };
+    let rounds = if cfg!(miri) { 5 } else { 300 };
     let scene = Scene::new();
     let stop = AtomicBool::new(false);
     let call_repeatedly = |seed: u32| {
@@ -110,7 +110,7 @@ pub(super) fn no_wake_up_is_lost() {
 /// Everything at once: nesting, leases, threads that come and go, swaps and handovers.
 #[test]
 fn nobody_is_in_a_generation_that_has_ended() {
-    let rounds = if cfg!(miri) { 3 } else { 500 };
+    let rounds = if cfg!(miri) { 3 } else { 2000 };
     let scene = Scene::new();
     scene.slot.set_wait_limit(FOREVER);
     let stop = AtomicBool::new(false);
