@@ -1,1 +1,36 @@
-//! stub
+//! The interfaces of the fixtures, shared by the fixtures that implement them and the tests that call them, and
+//! the few things that many fixtures need.
+//!
+//! Modules that declare the same trait stand for builds of one interface at different times.
+
+/// Things that say who they are: the plainest interface.
+#[path = "interfaces/echo.rs"]
+pub mod echo;
+
+/// `Echo` after somebody gave `say` another parameter.
+#[path = "interfaces/echo_signature.rs"]
+pub mod echo_signature;
+
+/// `Echo` after somebody reordered the fields of `Measure`.
+#[path = "interfaces/echo_layout.rs"]
+pub mod echo_layout;
+
+/// `Echo` 1.1: one more method.
+#[path = "interfaces/echo_appended.rs"]
+pub mod echo_appended;
+
+/// State that must not get lost.
+#[path = "interfaces/counter.rs"]
+pub mod counter;
+
+/// Calls that last, that call back, that are large, or whose meaning is a fixture's own business.
+#[path = "interfaces/misc.rs"]
+pub mod misc;
+
+/// Waiting inside of a plugin, until a test says go.
+#[path = "interfaces/held.rs"]
+pub mod held;
+
+/// A number in the library's bytes that a test can change, to make another build without a compiler.
+#[path = "interfaces/stamp.rs"]
+pub mod stamp;

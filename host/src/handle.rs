@@ -17,8 +17,8 @@ use crate::plugin::{Loaded, Plugin};
 /// A plugin, typed by one of its interfaces. Cheap to clone; stays valid across reloads, and beyond the host,
 /// where every call ends with [`CallError::Closed`].
 pub struct Handle<I: Interface + ?Sized> {
-    plugin: Arc<Plugin>,
-    interface: usize,
+    pub(crate) plugin: Arc<Plugin>,
+    pub(crate) interface: usize,
     _interface: PhantomData<fn(&I)>,
 }
 
@@ -34,7 +34,9 @@ impl<I: Interface + ?Sized> Handle<I> {
     ///
     /// # Errors
     /// [`CallError::NotLoaded`], [`CallError::Closed`], [`CallError::TimedOut`] or [`CallError::Crowded`].
-    #[inline]
+    // Inlined for its cost: returned through memory, the guard's words would be stored and loaded again in
+    // other sizes, which stalls for longer than the rest of the call takes.
+    #[inline(always)]
     pub fn enter(&self) -> Result<Guard<'_, I>, CallError> {
         match self.plugin.slot.enter() {
             Ok(held) => match proxy::<I>(&held, self.interface) {
@@ -51,10 +53,7 @@ impl<I: Interface + ?Sized> Handle<I> {
     /// As for [`Handle::enter`].
     pub fn lease(&self) -> Result<Lease<I>, CallError> {
         let held = self.plugin.slot.lease().map_err(|error| self.plugin.cannot_enter(&error))?;
-        match proxy::<I>(&held, self.interface) {
-            Some(proxy) => Ok(Lease { proxy, held }),
-            None => Err(self.plugin.not_loaded()),
-        }
+        Lease::new(held, self).ok_or_else(|| self.plugin.not_loaded())
     }
 
     /// The plugin's name.
@@ -77,7 +76,7 @@ impl<I: Interface + ?Sized> std::fmt::Debug for Handle<I> {
 
 /// The proxy of one generation. Whoever calls this keeps the proxy beside what holds the generation.
 #[inline(always)]
-fn proxy<I: Interface + ?Sized>(loaded: &Loaded, interface: usize) -> Option<I::Proxy> {
+pub(crate) fn proxy<I: Interface + ?Sized>(loaded: &Loaded, interface: usize) -> Option<I::Proxy> {
     let methods = loaded.tables.get(interface);
     if methods.is_null() {
         return None;
@@ -141,6 +140,12 @@ pub struct Lease<I: Interface + ?Sized> {
 }
 
 impl<I: Interface + ?Sized> Lease<I> {
+    /// `None`: this generation is not bound to the handle's interface.
+    pub(crate) fn new(held: gate::Lease<Loaded>, handle: &Handle<I>) -> Option<Self> {
+        let proxy = proxy::<I>(&held, handle.interface)?;
+        Some(Lease { proxy, held })
+    }
+
     /// The generation that is held.
     pub fn generation(&self) -> u64 {
         self.held.number

@@ -20,7 +20,7 @@ use crate::file::{self, StagingDir};
 use crate::handle::Handle;
 use crate::intake::Intake;
 use crate::options::{Options, TrustedFile};
-use crate::plugin::{Build, Plugin, stated};
+use crate::plugin::{Build, Loaded, Plugin, same, stated};
 use crate::reaper::Reaper;
 use crate::reload::{self, Settled};
 use crate::status::HostStatus;
@@ -393,7 +393,7 @@ impl Core {
         let _turn = plugin.begin_within(Step::Publish, self.options.call_wait).map_err(|error| {
             PluginError::Busy { name: plugin.name.clone(), busy: error.to_string() }
         })?;
-        let known = plugin.record().interfaces.iter().position(|known| std::ptr::eq(*known, desc));
+        let known = plugin.record().interfaces.iter().position(|known| same(known, desc));
         if let Some(number) = known {
             return Ok(number);
         }
@@ -401,22 +401,14 @@ impl Core {
         if number == MAX_INTERFACES {
             return Err(PluginError::TooManyInterfaces { limit: MAX_INTERFACES });
         }
-        let Ok(loaded) = plugin.slot.try_enter() else {
-            return Err(PluginError::NotLoaded { name: plugin.name.clone() });
-        };
-        let (ours, manifest) = (stated(desc), &loaded.build.manifest);
-        let theirs = manifest.interface(&ours.name).ok_or_else(|| PluginError::NotImplemented {
-            name: plugin.name.clone(),
-            interface: format!("{} {}", ours.name, ours.version),
-            implements: implemented(&loaded.build),
-        })?;
-        file::compare(&ours, theirs, &manifest.plugin, &manifest.version).map_err(PluginError::Interface)?;
-        loaded.tables.bind(number, desc, loaded.instance.image()).map_err(|reason| {
-            PluginError::NotImplemented {
-                name: plugin.name.clone(),
-                interface: format!("{} {}: {reason}", ours.name, ours.version),
-                implements: implemented(&loaded.build),
-            }
+        // On a thread of its own: inside of a call, entering would give that call's generation, which may be an
+        // older one.
+        std::thread::scope(|scope| {
+            let bind = || match plugin.slot.try_enter() {
+                Ok(loaded) => bind(&plugin.name, number, desc, &loaded),
+                Err(_) => Err(PluginError::NotLoaded { name: plugin.name.clone() }),
+            };
+            scope.spawn(bind).join().expect("binding does not panic")
         })?;
         plugin.record().interfaces.push(desc);
         Ok(number)
@@ -430,6 +422,24 @@ impl Core {
         self.reaper.retire(plugin.clone(), old);
         Some(number)
     }
+}
+
+/// Resolves an interface for the serving generation.
+fn bind(name: &str, number: usize, desc: &InterfaceDesc, loaded: &Loaded) -> Result<(), PluginError> {
+    let (ours, manifest) = (stated(desc), &loaded.build.manifest);
+    let not_implemented = |interface: String| PluginError::NotImplemented {
+        name: name.to_owned(),
+        interface,
+        implements: implemented(&loaded.build),
+    };
+    let theirs = manifest
+        .interface(&ours.name)
+        .ok_or_else(|| not_implemented(format!("{} {}", ours.name, ours.version)))?;
+    file::compare(&ours, theirs, &manifest.plugin, &manifest.version).map_err(PluginError::Interface)?;
+    loaded
+        .tables
+        .bind(number, desc, loaded.instance.image())
+        .map_err(|reason| not_implemented(format!("{} {}: {reason}", ours.name, ours.version)))
 }
 
 fn implemented(build: &Build) -> String {

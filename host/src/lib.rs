@@ -40,6 +40,7 @@ mod options;
 mod plugin;
 mod reaper;
 mod reload;
+mod scope;
 mod status;
 pub mod watch;
 
@@ -50,4 +51,5 @@ pub use handle::{Guard, Handle, Lease};
 pub use host::{Host, Outcome};
 pub use options::{Options, TrustedDir, TrustedFile};
 pub use plugin_api::{CallError, Interface};
+pub use scope::{OwnedScope, Scope, Scoped};
 pub use status::{GenerationStatus, HostStatus, InterfaceStatus, MethodStatus, Phase, PluginStatus};

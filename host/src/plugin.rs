@@ -5,7 +5,7 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use plugin_api::CallError;
@@ -27,6 +27,8 @@ pub(crate) struct Plugin {
     /// The host is shut down.
     closed: AtomicBool,
     turn: Mutex<Option<Turn>>,
+    /// Told when a turn ends.
+    turn_ended: Condvar,
     record: Mutex<Record>,
 }
 
@@ -103,6 +105,7 @@ impl Plugin {
             counters: Arc::default(),
             closed: AtomicBool::new(false),
             turn: Mutex::new(None),
+            turn_ended: Condvar::new(),
             record: Mutex::new(Record {
                 file,
                 next: 1,
@@ -123,12 +126,7 @@ impl Plugin {
     /// # Errors
     /// One is under way: which step, since when.
     pub(crate) fn begin(self: &Arc<Self>, step: Step) -> Result<Transaction, ReloadError> {
-        let mut turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(Turn { step, since }) = *turn {
-            return Err(ReloadError::Busy { plugin: self.name.clone(), step, since: since.elapsed() });
-        }
-        *turn = Some(Turn { step, since: Instant::now() });
-        Ok(Transaction(self.clone()))
+        self.begin_within(step, Duration::ZERO)
     }
 
     /// Begins a transaction as soon as the one under way has ended.
@@ -136,15 +134,16 @@ impl Plugin {
     /// # Errors
     /// It has not ended within `limit`.
     pub(crate) fn begin_within(self: &Arc<Self>, step: Step, limit: Duration) -> Result<Transaction, ReloadError> {
-        let deadline = Instant::now() + limit;
-        loop {
-            match self.begin(step) {
-                Err(ReloadError::Busy { .. }) if Instant::now() < deadline => {
-                    std::thread::sleep(Duration::from_millis(1));
-                }
-                other => return other,
-            }
+        let turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mut turn, _) = self
+            .turn_ended
+            .wait_timeout_while(turn, limit, |turn| turn.is_some())
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(Turn { step, since }) = *turn {
+            return Err(ReloadError::Busy { plugin: self.name.clone(), step, since: since.elapsed() });
         }
+        *turn = Some(Turn { step, since: Instant::now() });
+        Ok(Transaction(self.clone()))
     }
 
     /// What a transaction is doing, for people.
@@ -195,6 +194,7 @@ impl Transaction {
 impl Drop for Transaction {
     fn drop(&mut self) {
         *self.0.turn.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.0.turn_ended.notify_one();
     }
 }
 
@@ -215,4 +215,10 @@ pub(crate) fn stated(desc: &InterfaceDesc) -> InterfaceManifest {
             })
             .collect(),
     }
+}
+
+/// Whether two descriptions are of the same interface, method for method. Not by address: one constant may
+/// stand in several places of a program.
+pub(crate) fn same(a: &InterfaceDesc, b: &InterfaceDesc) -> bool {
+    a.name == b.name && a.version == b.version && stated(a).methods == stated(b).methods
 }

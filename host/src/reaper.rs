@@ -223,7 +223,7 @@ impl Round {
             Stage::Unused(hooks, staged) => match hooks.into_image() {
                 Ok(image) => (self.begin_close(image, staged), true),
                 Err(hooks) => {
-                    self.linger(departure, "one of its hooks has not returned".into(), 0);
+                    self.linger(departure, "one of its hooks has not returned".into(), hooks.image().bytes());
                     (Stage::Unused(hooks, staged), false)
                 }
             },

@@ -62,30 +62,23 @@ impl Serialize for ContentHash {
     }
 }
 
-/// Reads everything from `source`, hands each piece to `sink`, and gives the hash and the length of it all. Stops
-/// with `None` when there is more than `limit`.
-pub(super) fn read_hashed(
-    mut source: impl Read,
-    limit: u64,
-    mut sink: impl FnMut(&[u8]) -> io::Result<()>,
-) -> io::Result<Option<(ContentHash, u64)>> {
+/// The hash of all that `source` gives; `None` if that is more than `limit`.
+pub(super) fn hash_of(mut source: impl Read, limit: u64) -> io::Result<Option<ContentHash>> {
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; 256 * 1024];
     let mut length = 0;
-    loop {
-        let read = match source.read(&mut buffer) {
-            Ok(0) => return Ok(Some((ContentHash(hasher.finalize().into()), length))),
-            Ok(read) => read,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+    while length <= limit {
+        match source.read(&mut buffer) {
+            Ok(0) => return Ok(Some(ContentHash(hasher.finalize().into()))),
+            Ok(read) => {
+                length += read as u64;
+                hasher.update(&buffer[..read]);
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
-        };
-        length += read as u64;
-        if length > limit {
-            return Ok(None);
         }
-        hasher.update(&buffer[..read]);
-        sink(&buffer[..read])?;
     }
+    Ok(None)
 }
 
 /// Reads a file from its beginning without moving its position, which others may share.

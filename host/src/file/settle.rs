@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::error::{FILE_LIMIT, FileKind, VetError};
-use super::hash::{At, ContentHash, read_hashed};
+use super::hash::{At, ContentHash, hash_of};
 use super::lease::{self, Writers};
 use super::vet::open_file;
 
@@ -225,6 +225,5 @@ fn identity(file: &File) -> Result<Identity, VetError> {
 
 /// The hash of a whole file; its position stays where it is. `None` if it is too large.
 fn hash(file: &File) -> Result<Option<ContentHash>, VetError> {
-    let hashed = read_hashed(At { file, offset: 0 }, FILE_LIMIT, |_| Ok(()));
-    Ok(hashed.map_err(|source| VetError::Unreadable { source })?.map(|(hash, _)| hash))
+    hash_of(At { file, offset: 0 }, FILE_LIMIT).map_err(|source| VetError::Unreadable { source })
 }

@@ -9,17 +9,18 @@
 //! 3. A copy that nobody keeps is removed.
 
 use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::draft::is_plugin_name;
-use super::error::{Exposure, FILE_LIMIT};
-use super::hash::{At, ContentHash, read_hashed};
+use super::error::{Exposure, FILE_LIMIT, VetError};
+use super::hash::ContentHash;
 use super::lease::{self, Writers};
 use super::run_dir::RunDir;
+use super::vet::read_whole;
 
 /// Where this host keeps its private copies.
 #[derive(Debug)]
@@ -56,12 +57,13 @@ impl StagingDir {
             return Err(StageError::TooLarge { bytes: before.bytes });
         }
         let (private, file) = self.create()?;
-        let (hash, bytes) = self.fill(&file, source)?;
+        let contents = self.fill(&file, source)?;
         let is_written = matches!(lease::writers(source), Writers::Somebody);
-        if is_written || bytes != before.bytes || stamp(source)? != before {
+        if is_written || contents.len() as u64 != before.bytes || stamp(source)? != before {
             return Err(StageError::ChangedWhileCopied);
         }
-        Ok(Incoming { private, file, hash, bytes })
+        let hash = ContentHash::of(&contents);
+        Ok(Incoming { private, file, hash, contents })
     }
 
     fn create(&self) -> Result<(PrivateFile, File), StageError> {
@@ -72,34 +74,27 @@ impl StagingDir {
             match options.open(&path) {
                 Ok(file) => return Ok((PrivateFile { path, run: Arc::clone(&self.run), keep: false }, file)),
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(source) => return Err(self.cannot_write(0, source)),
+                Err(source) => return Err(self.cannot_write(source)),
             }
         }
     }
 
-    /// Shares the contents where the file system can, and else copies them.
-    fn fill(&self, mut copy: &File, source: &File) -> Result<(ContentHash, u64), StageError> {
+    /// Shares the contents where the file system can, and else writes them; gives them as they were read, once.
+    fn fill(&self, mut copy: &File, source: &File) -> Result<Vec<u8>, StageError> {
         let shared = share(copy, source);
-        let contents = At { file: if shared { copy } else { source }, offset: 0 };
-        let (mut written, mut writing) = (0, false);
-        let hashed = read_hashed(contents, FILE_LIMIT, |piece| {
-            if !shared {
-                writing = true;
-                copy.write_all(piece)?;
-                (writing, written) = (false, written + piece.len() as u64);
-            }
-            Ok(())
-        });
-        match hashed {
-            Ok(Some(hashed)) => Ok(hashed),
-            Ok(None) => Err(StageError::ChangedWhileCopied), // it has grown beyond the limit
-            Err(source) if writing => Err(self.cannot_write(written, source)),
-            Err(source) => Err(StageError::Unreadable { source }),
+        let contents = read_whole(if shared { copy } else { source }).map_err(|error| match error {
+            VetError::TooLarge { bytes } => StageError::TooLarge { bytes },
+            VetError::Unreadable { source } => StageError::Unreadable { source },
+            other => StageError::Unreadable { source: io::Error::other(other) },
+        })?;
+        if !shared {
+            copy.write_all(&contents).map_err(|source| self.cannot_write(source))?;
         }
+        Ok(contents)
     }
 
-    fn cannot_write(&self, written: u64, source: io::Error) -> StageError {
-        StageError::CannotWrite { directory: self.path().into(), written, source }
+    fn cannot_write(&self, source: io::Error) -> StageError {
+        StageError::CannotWrite { directory: self.path().into(), source }
     }
 }
 
@@ -148,7 +143,7 @@ pub struct Incoming {
     private: PrivateFile,
     file: File,
     hash: ContentHash,
-    bytes: u64,
+    contents: Vec<u8>,
 }
 
 impl Incoming {
@@ -166,7 +161,7 @@ impl Incoming {
         let directory = || self.private.run.path().to_path_buf();
         let path = path.map_err(|source| StageError::Directory { directory: directory(), source })?;
         self.private.path = path;
-        Ok(Staged { private: self.private, hash: self.hash, bytes: self.bytes })
+        Ok(Staged { private: self.private, hash: self.hash, bytes: self.contents.len() as u64 })
     }
 
     /// Takes the flag away that forbids unloading. `offset` is [`Facts::nodelete`](super::Facts::nodelete). The
@@ -176,22 +171,22 @@ impl Incoming {
     ///
     /// The copy cannot be read or written.
     pub fn clear_nodelete(&self, offset: u64) -> Result<(), StageError> {
-        clear_nodelete(&self.file, offset).map_err(|source| StageError::CannotWrite {
-            directory: self.private.run.path().into(),
-            written: 0,
-            source,
-        })
+        clear_nodelete(&self.file, offset)
+            .map_err(|source| StageError::CannotWrite { directory: self.private.run.path().into(), source })
     }
 
-    /// The contents of the copy.
+    /// The contents of the copy, as they were written to it.
+    pub fn contents(&self) -> &[u8] {
+        &self.contents
+    }
+
+    /// The same as [`contents`](Self::contents).
     ///
     /// # Errors
     ///
-    /// The copy cannot be read.
-    pub fn read(&self) -> Result<Vec<u8>, StageError> {
-        let mut bytes = Vec::with_capacity(self.bytes as usize);
-        let read = At { file: &self.file, offset: 0 }.read_to_end(&mut bytes);
-        read.map(|_| bytes).map_err(|source| StageError::Unreadable { source })
+    /// None.
+    pub fn read(&self) -> Result<&[u8], StageError> {
+        Ok(self.contents())
     }
 
     /// Where it is for now.
@@ -204,35 +199,33 @@ impl Incoming {
         self.hash
     }
 
-    /// The size of the contents.
-    pub fn bytes(&self) -> u64 {
-        self.bytes
-    }
-
     fn rename(&self, stem: &str) -> io::Result<PathBuf> {
         self.file.set_permissions(Permissions::from_mode(0o500))?;
         for number in 1u64.. {
             let name = if number == 1 { format!("{stem}.so") } else { format!("{stem}-{number}.so") };
             let path = self.private.run.path().join(name);
-            // The name is taken first and renamed over then, by invariant 2.
-            match OpenOptions::new().write(true).create_new(true).mode(0o500).open(&path) {
-                Ok(_) => return self.rename_over(path),
+            match rename_to_new(self.path(), &path) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(error) => return Err(error),
+                renamed => return renamed.map(|()| path),
             }
         }
         Err(io::ErrorKind::AlreadyExists.into())
     }
+}
 
-    fn rename_over(&self, path: PathBuf) -> io::Result<PathBuf> {
-        match fs::rename(self.path(), &path) {
-            Ok(()) => Ok(path),
-            Err(error) => {
-                let _ = fs::remove_file(&path);
-                Err(error)
-            }
+/// Renames a file, but not over another one.
+fn rename_to_new(from: &Path, to: &Path) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::fs::{CWD, RenameFlags, renameat_with};
+        use rustix::io::Errno;
+        match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+            Err(Errno::INVAL | Errno::NOSYS) => {} // not on this file system
+            renamed => return Ok(renamed?),
         }
     }
+    fs::hard_link(from, to)?;
+    fs::remove_file(from)
 }
 
 /// A private copy with its final name. Removed when dropped, unless it is kept.
@@ -320,12 +313,10 @@ pub enum StageError {
     #[error("was changed while it was copied: wait until whoever writes it is done")]
     ChangedWhileCopied,
     /// The copy cannot be written; the disk may be full.
-    #[error("cannot write a private copy in {} (after {written} bytes): {source}", .directory.display())]
+    #[error("cannot write a private copy in {}: {source}", .directory.display())]
     CannotWrite {
         /// The directory.
         directory: PathBuf,
-        /// How far it came.
-        written: u64,
         /// What the system says.
         source: io::Error,
     },

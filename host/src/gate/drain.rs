@@ -76,6 +76,7 @@ impl<T: Send + Sync + 'static> Retired<T> {
         if self.poll_for_a_moment(limit) {
             return Ok(());
         }
+        let mut rest = Duration::ZERO;
         loop {
             let seen = registry().notices.number(); // D1
             let asked = self.ask_stragglers(); // D2
@@ -92,6 +93,7 @@ impl<T: Send + Sync + 'static> Retired<T> {
             if self.poll() {
                 return Ok(());
             }
+            rest = longer_rest(rest, left);
         }
     }
 
@@ -190,6 +192,17 @@ impl<T: Send + Sync + 'static> Retired<T> {
     fn header(&self) -> *const Header {
         self.generation.as_ptr().as_ptr().cast()
     }
+}
+
+/// Rests for so long before asking again, and returns for how long the next time. A thread that nests call
+/// after call in the one that is waited for notifies at each exit; asked more rarely, it is not slowed.
+fn longer_rest(rest: Duration, left: Duration) -> Duration {
+    const STEP: Duration = Duration::from_micros(20);
+    const LONGEST: Duration = Duration::from_millis(1);
+    if !cfg!(reseat_loom) {
+        std::thread::sleep(rest.min(left));
+    }
+    (rest * 2).clamp(STEP, LONGEST)
 }
 
 impl<T: Send + Sync + 'static> fmt::Debug for Retired<T> {

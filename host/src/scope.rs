@@ -1,0 +1,127 @@
+//! Units of work: a request, a batch. Within one, every plugin is called in one generation.
+
+use std::cell::RefCell;
+use std::marker::PhantomData;
+use std::ops::Deref;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use plugin_api::{CallError, Interface};
+
+use crate::gate;
+use crate::handle::{Handle, Lease, proxy};
+use crate::host::Host;
+use crate::plugin::{Loaded, Plugin};
+
+/// A unit of work on one thread. The first call to each plugin in it decides the generation of that plugin, and
+/// every further one in the scope sees the same, also through [`Handle::enter`], in nested scopes, and in calls
+/// that plugins make.
+///
+/// A scope holds up what a guard holds up: the handover of a stateful plugin it has called, until it ends.
+pub struct Scope<'h> {
+    held: RefCell<Vec<(*const Plugin, gate::Guard<'h, Loaded>)>>,
+    _host: PhantomData<&'h Host>,
+}
+
+/// A plugin in a scope; dereferences to the interface's methods.
+pub struct Scoped<'s, I: Interface + ?Sized> {
+    proxy: I::Proxy,
+    generation: u64,
+    _scope: PhantomData<&'s ()>,
+}
+
+impl Host {
+    /// Runs a unit of work.
+    ///
+    /// ```no_run
+    /// # use rate_limiter_interface::RateLimiter;
+    /// # fn work(host: &reseat::Host, limiter: &reseat::Handle<dyn RateLimiter>) -> Result<(), reseat::CallError> {
+    /// host.scope(|scope| {
+    ///     let limiter = scope.enter(limiter)?;
+    ///     limiter.check("alice", 1)?;
+    ///     limiter.check("bob", 1)?; // the same generation, whatever is reloaded meanwhile
+    ///     Ok(())
+    /// })
+    /// # }
+    /// ```
+    pub fn scope<'h, R>(&'h self, work: impl FnOnce(&Scope<'h>) -> R) -> R {
+        work(&Scope { held: RefCell::default(), _host: PhantomData })
+    }
+
+    /// A unit of work as a value, for frameworks that cannot use a closure: it may cross threads and `.await`.
+    pub fn owned_scope(&self) -> OwnedScope {
+        OwnedScope { held: Mutex::default() }
+    }
+}
+
+impl<'h> Scope<'h> {
+    /// Enters a plugin, in the generation that this scope has of it.
+    ///
+    /// # Errors
+    /// As for [`Handle::enter`], the first time. Later ones cannot fail.
+    pub fn enter<I: Interface + ?Sized>(&self, handle: &'h Handle<I>) -> Result<Scoped<'_, I>, CallError> {
+        let plugin: &'h Arc<Plugin> = &handle.plugin;
+        let mut held = self.held.borrow_mut();
+        let at = match held.iter().position(|(known, _)| std::ptr::eq(*known, &raw const **plugin)) {
+            Some(at) => at,
+            None => {
+                let guard = plugin.slot.enter().map_err(|error| plugin.cannot_enter(&error))?;
+                held.push((&raw const **plugin, guard));
+                held.len() - 1
+            }
+        };
+        let loaded = &held[at].1;
+        // The proxy lives no longer than the borrow of the scope, and the guard until the scope ends.
+        let proxy = proxy::<I>(loaded, handle.interface).ok_or_else(|| plugin.not_loaded())?;
+        Ok(Scoped { proxy, generation: loaded.number, _scope: PhantomData })
+    }
+}
+
+impl<I: Interface + ?Sized> Scoped<'_, I> {
+    /// The generation that the scope has of this plugin.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+}
+
+impl<I: Interface + ?Sized> Deref for Scoped<'_, I> {
+    type Target = I::Proxy;
+    #[inline(always)]
+    fn deref(&self) -> &I::Proxy {
+        &self.proxy
+    }
+}
+
+/// A unit of work that may cross threads. Unlike in a [`Scope`], only calls through
+/// [`OwnedScope::enter`] see its generations: a thread does not know which owned scope its work belongs to.
+#[derive(Default)]
+pub struct OwnedScope {
+    held: Mutex<Vec<(Arc<Plugin>, gate::Lease<Loaded>)>>,
+}
+
+impl OwnedScope {
+    /// A lease of a plugin, in the generation that this scope has of it.
+    ///
+    /// # Errors
+    /// As for [`Handle::lease`], the first time. Later ones cannot fail.
+    pub fn enter<I: Interface + ?Sized>(&self, handle: &Handle<I>) -> Result<Lease<I>, CallError> {
+        let plugin = &handle.plugin;
+        let known = {
+            let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+            held.iter().find(|(known, _)| Arc::ptr_eq(known, plugin)).map(|(_, lease)| lease.clone())
+        };
+        if let Some(lease) = known {
+            return Lease::new(lease, handle).ok_or_else(|| plugin.not_loaded());
+        }
+        // Outside of the lock, because this may wait at a closed gate. Who comes first decides.
+        let fresh = plugin.slot.lease().map_err(|error| plugin.cannot_enter(&error))?;
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let lease = match held.iter().find(|(known, _)| Arc::ptr_eq(known, plugin)) {
+            Some((_, lease)) => lease.clone(),
+            None => {
+                held.push((plugin.clone(), fresh.clone()));
+                fresh
+            }
+        };
+        Lease::new(lease, handle).ok_or_else(|| plugin.not_loaded())
+    }
+}

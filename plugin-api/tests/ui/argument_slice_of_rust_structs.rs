@@ -1,0 +1,13 @@
+use plugin_api::prelude::*;
+
+#[derive(AbiType, Clone, Copy)]
+pub struct Request {
+    id: u64,
+}
+
+#[plugin_api::interface(version = "1.0")]
+pub trait Limiter {
+    fn check(&self, requests: &[Request]) -> bool;
+}
+
+fn main() {}

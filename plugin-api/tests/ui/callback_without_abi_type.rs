@@ -1,0 +1,12 @@
+use plugin_api::prelude::*;
+
+pub struct Request {
+    id: u64,
+}
+
+#[plugin_api::interface(version = "1.0")]
+pub trait Limiter {
+    fn check(&self, each: &mut dyn FnMut(Request)) -> bool;
+}
+
+fn main() {}

@@ -1,0 +1,6 @@
+use plugin_api::prelude::*;
+
+#[derive(AbiType)]
+pub enum Never {}
+
+fn main() {}

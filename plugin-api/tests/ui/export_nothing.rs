@@ -1,0 +1,5 @@
+use plugin_api::prelude::*;
+
+export_plugin!();
+
+fn main() {}

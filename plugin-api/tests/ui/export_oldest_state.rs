@@ -1,0 +1,26 @@
+use plugin_api::prelude::*;
+
+#[plugin_api::interface(version = "1.0")]
+pub trait Limiter {
+    fn check(&self, key: &str) -> bool;
+}
+
+struct Buckets;
+
+impl Plugin for Buckets {
+    const STATE_VERSION: u32 = 2;
+    const OLDEST_STATE: u32 = 3;
+    fn create(_: &Services) -> Result<Self> {
+        Ok(Buckets)
+    }
+}
+
+impl Limiter for Buckets {
+    fn check(&self, _: &str) -> bool {
+        true
+    }
+}
+
+export_plugin!(Buckets: Limiter);
+
+fn main() {}

@@ -1,0 +1,4 @@
+#[plugin_api::interface(version = "1.0")]
+pub trait Limiter {}
+
+fn main() {}

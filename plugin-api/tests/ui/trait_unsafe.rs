@@ -1,0 +1,6 @@
+#[plugin_api::interface(version = "1.0")]
+pub unsafe trait Limiter {
+    fn check(&self, key: &str) -> bool;
+}
+
+fn main() {}

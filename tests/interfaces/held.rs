@@ -1,0 +1,14 @@
+use std::fs::File;
+use std::path::Path;
+use std::time::Duration;
+
+/// Tells that it is inside, by creating `<until>.in`, and stays until `until` exists.
+///
+/// # Panics
+/// The file that tells cannot be created.
+pub fn hold(until: &str) {
+    File::create(format!("{until}.in")).expect("the test's directory can be written");
+    while !Path::new(until).exists() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}

@@ -1,0 +1,35 @@
+use plugin_api::prelude::*;
+
+/// Does what its fixture is about.
+#[plugin_api::interface(version = "1.0")]
+pub trait Misc {
+    /// What `what` means is the fixture's own business.
+    fn call(&self, what: &str) -> Result<String>;
+}
+
+/// Stays inside of a call.
+#[plugin_api::interface(version = "1.0")]
+pub trait Blocker {
+    /// See [`crate::held::hold`]; returns which build that was.
+    fn hold(&self, until: &str) -> u32;
+    /// Which build answers.
+    fn build(&self) -> u32;
+}
+
+/// Results that do not fit into a register.
+#[plugin_api::interface(version = "1.0")]
+pub trait Big {
+    /// `len` bytes, each of them its own index, as far as that fits.
+    fn bytes(&self, len: u64) -> Vec<u8>;
+    /// A text of `len` letters.
+    fn text(&self, len: u64) -> String;
+    /// What was lent, back again.
+    fn back(&self, bytes: &[u8]) -> Vec<u8>;
+}
+
+/// Calls its caller.
+#[plugin_api::interface(version = "1.0")]
+pub trait Feeder {
+    /// Hands 1 to `n` to `each`, and returns which build that was.
+    fn feed(&self, n: u32, each: &mut dyn FnMut(u32)) -> u32;
+}
