@@ -34,3 +34,7 @@ pub mod held;
 /// A number in the library's bytes that a test can change, to make another build without a compiler.
 #[path = "interfaces/stamp.rs"]
 pub mod stamp;
+
+/// Code that runs when a library is opened.
+#[path = "interfaces/constructor.rs"]
+pub mod constructor;

@@ -73,7 +73,9 @@ impl TrustedDir {
     /// are something else, running their constructors does no harm.
     #[allow(unsafe_code)] // the one promise of an embedder
     pub unsafe fn new(path: impl Into<PathBuf>) -> Self {
-        TrustedDir(path.into())
+        let path = path.into();
+        // Absolute, so that a file has one name, and a change of the working directory changes nothing.
+        TrustedDir(std::path::absolute(&path).unwrap_or(path))
     }
 
     /// Where it is.

@@ -63,12 +63,12 @@ pub(crate) fn admit(core: &Arc<Core>, settled: &Settled, force: bool) -> Result<
 /// Steps 1 and 2: the private copy, and what its bytes say. No code of it runs.
 fn stage_and_vet(core: &Core, settled: &Settled) -> Result<(Incoming, Build), Stop> {
     let path = settled.origin.path();
+    let incoming = core.staging.copy(&settled.file).map_err(|e| stop(Step::Stage, e))?;
+    let Vetted { manifest, facts } =
+        file::vet_bytes(incoming.contents(), &expect(path)).map_err(|e| stop(Step::Vet, e))?;
+    // After the bytes: what is no plugin need not be reported for who could write to it.
     let stat = settled.file.metadata().map_err(|source| stop(Step::Vet, file::VetError::Unreadable { source }))?;
     file::check_owner(path, &stat).map_err(|e| stop(Step::Vet, e))?;
-    let incoming = core.staging.copy(&settled.file).map_err(|e| stop(Step::Stage, e))?;
-    let bytes = incoming.read().map_err(|e| stop(Step::Stage, e))?;
-    let Vetted { manifest, facts } =
-        file::vet_bytes(&bytes, &expect(path)).map_err(|e| stop(Step::Vet, e))?;
     if let Some(offset) = facts.nodelete {
         // Only the private copy is changed: the author's file stays as it is.
         incoming.clear_nodelete(offset).map_err(|e| stop(Step::Stage, e))?;

@@ -13,7 +13,7 @@ use std::panic::{AssertUnwindSafe, Location, catch_unwind};
 
 use crate::abi::{Reply, Status, Transfer};
 use crate::transfer::{Malformed, TailWriter, answer};
-use crate::types::{AbiType, Returns};
+use crate::types::AbiType;
 
 thread_local! {
     /// Where the last panic on this thread happened. `const` and without a destructor: it registers nothing
@@ -63,17 +63,12 @@ impl From<anyhow::Error> for Failure {
 /// # Safety
 /// `transfer` is that of the call being answered.
 #[inline(always)]
-pub unsafe fn contain<R: Returns>(
+pub unsafe fn contain<V: AbiType>(
     transfer: *mut Transfer,
-    f: impl FnOnce() -> Result<R, Failure>,
-) -> Reply<<R::Value as AbiType>::Inline> {
+    f: impl FnOnce() -> Result<V, Failure>,
+) -> Reply<V::Inline> {
     // SAFETY: handed on from the caller; the value is lowered while the call is being answered.
-    unsafe {
-        contain_raw(transfer, || {
-            let value = f()?.split().map_err(Failure::Failed)?;
-            Ok(value.lower(&mut TailWriter::answering(transfer)))
-        })
-    }
+    unsafe { contain_raw(transfer, || Ok(f()?.lower(&mut TailWriter::answering(transfer)))) }
 }
 
 /// Runs `f` and answers with its inline value.

@@ -10,11 +10,9 @@ use abi_stable::type_layout::TypeLayout;
 use anyhow::{Result, ensure};
 
 use crate::abi::{
-    GenerationRef, HostContractRef, InstanceRef, InterfaceExport, PluginContract, PluginContractRef,
-    RawSlice, Reply, Transfer,
+    GenerationRef, HostContractRef, InstanceRef, PluginContract, PluginContractRef, RawSlice, Reply, Transfer,
 };
 use crate::contain::{Failure, contain, contain_raw, install_hook, remove_hook};
-use crate::interface::ExportedBy;
 use crate::plugin::{Identity, Plugin};
 use crate::services::Services;
 use crate::state::{Encoding, Saved};
@@ -159,12 +157,12 @@ impl<P: Plugin + Identity> Hooks<P> {
 
     unsafe extern "C" fn started(instance: InstanceRef, transfer: *mut Transfer) -> Reply<()> {
         // SAFETY: as for `save`.
-        unsafe { contain(transfer, || Ok(Self::instance(instance).plugin.started())) }
+        unsafe { contain(transfer, || Ok(Self::instance(instance).plugin.started()?)) }
     }
 
     unsafe extern "C" fn self_check(instance: InstanceRef, transfer: *mut Transfer) -> Reply<()> {
         // SAFETY: as for `save`.
-        unsafe { contain(transfer, || Ok(Self::instance(instance).plugin.self_check())) }
+        unsafe { contain(transfer, || Ok(Self::instance(instance).plugin.self_check()?)) }
     }
 
     unsafe extern "C" fn stopping(instance: InstanceRef, transfer: *mut Transfer) -> Reply<()> {
@@ -205,17 +203,6 @@ impl<P: Plugin + Identity> Hooks<P> {
     }
 }
 
-/// One interface of a plugin, for the descriptor.
-pub const fn interface<I: ExportedBy<P> + ?Sized, P>() -> InterfaceExport {
-    InterfaceExport {
-        name: RStr::from_str(I::DESC.name),
-        major: I::DESC.version.major,
-        minor: I::DESC.version.minor,
-        methods: abi_stable::std_types::RSlice::from_slice(I::METHODS),
-        dynamic: I::DYNAMIC,
-    }
-}
-
 /// The layout of the plugin's contract, for the host's second check.
 pub extern "C" fn contract_layout() -> &'static TypeLayout {
     <PluginContractRef as StableAbi>::LAYOUT
@@ -227,12 +214,21 @@ pub extern "C" fn host_layout() -> &'static TypeLayout {
 }
 
 /// What `export_plugin!` expands to once its arguments are understood.
+///
+/// Everything is asked of `Identity` and `ExportedBy`: then a type that is no plugin, or does not implement
+/// the interface, is one error.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __export {
     ($plugin:ty, $name:expr, $version:expr, [$($interface:ty),+ $(,)?]) => {
         impl $crate::__private::Identity for $plugin {
-            const NAME: &'static str = $name;
+            const NAME: &'static str = {
+                assert!(
+                    $crate::__private::desc::is_plugin_name($name),
+                    "a plugin's name consists of 1 to 64 of a-z, 0-9, `_` and `-`, and begins with a letter or digit: say `name = \"…\"` in export_plugin!"
+                );
+                $name
+            };
             const VERSION: &'static str = $version;
         }
 
@@ -243,34 +239,24 @@ macro_rules! __export {
             use $crate::__private as __reseat;
 
             const DESC: __reseat::desc::ManifestDesc = __reseat::desc::ManifestDesc {
-                plugin: $name,
-                version: $version,
-                state: __reseat::desc::StateDesc {
-                    writes: <$plugin as $crate::Plugin>::STATE_VERSION,
-                    reads_from: <$plugin as $crate::Plugin>::OLDEST_STATE,
-                },
+                plugin: <$plugin as __reseat::Identity>::NAME,
+                version: <$plugin as __reseat::Identity>::VERSION,
+                state: <$plugin as __reseat::Identity>::STATE,
                 panic: if cfg!(panic = "unwind") { "unwind" } else { "abort" },
                 profile: if cfg!(debug_assertions) { "debug" } else { "release" },
-                interfaces: &[$(<$interface as __reseat::Interface>::DESC),+],
+                interfaces: &[$(<$interface as __reseat::ExportedBy<$plugin>>::DESCRIPTION),+],
             };
-            const _: () = assert!(
-                __reseat::desc::is_plugin_name($name),
-                "a plugin's name consists of 1 to 64 of a-z, 0-9, `_` and `-`, and begins with a letter or digit: say `name = \"…\"` in export_plugin!"
-            );
-            const _: () = assert!(
-                <$plugin as $crate::Plugin>::STATE_VERSION == 0
-                    || (<$plugin as $crate::Plugin>::OLDEST_STATE >= 1
-                        && <$plugin as $crate::Plugin>::OLDEST_STATE <= <$plugin as $crate::Plugin>::STATE_VERSION),
-                "OLDEST_STATE lies between 1 and STATE_VERSION"
-            );
 
+            // Rendering a large interface takes the compiler a while; that is not a mistake.
+            #[allow(long_running_const_eval)]
             const LEN: usize = __reseat::render::manifest::<0>(&DESC).len.next_multiple_of(4);
+            #[allow(long_running_const_eval)]
+            const TEXT: __reseat::render::Text<LEN> = __reseat::render::manifest::<LEN>(&DESC);
 
             // In the plugin's own crate: a static in a dependency would not be linked in.
             #[used]
             #[cfg_attr(target_os = "linux", unsafe(link_section = ".note.reseat"))]
-            static NOTE: __reseat::render::Note<LEN> =
-                __reseat::render::Note::new(__reseat::render::manifest::<LEN>(&DESC).bytes);
+            static NOTE: __reseat::render::Note<LEN> = __reseat::render::Note::new(TEXT.bytes);
 
             #[cfg(not(test))]
             #[unsafe(no_mangle)]
@@ -278,12 +264,12 @@ macro_rules! __export {
                 magic: __reseat::abi::MAGIC,
                 boundary: __reseat::abi::BOUNDARY_VERSION,
                 size: ::core::mem::size_of::<__reseat::abi::Descriptor>() as u32,
-                manifest_hash: __reseat::render::manifest::<0>(&DESC).hash,
+                manifest_hash: TEXT.hash,
                 contract_layout: __reseat::export::contract_layout,
                 host_layout: __reseat::export::host_layout,
-                contract: __reseat::export::Hooks::<$plugin>::CONTRACT,
+                contract: <$plugin as __reseat::Identity>::CONTRACT,
                 interfaces: __reseat::RSlice::from_slice(&[
-                    $(__reseat::export::interface::<$interface, $plugin>()),+
+                    $(<$interface as __reseat::ExportedBy<$plugin>>::EXPORT),+
                 ]),
             };
         };

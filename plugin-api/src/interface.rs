@@ -4,10 +4,12 @@ use std::any::Any;
 use std::ffi::c_void;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
-use crate::abi::{InstanceRef, RawCallback, RawMethod, RawSlice, Reply, Status};
+use abi_stable::std_types::{RSlice, RStr};
+
+use crate::abi::{InstanceRef, InterfaceExport, RawCallback, RawMethod, RawSlice, Reply, Status};
 use crate::desc::{InterfaceDesc, TypeDesc, Version};
 use crate::transfer::{Malformed, Outgoing, TailReader, TailWriter};
-use crate::types::{AbiType, Returns};
+use crate::types::AbiType;
 
 /// A trait that plugins implement and hosts call; implemented for `dyn Trait` by `#[interface]`.
 ///
@@ -31,11 +33,29 @@ pub unsafe trait Interface: 'static {
 /// # Safety
 /// Written by `#[interface]` only: each entry is a function of the type that its fingerprint stands for, for
 /// instances of `P`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not an interface",
+    label = "not declared with #[plugin_api::interface]",
+    note = "write `#[plugin_api::interface(version = \"1.0\")]` above the trait"
+)]
 pub unsafe trait ExportedBy<P>: Interface {
     /// The plugin's side of each method, in the order of [`Interface::DESC`].
     const METHODS: &'static [RawMethod];
     /// Calls a method by name; see [`crate::abi::InterfaceExport::dynamic`].
     const DYNAMIC: crate::abi::DynamicFn;
+
+    /// For the manifest.
+    #[doc(hidden)]
+    const DESCRIPTION: &'static InterfaceDesc = Self::DESC;
+    /// For the descriptor.
+    #[doc(hidden)]
+    const EXPORT: InterfaceExport = InterfaceExport {
+        name: RStr::from_str(Self::DESC.name),
+        major: Self::DESC.version.major,
+        minor: Self::DESC.version.minor,
+        methods: RSlice::from_slice(Self::METHODS),
+        dynamic: Self::DYNAMIC,
+    };
 }
 
 /// Why a call did not return a value.
@@ -222,22 +242,19 @@ fn unsupported<F>(method: &'static str, since: Version) -> Result<F, CallError> 
 /// # Safety
 /// `reply` is the callee's answer to the call that `outgoing` was made for.
 #[inline(always)]
-pub unsafe fn finish<R: Returns>(
-    outgoing: Outgoing,
-    reply: Reply<<R::Value as AbiType>::Inline>,
-) -> Result<R::Value, CallError> {
+pub unsafe fn finish<V: AbiType>(outgoing: Outgoing, reply: Reply<V::Inline>) -> Result<V, CallError> {
     if reply.status != Status::OK {
         return Err(failed(outgoing, reply.status));
     }
     // SAFETY: the callee initialises the value when it answers OK.
     let inline = unsafe { reply.value.assume_init() };
-    let lifted = if R::Value::TAIL {
+    let lifted = if V::TAIL {
         // SAFETY: the callee wrote the tail of such a value.
-        R::Value::lift(inline, &mut unsafe { TailReader::owned(outgoing.into_tail()) })
+        V::lift(inline, &mut unsafe { TailReader::owned(outgoing.into_tail()) })
     } else {
         // Nothing was written: not even worth the look.
         std::mem::forget(outgoing);
-        R::Value::lift(inline, &mut TailReader::empty())
+        V::lift(inline, &mut TailReader::empty())
     };
     Ok(lifted?)
 }
@@ -261,28 +278,37 @@ pub unsafe trait Callback {
     /// The shape.
     const DESC: &'static TypeDesc;
 
+    /// How it crosses: valid for as long as the guard stays where it is.
+    fn lend(guard: &mut CallbackGuard<'_, Self>) -> RawCallback {
+        RawCallback { context: std::ptr::from_mut(guard).cast(), call: arrive::<Self> }
+    }
+
     /// Calls it with arguments that came across.
+    ///
+    /// # Errors
+    /// The bytes are not such arguments.
     ///
     /// # Safety
     /// The bytes were packed by the same callback type's relay.
     unsafe fn unpack(&mut self, packed: RawSlice) -> Result<(), Malformed>;
+
+    /// The callee's end: runs `f` with a callback that hands everything over to `raw`.
+    ///
+    /// # Safety
+    /// `raw` is valid until `f` has returned.
+    unsafe fn relay<R>(raw: RawCallback, f: impl FnOnce(&mut Self) -> R) -> R;
 }
 
 /// The caller's end of a callback argument.
-pub struct CallbackGuard<'a, C: Callback + ?Sized> {
+pub struct CallbackGuard<'a, C: ?Sized> {
     callback: &'a mut C,
     panic: Option<Box<dyn Any + Send>>,
 }
 
-impl<'a, C: Callback + ?Sized> CallbackGuard<'a, C> {
+impl<'a, C: ?Sized> CallbackGuard<'a, C> {
     /// Lends the callback for one call.
     pub fn new(callback: &'a mut C) -> Self {
         CallbackGuard { callback, panic: None }
-    }
-
-    /// How it crosses.
-    pub fn lend(&mut self) -> RawCallback {
-        RawCallback { context: std::ptr::from_mut(self).cast(), call: Self::relay }
     }
 
     /// Continues a panic of the callback, now that no code of the plugin is between.
@@ -291,43 +317,32 @@ impl<'a, C: Callback + ?Sized> CallbackGuard<'a, C> {
             resume_unwind(payload);
         }
     }
-
-    unsafe extern "C" fn relay(context: *mut c_void, packed: RawSlice) -> bool {
-        // SAFETY: `lend` made the context from a guard that lives until the call returns, and the callee
-        // calls on the calling thread only, one call at a time.
-        let guard = unsafe { &mut *context.cast::<Self>() };
-        if guard.panic.is_some() {
-            return false;
-        }
-        let callback = &mut *guard.callback;
-        // SAFETY: the packed bytes come from the relay of the same method, whose fingerprint agrees.
-        match catch_unwind(AssertUnwindSafe(|| unsafe { callback.unpack(packed) })) {
-            Ok(Ok(())) => true,
-            Ok(Err(malformed)) => {
-                guard.panic = Some(Box::new(malformed.to_string()));
-                false
-            }
-            Err(payload) => {
-                guard.panic = Some(payload);
-                false
-            }
-        }
-    }
 }
 
-/// The callee's end of a callback argument: makes the closure that the plugin sees.
-pub trait CallbackRelay: Callback {
-    /// Runs `f` with a callback that hands everything over to `raw`.
-    ///
-    /// # Safety
-    /// `raw` is valid until `f` has returned.
-    unsafe fn relay<R>(raw: RawCallback, f: impl FnOnce(&mut Self) -> R) -> R;
+/// Where the callee's calls arrive.
+unsafe extern "C" fn arrive<C: Callback + ?Sized>(context: *mut c_void, packed: RawSlice) -> bool {
+    // SAFETY: `lend` made the context from a guard that lives until the call returns, and the callee calls
+    // on the calling thread only, one call at a time.
+    let guard = unsafe { &mut *context.cast::<CallbackGuard<'_, C>>() };
+    if guard.panic.is_some() {
+        return false;
+    }
+    let callback = &mut *guard.callback;
+    // SAFETY: the packed bytes come from the relay of the same method, whose fingerprint agrees.
+    let payload: Box<dyn Any + Send> =
+        match catch_unwind(AssertUnwindSafe(|| unsafe { callback.unpack(packed) })) {
+            Ok(Ok(())) => return true,
+            Ok(Err(malformed)) => Box::new(malformed.to_string()),
+            Err(payload) => payload,
+        };
+    guard.panic = Some(payload);
+    false
 }
 
 /// Hands packed arguments over; unwinds if the callback panicked on the other side, so that the plugin's
 /// method ends instead of going on without its caller.
 unsafe fn hand_over(raw: RawCallback, packed: &TailWriter) {
-    // SAFETY: promised by `CallbackRelay::relay`.
+    // SAFETY: promised by `Callback::relay`.
     let answered = unsafe { (raw.call)(raw.context, packed.lend()) };
     // A destructor that calls while the panic is already on its way must not start a second one: that
     // would end the process.
@@ -346,21 +361,15 @@ macro_rules! callback {
             unsafe fn unpack(&mut self, packed: RawSlice) -> Result<(), Malformed> {
                 // SAFETY: promised by the caller.
                 let mut tail = unsafe { TailReader::borrowed(packed) };
-                $(
-                    // SAFETY: the relay packed an inline part here.
-                    let $value = unsafe { tail.take::<$name::Inline>("a callback argument") }?;
-                    let $value = $name::lift($value, &mut tail)?;
-                )*
+                $(let $value = $name::take(&mut tail)?;)*
                 self($($value),*);
                 Ok(())
             }
-        }
-        impl<$($name: AbiType),*> CallbackRelay for dyn FnMut($($name),*) + '_ {
             #[allow(unused_mut)]
             unsafe fn relay<R>(raw: RawCallback, f: impl FnOnce(&mut Self) -> R) -> R {
                 f(&mut move |$($value: $name),*| {
                     let mut packed = TailWriter::collecting();
-                    $(packed.put_with(|tail| $value.lower(tail));)*
+                    $($value.put(&mut packed);)*
                     // SAFETY: promised by the caller.
                     unsafe { hand_over(raw, &packed) }
                 })

@@ -105,13 +105,11 @@ pub mod prelude {
 #[doc(hidden)]
 pub mod __private {
     pub use crate::contain::{Failure, contain, contain_raw};
-    pub use crate::interface::{
-        Callback, CallbackGuard, CallbackRelay, ExportedBy, Interface, RawProxy, finish,
-    };
+    pub use crate::interface::{Callback, CallbackGuard, ExportedBy, Interface, RawProxy, finish};
     pub use crate::json::{Arguments, CannotReadJson, CannotWriteJson, Probe, ReadJson, WriteJson};
     pub use crate::plugin::Identity;
     pub use crate::transfer::{Malformed, Outgoing, TailReader, TailWriter, answer, incoming};
-    pub use crate::types::{AbiType, Lend, Plain, Returns, put_part, take_part, unknown_variant};
+    pub use crate::types::{AbiType, Lend, Plain, Returns, unknown_variant};
     pub use crate::{abi, capture, desc, export, link, render};
     pub use abi_stable::std_types::{RSlice, RStr};
 }

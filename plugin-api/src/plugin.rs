@@ -2,6 +2,9 @@
 
 use anyhow::{Result, ensure};
 
+use crate::abi::PluginContractRef;
+use crate::desc::StateDesc;
+use crate::export::Hooks;
 use crate::services::Services;
 use crate::state::{Encoding, Saved};
 
@@ -14,6 +17,11 @@ use crate::state::{Encoding, Saved};
 /// # What is not promised
 /// A plugin is native code in the host's process. A wild pointer, an `abort()` or a stack overflow in it
 /// ends the host.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a plugin: it does not implement `Plugin`",
+    label = "no `impl Plugin`",
+    note = "the least is `impl Plugin for {Self} {{ fn create(host: &Services) -> Result<Self> {{ … }} }}`"
+)]
 pub trait Plugin: Sized + Send + Sync + 'static {
     /// The version of the state that [`Plugin::save`] writes. 0, the default: the plugin is *stateless*,
     /// every generation starts with [`Plugin::create`], and a reload makes no caller wait.
@@ -75,9 +83,23 @@ pub trait Plugin: Sized + Send + Sync + 'static {
 }
 
 /// Name and version of a plugin; written by `export_plugin!`.
-pub trait Identity {
+pub trait Identity: Plugin {
     /// The plugin's name: its identity across builds.
     const NAME: &'static str;
     /// The version of this build, from its `Cargo.toml`.
     const VERSION: &'static str;
+
+    /// What the manifest says about its state.
+    #[doc(hidden)]
+    const STATE: StateDesc = {
+        assert!(
+            Self::STATE_VERSION == 0
+                || (1 <= Self::OLDEST_STATE && Self::OLDEST_STATE <= Self::STATE_VERSION),
+            "OLDEST_STATE lies between 1 and STATE_VERSION"
+        );
+        StateDesc { writes: Self::STATE_VERSION, reads_from: Self::OLDEST_STATE }
+    };
+    /// The hooks, for the descriptor.
+    #[doc(hidden)]
+    const CONTRACT: PluginContractRef = Hooks::<Self>::CONTRACT;
 }

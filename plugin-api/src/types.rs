@@ -42,20 +42,37 @@ pub unsafe trait AbiType: Sized + 'static {
     /// The parts do not make a value: see [`Malformed`].
     fn lift(inline: Self::Inline, tail: &mut TailReader<'_>) -> Result<Self, Malformed>;
 
-    /// Takes many values apart, one after the other.
-    fn lower_all(values: Vec<Self>, tail: &mut TailWriter) {
-        tail.in_one_piece(|tail| values.into_iter().for_each(|value| put_part(value, tail)));
+    /// Takes the value apart as a part of another: all of it goes into the tail.
+    #[inline]
+    fn put(self, tail: &mut TailWriter) {
+        tail.put_with(|tail| self.lower(tail));
     }
 
-    /// Puts `count` values together again.
+    /// Takes a part of another value out of the tail and puts it together again.
     ///
     /// # Errors
     /// As for [`AbiType::lift`].
-    fn lift_all(count: usize, tail: &mut TailReader<'_>) -> Result<Vec<Self>, Malformed> {
+    #[inline]
+    fn take(tail: &mut TailReader<'_>) -> Result<Self, Malformed> {
+        // SAFETY: `put` put an inline part there: the maker of the reader promises a tail of this type.
+        let inline = unsafe { tail.take::<Self::Inline>("a part of a value") }?;
+        Self::lift(inline, tail)
+    }
+
+    /// [`AbiType::put`] for many values, one after the other.
+    fn put_all(values: Vec<Self>, tail: &mut TailWriter) {
+        tail.in_one_piece(|tail| values.into_iter().for_each(|value| value.put(tail)));
+    }
+
+    /// [`AbiType::take`] for many values.
+    ///
+    /// # Errors
+    /// As for [`AbiType::lift`].
+    fn take_all(count: usize, tail: &mut TailReader<'_>) -> Result<Vec<Self>, Malformed> {
         // Never reserve more than the bytes that are there could hold.
         let mut values = Vec::with_capacity(count.min(tail.left() / size_of::<Self::Inline>().max(1)));
         for _ in 0..count {
-            values.push(take_part(tail)?);
+            values.push(Self::take(tail)?);
         }
         Ok(values)
     }
@@ -76,8 +93,9 @@ pub unsafe trait Plain: AbiType + Copy {}
 #[diagnostic::on_unimplemented(
     message = "`&{Self}` cannot be an argument of an interface method",
     label = "not lendable",
-    note = "`&str`, `&[T]` and `&T` can, where T is a number or a `#[repr(C)]` struct that derives `AbiType`; \
-            take `&str` instead of `&String` and `&[T]` instead of `&Vec<T>`"
+    note = "`&str`, `&[T]` and `&T` can be lent, where T is a number, or a struct of such with `#[repr(C)]` and \
+            `#[derive(AbiType, Clone, Copy)]`",
+    note = "everything else crosses by value: `T`, `Vec<T>`"
 )]
 ///
 /// # Safety
@@ -138,6 +156,7 @@ impl<T: AbiType, E: std::fmt::Display> Returns for Result<T, E> {
 macro_rules! plain {
     ($($ty:ty),*) => { $(
         // SAFETY: the name describes a primitive completely.
+        #[diagnostic::do_not_recommend]
         unsafe impl AbiType for $ty {
             const DESC: &'static TypeDesc = &TypeDesc::Named(stringify!($ty));
             const TAIL: bool = false;
@@ -150,21 +169,23 @@ macro_rules! plain {
             fn lift(inline: $ty, _: &mut TailReader<'_>) -> Result<Self, Malformed> {
                 Ok(inline)
             }
-            fn lower_all(values: Vec<Self>, tail: &mut TailWriter) {
+            fn put_all(values: Vec<Self>, tail: &mut TailWriter) {
                 tail.put(&values);
             }
-            fn lift_all(count: usize, tail: &mut TailReader<'_>) -> Result<Vec<Self>, Malformed> {
-                // SAFETY: `lower_all` put them there.
+            fn take_all(count: usize, tail: &mut TailReader<'_>) -> Result<Vec<Self>, Malformed> {
+                // SAFETY: `put_all` put them there.
                 unsafe { tail.take_all(count, concat!("Vec<", stringify!($ty), ">")) }
             }
         }
         // SAFETY: a primitive has the same memory in every build for one target.
+        #[diagnostic::do_not_recommend]
         unsafe impl Plain for $ty {}
     )* };
 }
 plain!(u16, u32, u64, i8, i16, i32, i64, usize, isize, f32, f64, bool, char);
 
 // SAFETY: as for the other primitives; `take_bytes` reads what `put` wrote.
+#[diagnostic::do_not_recommend]
 unsafe impl AbiType for u8 {
     const DESC: &'static TypeDesc = &TypeDesc::Named("u8");
     const TAIL: bool = false;
@@ -177,17 +198,19 @@ unsafe impl AbiType for u8 {
     fn lift(inline: u8, _: &mut TailReader<'_>) -> Result<Self, Malformed> {
         Ok(inline)
     }
-    fn lower_all(values: Vec<Self>, tail: &mut TailWriter) {
+    fn put_all(values: Vec<Self>, tail: &mut TailWriter) {
         tail.put(&values);
     }
-    fn lift_all(count: usize, tail: &mut TailReader<'_>) -> Result<Vec<Self>, Malformed> {
+    fn take_all(count: usize, tail: &mut TailReader<'_>) -> Result<Vec<Self>, Malformed> {
         tail.take_bytes(count, "Vec<u8>")
     }
 }
 // SAFETY: a byte is a byte.
+#[diagnostic::do_not_recommend]
 unsafe impl Plain for u8 {}
 
 // SAFETY: nothing crosses.
+#[diagnostic::do_not_recommend]
 unsafe impl AbiType for () {
     const DESC: &'static TypeDesc = &TypeDesc::Named("()");
     const TAIL: bool = false;
@@ -201,6 +224,7 @@ unsafe impl AbiType for () {
 }
 
 // SAFETY: a length, and that many bytes.
+#[diagnostic::do_not_recommend]
 unsafe impl AbiType for String {
     const DESC: &'static TypeDesc = &TypeDesc::Named("String");
     const TAIL: bool = true;
@@ -225,11 +249,11 @@ unsafe impl<T: AbiType> AbiType for Vec<T> {
     type Inline = usize;
     fn lower(self, tail: &mut TailWriter) -> usize {
         let len = self.len();
-        T::lower_all(self, tail);
+        T::put_all(self, tail);
         len
     }
     fn lift(len: usize, tail: &mut TailReader<'_>) -> Result<Self, Malformed> {
-        T::lift_all(len, tail)
+        T::take_all(len, tail)
     }
 }
 
@@ -294,6 +318,7 @@ tuple!(Tuple3: A.0, B.1, C.2);
 tuple!(Tuple4: A.0, B.1, C.2, D.3);
 
 // SAFETY: the name describes it; a pointer and a length cross.
+#[diagnostic::do_not_recommend]
 unsafe impl Lend for str {
     const DESC: &'static TypeDesc = &TypeDesc::Named("&str");
     type Abi = RStr<'static>;
@@ -311,6 +336,7 @@ unsafe impl Lend for str {
 }
 
 // SAFETY: the element's description stands in this one's; a pointer and a length cross.
+#[diagnostic::do_not_recommend]
 unsafe impl<T: Plain> Lend for [T] {
     const DESC: &'static TypeDesc = &TypeDesc::Around { open: "&[", inner: T::DESC, close: "]" };
     type Abi = RSlice<'static, T::Inline>;
@@ -330,6 +356,7 @@ unsafe impl<T: Plain> Lend for [T] {
 }
 
 // SAFETY: the value's description stands in this one's; a pointer crosses.
+#[diagnostic::do_not_recommend]
 unsafe impl<T: Plain> Lend for T {
     const DESC: &'static TypeDesc = &TypeDesc::Around { open: "&", inner: T::DESC, close: "" };
     type Abi = *const T::Inline;
@@ -349,21 +376,6 @@ unsafe impl<T: Plain> Lend for T {
 /// What can be seen of the promise of [`Plain`] from outside.
 const fn assert_plain<T: Plain>() {
     assert!(size_of::<T>() == size_of::<T::Inline>() && align_of::<T>() == align_of::<T::Inline>());
-}
-
-/// Puts one value whole into the tail.
-pub fn put_part<T: AbiType>(value: T, tail: &mut TailWriter) {
-    tail.put_with(|tail| value.lower(tail));
-}
-
-/// Takes one whole value out of the tail.
-///
-/// # Errors
-/// As for [`AbiType::lift`].
-pub fn take_part<T: AbiType>(tail: &mut TailReader<'_>) -> Result<T, Malformed> {
-    // SAFETY: `put_part` put an inline part there: the maker of the reader promises a tail of this type.
-    let inline = unsafe { tail.take::<T::Inline>("a part of a value") }?;
-    T::lift(inline, tail)
 }
 
 /// The error for a discriminant that no variant has.

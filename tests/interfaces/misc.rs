@@ -32,4 +32,6 @@ pub trait Big {
 pub trait Feeder {
     /// Hands 1 to `n` to `each`, and returns which build that was.
     fn feed(&self, n: u32, each: &mut dyn FnMut(u32)) -> u32;
+    /// Which build answers.
+    fn build(&self) -> u32;
 }

@@ -1,7 +1,7 @@
 //! Whether a plugin's interface fits the host's: the compatibility rule, and the difference when it does not.
 //!
-//! Same name, same major version, and every method that both know has the same fingerprint. A method that only
-//! the host knows is missing and answers `Unsupported`; one that only the plugin knows is never called.
+//! Same name, same major version, and every method that both know has the same fingerprint. A method that
+//! only the host knows is missing and answers `Unsupported`; one that only the plugin knows is never called.
 
 use std::fmt;
 

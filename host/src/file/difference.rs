@@ -1,7 +1,7 @@
 //! The part in which two signatures differ, as two short texts to print below one another.
 //!
-//! The shortest differing middle is widened until it begins and ends between tokens and every bracket in it has
-//! its partner, so that both texts can be read as types.
+//! The shortest differing middle is widened until it begins and ends between tokens and every bracket in it
+//! has its partner, so that both texts can be read as types.
 
 /// A part of each text; `…` stands for what both have in common before and behind it.
 pub(super) fn differing_parts(ours: &str, theirs: &str) -> (String, String) {

@@ -126,7 +126,7 @@ fn once<T>(
 }
 
 fn plugin(value: &Value<'_>) -> Result<(String, String), ManifestError> {
-    let expected = "a name of at most 64 characters a-z, 0-9, _ and -, beginning with a letter or a digit, and a version";
+    let expected = "a name (at most 64 of a-z, 0-9, _ and -, the first a letter or a digit) and a version";
     let (name, version) = value.split(expected)?;
     if is_plugin_name(name) && is_word(version) {
         Ok((name.to_owned(), version.to_owned()))

@@ -1,12 +1,12 @@
 //! An ELF shared library as bytes: where its segments, notes, dynamic entries and symbols are.
 //!
 //! Invariants:
-//! 1. Total on any input: every offset is checked against the bytes before it is used, and nothing is allocated in
-//!    proportion to a number that the file claims.
-//! 2. A [`Library`] exists only for a 64-bit little-endian shared object whose segments and sections all lie inside
-//!    the file.
-//! 3. Tables are found as the dynamic linker finds them, through the program headers: a file without a section
-//!    table is as good as any.
+//! 1. Total on any input: every offset is checked against the bytes before it is used, and nothing is
+//!    allocated in proportion to a number that the file claims.
+//! 2. A [`Library`] exists only for a 64-bit little-endian shared object whose segments and sections all lie
+//!    inside the file.
+//! 3. Tables are found as the dynamic linker finds them, through the program headers: a file without a
+//!    section table is as good as any.
 
 use object::LittleEndian;
 use object::elf::{self, Dyn64, FileHeader64, ProgramHeader64, SectionHeader64, Sym64};

@@ -9,7 +9,8 @@ use super::manifest::ManifestError;
 /// No plugin file is larger than this.
 pub const FILE_LIMIT: u64 = 1 << 30;
 
-/// Why a file was refused. Printed, it is the rest of a sentence that begins with the file: "libx.so … is empty".
+/// Why a file was refused. Printed, it is the rest of a sentence that begins with the file: "libx.so … is
+/// empty".
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum VetError {
@@ -64,8 +65,8 @@ pub enum VetError {
     },
     /// Part of it lies behind its end.
     #[error(
-        "is cut short: {part} ends at byte {ends_at}, the file has {bytes} bytes: it is still being written or was \
-         copied in part"
+        "is cut short: {part} ends at byte {ends_at}, the file has {bytes} bytes: it is still being written \
+         or was copied in part"
     )]
     CutShort {
         /// What lies outside.
@@ -111,7 +112,8 @@ pub enum VetError {
     },
     /// It was built against another boundary.
     #[error(
-        "is built for boundary {found}, this host speaks {expected}: rebuild the plugin against the host's plugin-api"
+        "is built for boundary {found}, this host speaks {expected}: rebuild the plugin against the host's \
+         plugin-api"
     )]
     ForeignBoundary {
         /// The plugin's.
@@ -121,8 +123,8 @@ pub enum VetError {
     },
     /// A panic in it would end the host.
     #[error(
-        "is built with panic=abort, so a panic in it would end the host: build it with panic = \"unwind\" in its \
-         cargo profile"
+        "is built with panic=abort, so a panic in it would end the host: build it with panic = \"unwind\" in \
+         its cargo profile"
     )]
     PanicAborts,
     /// It was built for another system.
@@ -151,8 +153,8 @@ pub enum VetError {
     },
     /// It needs a library that lies beside it and would not be found beside the private copy.
     #[error(
-        "needs {library}, which is only found beside it in {}: plugins are opened from a private copy, so put the \
-         library where the system looks, or link it statically", .directory.display()
+        "needs {library}, which is only found beside it in {}: plugins are opened from a private copy, so put \
+         the library where the system looks, or link it statically", .directory.display()
     )]
     LibraryBeside {
         /// The name it asks for.
@@ -186,8 +188,8 @@ impl VetError {
         }
     }
 
-    /// Whether a file that somebody is still writing could look like this, so that it is worth another look. A
-    /// writer who closes and reopens the file between pieces passes every witness in between.
+    /// Whether a file that somebody is still writing could look like this, so that it is worth another look.
+    /// A writer who closes and reopens the file between pieces passes every witness in between.
     pub fn may_be_incomplete(&self) -> bool {
         match self {
             VetError::Empty | VetError::CutShort { .. } | VetError::Damaged { .. } => true,

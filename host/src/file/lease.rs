@@ -1,7 +1,7 @@
 //! Asks the kernel whether anybody still has a file open for writing.
 //!
-//! A read lease is granted only if nobody does, so it is a witness that the last writer is done; a size that no
-//! longer changes is not. The lease is given back at once.
+//! A read lease is granted only if nobody does, so it is a witness that the last writer is done; a size that
+//! no longer changes is not. The lease is given back at once.
 //!
 //! # Platform notes
 //!
@@ -47,8 +47,8 @@ pub(super) fn writers(_: &File) -> Writers {
     Writers::Unknown(io::ErrorKind::Unsupported.into())
 }
 
-/// While this lives, a writer that arrives during the lease sends us a signal that is ignored by default, instead
-/// of `SIGIO`, which ends the process by default.
+/// While this lives, a writer that arrives during the lease sends us a signal that is ignored by default,
+/// instead of `SIGIO`, which ends the process by default.
 #[cfg(target_os = "linux")]
 struct Harmless<'a> {
     file: &'a File,
@@ -77,8 +77,8 @@ impl Drop for Harmless<'_> {
 #[cfg(target_os = "linux")]
 fn fcntl(file: &File, command: libc::c_int, argument: libc::c_int) -> libc::c_int {
     use std::os::fd::AsRawFd;
-    // SAFETY: the descriptor is open because `file` is borrowed, and every command used here takes an integer, so
-    // the kernel reads and writes no memory of ours.
+    // SAFETY: the descriptor is open because `file` is borrowed, and every command used here takes an
+    // integer, so the kernel reads and writes no memory of ours.
     unsafe { libc::fcntl(file.as_raw_fd(), command, argument) }
 }
 

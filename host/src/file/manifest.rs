@@ -2,8 +2,10 @@
 //!
 //! Invariants:
 //! 1. Parsing is total: any bytes give a manifest or an error that names the line.
-//! 2. What is accepted is printable: no control characters, and a plugin name that is safe in a file name and a URL.
-//! 3. A line whose first word is unknown is skipped, so that a newer plugin-api may add facts. Known lines are strict.
+//! 2. What is accepted is printable: no control characters, and a plugin name that is safe in a file name and
+//!    a URL.
+//! 3. A line whose first word is unknown is skipped, so that a newer plugin-api may add facts. Known lines
+//!    are strict.
 
 use std::fmt;
 use std::str::FromStr;

@@ -4,12 +4,13 @@
 //!
 //! 1. **settle**: [`Settling`] finds out when nobody writes the file any more;
 //! 2. **stage**: [`StagingDir::copy`] makes a private copy, everything after works on that;
-//! 3. **vet**: [`vet_bytes`] reads the copy, and [`Manifest`] is what the plugin says about itself; [`check_owner`]
-//!    asks who could have changed the original;
-//! 4. [`compare`](compare()) decides whether an interface fits, and [`Incoming::name`] gives the copy its name.
+//! 3. **vet**: [`vet_bytes`] reads the copy, and [`Manifest`] is what the plugin says about itself;
+//!    [`check_owner`] asks who could have changed the original;
+//! 4. [`compare`](compare()) decides whether an interface fits, and [`Incoming::name`] gives the copy its
+//!    name.
 //!
-//! Nothing in here opens a library, runs code of one, or starts a thread. What parses is total: hostile bytes give
-//! an error.
+//! Nothing in here opens a library, runs code of one, or starts a thread. What parses is total: hostile bytes
+//! give an error.
 
 mod compare;
 mod difference;

@@ -1,7 +1,8 @@
 //! The libraries that a plugin needs, and whether the dynamic linker would find them.
 //!
 //! This follows the linker's search order as far as it can be known from outside: the run path of the file,
-//! `LD_LIBRARY_PATH`, the linker's cache, its configuration and the usual directories. It errs towards "found".
+//! `LD_LIBRARY_PATH`, the linker's cache, its configuration and the usual directories. It errs towards
+//! "found".
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -53,7 +54,8 @@ fn is_in<'a>(directories: impl IntoIterator<Item = &'a PathBuf>, name: &str) -> 
 
 fn missing(name: &str, run_path: &RunPath, origin: Option<&Path>) -> VetError {
     let library = name.to_owned();
-    let beside = origin.map(|origin| run_path.beside(origin)).unwrap_or_default();
+    let beside =
+        origin.and_then(Path::parent).map(|directory| run_path.beside(directory)).unwrap_or_default();
     if let Some(directory) = beside.into_iter().find(|directory| directory.join(name).exists()) {
         return VetError::LibraryBeside { library, directory };
     }
@@ -84,13 +86,13 @@ impl RunPath {
         path
     }
 
-    fn beside(&self, origin: &Path) -> Vec<PathBuf> {
-        self.relative.iter().map(|rest| origin.join(rest)).collect()
+    fn beside(&self, directory: &Path) -> Vec<PathBuf> {
+        self.relative.iter().map(|rest| directory.join(rest)).collect()
     }
 }
 
-/// Whether the system's settings lead to a library of this name. What costs more is asked later; what cannot be
-/// read simply does not help to find anything.
+/// Whether the system's settings lead to a library of this name. What costs more is asked later; what cannot
+/// be read simply does not help to find anything.
 fn system_finds(name: &str) -> bool {
     is_in(&usual_directories(), name)
         || is_in(&configured_directories(), name)

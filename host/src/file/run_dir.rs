@@ -1,12 +1,12 @@
 //! The directory `<state>/run/<pid>` that holds the private copies of one running host.
 //!
 //! Invariants:
-//! 1. The directory and those above it up to `run` can be changed by us alone.
-//! 2. Its owner holds a lock on the file `started` in it from before the directory has its final name until after
-//!    the last file in it is gone.
-//! 3. A directory is swept only by a process that holds that lock *and* finds that the recorded process is gone. The
-//!    kernel releases the lock however the owner ends; the record covers file systems without locks. A process id
-//!    that is used again therefore neither keeps garbage nor loses files.
+//! 1. The directory, `run` and the state directory can be changed by us alone.
+//! 2. Its owner holds a lock on the file `started` in it from before the directory has its final name until
+//!    after the last file in it is gone.
+//! 3. A directory is swept only by a process that holds that lock *and* finds that the recorded process is
+//!    gone. The kernel releases the lock however the owner ends; the record covers file systems without
+//!    locks. A process id that is used again therefore neither keeps garbage nor loses files.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
@@ -33,8 +33,11 @@ pub(super) struct RunDir {
 impl RunDir {
     /// Makes the directory, after sweeping what dead processes left.
     pub(super) fn open(state_dir: &Path) -> Result<Self, StageError> {
+        // Absolute, so that a copy can be opened wherever the process goes.
+        let state_dir =
+            std::path::absolute(state_dir).map_err(|source| directory_error(state_dir, source))?;
         let run = state_dir.join("run");
-        for directory in [state_dir, &run] {
+        for directory in [&state_dir, &run] {
             make_private(directory).map_err(|source| directory_error(directory, source))?;
         }
         check_private(&run)?;
@@ -90,8 +93,8 @@ fn claim(temporary: &Path, run: &Path, pid: u32) -> io::Result<PathBuf> {
     Err(io::ErrorKind::AlreadyExists.into())
 }
 
-/// Makes the record, which is locked and complete from the moment it has its name: whoever sweeps meanwhile finds no
-/// record and a living process.
+/// Makes the record, which is locked and complete from the moment it has its name: whoever sweeps meanwhile
+/// finds no record and a living process.
 fn record(directory: &Path) -> io::Result<File> {
     let unfinished = directory.join(".started");
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&unfinished)?;
@@ -156,8 +159,8 @@ fn sweep_one(directory: &Path, pid: u32) {
     let was_recorded = |now: String| fs::read_to_string(&record).is_ok_and(|known| known == now);
     if is_same(&lock, &record) && !started(pid).is_some_and(was_recorded) {
         tracing::debug!(directory = %directory.display(), "sweeping what a dead host left");
-        // The lock is held until the record is gone: nobody else sweeps here, and a new process of this id finds
-        // its name taken and uses another.
+        // The lock is held until the record is gone: nobody else sweeps here, and a new process of this id
+        // finds its name taken and uses another.
         remove(directory);
     }
 }

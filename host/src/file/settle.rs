@@ -1,14 +1,15 @@
 //! Finds out when a file that somebody may still be writing is complete, without waiting for a fixed time.
 //!
 //! Invariants:
-//! 1. A file is ready only on the word of a witness: the kernel, which knows that nobody has it open for writing,
-//!    or, where the kernel does not say, two equal readings [`UNWITNESSED`] apart.
+//! 1. A file is ready only on the word of a witness: the kernel, which knows that nobody has it open for
+//!    writing, or, where the kernel does not say, two equal readings [`UNWITNESSED`] apart.
 //! 2. What is handed out is the file that the path led to *after* the witness spoke.
-//! 3. Nothing here blocks, except that the second witness reads the file: one thread can watch over many paths.
+//! 3. Nothing here blocks, except that the second witness reads the file: one thread can watch over many
+//!    paths.
 //!
-//! A writer that closes the file between two pieces and opens it again has nobody's word against it. Vetting then
-//! finds the file cut short, and [`VetError::may_be_incomplete`](super::VetError::may_be_incomplete) tells the
-//! caller to look again.
+//! A writer that closes the file between two pieces and opens it again has nobody's word against it. Vetting
+//! then finds the file cut short, and [`VetError::may_be_incomplete`](super::VetError::may_be_incomplete)
+//! tells the caller to look again.
 
 use std::fmt;
 use std::fs::File;

@@ -1,7 +1,7 @@
 //! Private copies: one per generation, on a new inode, under a name that is used once.
 //!
-//! Everything after staging works on the copy, so what was vetted is what is opened. The dynamic linker gives the
-//! *old* image for a name or inode that is already open; that is why neither is ever shared.
+//! Everything after staging works on the copy, so what was vetted is what is opened. The dynamic linker gives
+//! the *old* image for a name or inode that is already open; that is why neither is ever shared.
 //!
 //! Invariants:
 //! 1. A copy has the contents of one moment: if the source changed meanwhile, there is no copy.
@@ -30,8 +30,8 @@ pub struct StagingDir {
 }
 
 impl StagingDir {
-    /// Makes `<state_dir>/run/<pid>/` for this host and removes what dead hosts left beside it. A second host in
-    /// this process gets a directory of its own.
+    /// Makes `<state_dir>/run/<pid>/` for this host and removes what dead hosts left beside it. A second host
+    /// in this process gets a directory of its own.
     ///
     /// # Errors
     ///
@@ -45,12 +45,14 @@ impl StagingDir {
         self.run.path()
     }
 
-    /// Copies a file, opened read-only, from its beginning, and computes its hash on the way. The copy gets its
-    /// name later, from [`Incoming::name`], because the plugin's name is known only when the copy has been vetted.
+    /// Copies a file, opened read-only, from its beginning, and computes its hash on the way. The copy gets
+    /// its name later, from [`Incoming::name`], because the plugin's name is known only when the copy has
+    /// been vetted.
     ///
     /// # Errors
     ///
-    /// [`StageError::ChangedWhileCopied`] if somebody writes to the source: wait until it has settled, try again.
+    /// [`StageError::ChangedWhileCopied`] if somebody writes to the source: wait until it has settled, try
+    /// again.
     pub fn copy(&self, source: &File) -> Result<Incoming, StageError> {
         let before = stamp(source)?;
         if before.bytes > FILE_LIMIT {
@@ -79,7 +81,8 @@ impl StagingDir {
         }
     }
 
-    /// Shares the contents where the file system can, and else writes them; gives them as they were read, once.
+    /// Shares the contents where the file system can, and else writes them; gives them as they were read,
+    /// once.
     fn fill(&self, mut copy: &File, source: &File) -> Result<Vec<u8>, StageError> {
         let shared = share(copy, source);
         let contents = read_whole(if shared { copy } else { source }).map_err(|error| match error {
@@ -147,8 +150,8 @@ pub struct Incoming {
 }
 
 impl Incoming {
-    /// Gives the copy its name, `<plugin>-<generation>-<hash8>.so`, or with a number behind it if there is such a
-    /// file, and makes it read-only and executable.
+    /// Gives the copy its name, `<plugin>-<generation>-<hash8>.so`, or with a number behind it if there is
+    /// such a file, and makes it read-only and executable.
     ///
     /// # Errors
     ///
@@ -164,8 +167,8 @@ impl Incoming {
         Ok(Staged { private: self.private, hash: self.hash, bytes: self.contents.len() as u64 })
     }
 
-    /// Takes the flag away that forbids unloading. `offset` is [`Facts::nodelete`](super::Facts::nodelete). The
-    /// hash stays that of the original.
+    /// Takes the flag away that forbids unloading. `offset` is [`Facts::nodelete`](super::Facts::nodelete).
+    /// The hash stays that of the original.
     ///
     /// # Errors
     ///
@@ -178,15 +181,6 @@ impl Incoming {
     /// The contents of the copy, as they were written to it.
     pub fn contents(&self) -> &[u8] {
         &self.contents
-    }
-
-    /// The same as [`contents`](Self::contents).
-    ///
-    /// # Errors
-    ///
-    /// None.
-    pub fn read(&self) -> Result<&[u8], StageError> {
-        Ok(self.contents())
     }
 
     /// Where it is for now.
@@ -248,7 +242,7 @@ impl Staged {
         self.private.path.clone()
     }
 
-    /// Where it is: absolute if the state directory was.
+    /// Where it is, as an absolute path.
     pub fn path(&self) -> &Path {
         &self.private.path
     }
@@ -264,8 +258,8 @@ impl Staged {
     }
 }
 
-/// Takes the flag away that forbids unloading from the library in `file`, a private copy. `offset` is where the
-/// value of `DT_FLAGS_1` is, as in [`Facts::nodelete`](super::Facts::nodelete).
+/// Takes the flag away that forbids unloading from the library in `file`, a private copy. `offset` is where
+/// the value of `DT_FLAGS_1` is, as in [`Facts::nodelete`](super::Facts::nodelete).
 ///
 /// # Errors
 ///

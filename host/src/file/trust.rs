@@ -1,7 +1,7 @@
 //! Whether only we, or root, can change a file: what is loaded runs with our rights.
 //!
-//! Asked of the original, not of the private copy. Group-writable files are accepted, because many systems give
-//! each user a group of their own; so the members of the group are trusted.
+//! Asked of the original, not of the private copy. Group-writable files are accepted, because many systems
+//! give each user a group of their own; so the members of the group are trusted.
 
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
@@ -12,8 +12,8 @@ use super::error::{Exposure, VetError};
 const OTHERS_WRITE: u32 = 0o002;
 const STICKY: u32 = 0o1000;
 
-/// Checks that the file and its directory belong to root or to us and are not writable by others, and that nobody
-/// else can exchange a directory above them.
+/// Checks that the file and its directory belong to root or to us and are not writable by others, and that
+/// nobody else can exchange a directory above them.
 ///
 /// # Errors
 ///

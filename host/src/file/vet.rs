@@ -1,11 +1,11 @@
-//! Decides from bytes alone whether a file may be opened: opening runs its constructors, and opening a truncated
-//! file can kill the process.
+//! Decides from bytes alone whether a file may be opened: opening runs its constructors, and opening a
+//! truncated file can kill the process.
 //!
 //! Invariants:
 //! 1. Total on hostile bytes: an answer, no panic, no allocation beyond the size of the file.
 //! 2. No code of the file runs.
-//! 3. The checks go from what makes a file a library, over what makes it a plugin, to what makes it ours, so that
-//!    the first one that fails is the most telling.
+//! 3. The checks go from what makes a file a library, over what makes it a plugin, to what makes it ours, so
+//!    that the first one that fails is the most telling.
 
 use std::fs::{File, OpenOptions};
 use std::io::Read;
@@ -36,7 +36,7 @@ const SHOWN_LIMIT: usize = 64;
 pub struct Expect {
     /// The boundary version that this host speaks.
     pub boundary: u32,
-    /// The directory that the file came from, to explain why a library beside it is not found.
+    /// The path that the bytes came from, to explain why a library that lies beside it is not found.
     pub origin: Option<PathBuf>,
 }
 
@@ -84,8 +84,8 @@ pub fn vet_bytes(bytes: &[u8], expect: &Expect) -> Result<Vetted, VetError> {
     vet(bytes, expect).map_err(|error| error.with_mark(is_marked(bytes)))
 }
 
-/// Decides whether the file at this path may be opened as a plugin, and whether only we can change it. Does not
-/// block, whatever the path leads to.
+/// Decides whether the file at this path may be opened as a plugin, and whether only we can change it. Does
+/// not block, whatever the path leads to.
 ///
 /// # Errors
 ///
@@ -94,8 +94,8 @@ pub fn vet_path(path: &Path, expect: &Expect) -> Result<Vetted, VetError> {
     let unreadable = |source| VetError::Unreadable { source };
     let file = open_file(path)?;
     let bytes = read_whole(&file)?;
-    let origin = path.parent().map(Path::to_path_buf);
-    let expect = Expect { boundary: expect.boundary, origin: expect.origin.clone().or(origin) };
+    let origin = expect.origin.clone().unwrap_or_else(|| path.to_owned());
+    let expect = Expect { boundary: expect.boundary, origin: Some(origin) };
     let vetted = vet_bytes(&bytes, &expect)?;
     // Last, so that a library which is no plugin is not complained about.
     trust::check_owner(path, &file.metadata().map_err(unreadable)?)?;
@@ -247,8 +247,8 @@ fn shown(name: &[u8]) -> String {
     String::from_utf8_lossy(&name[..name.len().min(256)]).into_owned()
 }
 
-/// Whether the mark of a manifest is anywhere in the bytes: `RESEAT` and a NUL. Goes from NUL to NUL, which the
-/// standard library finds quickly even in an unoptimised build.
+/// Whether the mark of a manifest is anywhere in the bytes: `RESEAT` and a NUL. Goes from NUL to NUL, which
+/// the standard library finds quickly even in an unoptimised build.
 fn is_marked(mut bytes: &[u8]) -> bool {
     while let Ok(text) = std::ffi::CStr::from_bytes_until_nul(bytes) {
         if text.to_bytes().ends_with(NOTE_NAME) {

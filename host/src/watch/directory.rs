@@ -54,8 +54,8 @@ impl Directory {
         self.rescan_at = Some(self.rescan_at.map_or(at, |known| known.min(at)));
     }
 
-    /// An event says that this file is new or complete: tell at once, and remember what it was, so that the next
-    /// rescan does not tell again.
+    /// An event says that this file is new or complete: tell at once, and remember what it was, so that the
+    /// next rescan does not tell again.
     pub(super) fn look(&mut self, path: &Path, now: Instant, notices: &mut Vec<Notice>) {
         let Some(name) = path.file_name() else { return };
         match see(path) {
@@ -105,8 +105,8 @@ impl Directory {
         if self.identity.replace(identity).is_some_and(|before| before != identity) {
             native.unwatch(&self.path);
         }
-        // Watched before it is listed, so that nothing happens in between unseen. And each time again: the watch may
-        // have ended with a directory that had the same identity, and repeating it is cheap.
+        // Watched before it is listed, so that nothing happens in between unseen. And each time again: the
+        // watch may have ended with a directory that had the same identity, and repeating it is cheap.
         let watched = native.watch(&self.path);
         let trouble =
             watched.err().map(|e| format!("no file events ({e}): changes are found by rescans alone"));

@@ -2,11 +2,11 @@
 //! plugins.
 //!
 //! Invariants:
-//! 1. Whatever the last change to a file was, a [`Notice::Look`] is sent after it: from its event at once, or, if
-//!    the event was lost, from the next rescan.
+//! 1. Whatever the last change to a file was, a [`Notice::Look`] is sent after it: from its event at once,
+//!    or, if the event was lost, from the next rescan.
 //! 2. A removal means nothing for [`ABSENCE`]: build tools remove a file and then make it anew.
-//! 3. The thread ends when the [`Watcher`] is dropped or nobody receives notices, and never because of one bad
-//!    directory or event.
+//! 3. The thread ends when the [`Watcher`] is dropped or nobody receives notices, and never because of one
+//!    bad directory or event.
 
 mod directory;
 mod native;
@@ -40,8 +40,8 @@ pub enum Notice {
     DirectoryGone(PathBuf),
     /// This directory exists again; its files follow.
     DirectoryBack(PathBuf),
-    /// Something keeps the watcher from working well in this directory; it goes on trying. Said once, until it
-    /// changes.
+    /// Something keeps the watcher from working well in this directory; it goes on trying. Said once, until
+    /// it changes.
     Trouble {
         /// The directory.
         dir: PathBuf,
@@ -50,8 +50,8 @@ pub enum Notice {
     },
 }
 
-/// Watches directories, not what is below them, on a thread of its own. Dropping it stops the thread and waits for
-/// it.
+/// Watches directories, not what is below them, on a thread of its own. Dropping it stops the thread and
+/// waits for it.
 #[derive(Debug)]
 pub struct Watcher {
     requests: Option<Sender<()>>,
@@ -59,8 +59,8 @@ pub struct Watcher {
 }
 
 impl Watcher {
-    /// Starts watching. Paths in notices are absolute and begin as the directory was given. A directory that does
-    /// not exist yet is waited for.
+    /// Starts watching. Paths in notices are absolute and begin as the directory was given. A directory that
+    /// does not exist yet is waited for.
     ///
     /// Every file that is there already is looked at. A rescan every `rescan_every` finds what no event told.
     ///

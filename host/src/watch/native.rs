@@ -104,8 +104,8 @@ pub(super) fn is_candidate(name: &OsStr) -> bool {
     name.ends_with(b".so") && !name.starts_with(b".")
 }
 
-/// What an event means. Most mean nothing: a file that is modified is not complete, and one that is read has not
-/// changed; every look of ours causes some of these.
+/// What an event means. Most mean nothing: a file that is modified is not complete, and one that is read has
+/// not changed; every look of ours causes some of these.
 pub(super) fn meaning(event: &Event) -> Vec<Signal> {
     use EventKind::{Access, Create, Modify, Remove};
     if event.need_rescan() {
@@ -125,7 +125,8 @@ pub(super) fn meaning(event: &Event) -> Vec<Signal> {
     };
     match path.file_name() {
         Some(name) if is_candidate(name) => vec![signal(path.clone())],
-        // What is removed or renamed may be the directory itself; another name of its kind is sorted out later.
+        // What is removed or renamed may be the directory itself; another name of its kind is sorted out
+        // later.
         _ if signal(PathBuf::new()) == Signal::Absent(PathBuf::new()) => {
             vec![Signal::Directory(path.clone())]
         }

@@ -37,7 +37,8 @@ impl Scene {
         let (notices, received) = unbounded();
         let watcher = Watcher::start(vec![root.path().join("dir")], rescan_every, notices).unwrap();
         let scene = Scene { root, watcher, notices: received, markers: Cell::new(0) };
-        // The first rescan is over when this file has been looked at, and the directory is watched before that.
+        // The first rescan is over when this file has been looked at, and the directory is watched before
+        // that.
         if scene.path("").exists() {
             scene.write("first.so", "");
             scene.expect(&scene.look("first.so"));
@@ -282,7 +283,8 @@ fn the_last_of_fifty_versions_in_a_second_is_looked_at() {
             fs::rename(&next, &path).unwrap();
         }
     });
-    // Each look reads what is there at that moment. Only a look that was sent after the last version finds it.
+    // Each look reads what is there at that moment. Only a look that was sent after the last version finds
+    // it.
     let deadline = Instant::now() + PATIENCE;
     loop {
         let notice = scene.notices.recv_deadline(deadline).expect("nobody told of the last version");

@@ -8,7 +8,9 @@ use proc_macro2::{Span, TokenStream, TokenTree};
 use quote::{ToTokens, format_ident, quote};
 use syn::ext::IdentExt;
 use syn::spanned::Spanned;
-use syn::{Data, DataEnum, DeriveInput, Error, Expr, ExprLit, ExprUnary, Fields, Ident, Index, Lit, UnOp};
+use syn::{
+    Data, DataEnum, DeriveInput, Error, Expr, ExprLit, ExprUnary, Fields, Ident, Index, Lit, Type, UnOp,
+};
 
 pub fn expand(item: &DeriveInput) -> syn::Result<TokenStream> {
     if let Some(param) = item.generics.params.first() {
@@ -90,48 +92,59 @@ fn expand_struct(name: &Ident, fields: &Fields, repr: &Repr) -> TokenStream {
             }
         }
     });
+    // Generic, so that a field whose type cannot cross is an error once, where it stands, and not again in
+    // everything that is derived for the crossing form.
+    let parts: Vec<_> = (0..types.len()).map(|index| format_ident!("__Part{index}")).collect();
+    let inline = types.iter().map(|ty| on(ty, quote!(Inline)));
+    let tails = types.iter().map(|ty| on(ty, quote!(TAIL)));
+    let descriptions = types.iter().map(|ty| on(ty, quote!(DESC)));
+    let lower = types.iter().map(|ty| on(ty, quote!(lower)));
+    let lift = types.iter().map(|ty| on(ty, quote!(lift)));
     quote! {
         const _: () = {
             use ::plugin_api::__private as __reseat;
 
             #[repr(C)]
             #[derive(Clone, Copy)]
-            pub struct __Crossing { #(#names: <#types as __reseat::AbiType>::Inline),* }
+            pub struct __Crossing<#(#parts),*> { #(#names: #parts),* }
 
-            // SAFETY: the description is that of the fields or variants, in their order, and so are both ways
-            // of crossing.
+            // SAFETY: the description is that of the fields, in their order, and so are both ways of crossing.
             #[allow(deprecated)]
+            #[diagnostic::do_not_recommend]
             unsafe impl __reseat::AbiType for #name {
                 const DESC: &'static __reseat::desc::TypeDesc = &__reseat::desc::TypeDesc::Struct {
                     name: #text,
                     fields: &[#(__reseat::desc::FieldDesc {
                         name: #texts,
-                        offset: ::core::mem::offset_of!(__Crossing, #names),
-                        ty: <#types as __reseat::AbiType>::DESC,
+                        offset: ::core::mem::offset_of!(Self::Inline, #names),
+                        ty: #descriptions,
                     }),*],
-                    size: ::core::mem::size_of::<__Crossing>(),
-                    align: ::core::mem::align_of::<__Crossing>(),
+                    size: ::core::mem::size_of::<Self::Inline>(),
+                    align: ::core::mem::align_of::<Self::Inline>(),
                 };
-                const TAIL: bool = false #(|| <#types as __reseat::AbiType>::TAIL)*;
-                type Inline = __Crossing;
+                const TAIL: bool = false #(|| #tails)*;
+                type Inline = __Crossing<#(#inline),*>;
                 #[inline]
-                fn lower(self, __tail: &mut __reseat::TailWriter) -> __Crossing {
-                    __Crossing { #(#names: __reseat::AbiType::lower(self.#members, __tail)),* }
+                fn lower(self, __tail: &mut __reseat::TailWriter) -> Self::Inline {
+                    __Crossing { #(#names: #lower(self.#members, __tail)),* }
                 }
                 #[inline]
                 fn lift(
-                    __inline: __Crossing,
+                    __inline: Self::Inline,
                     __tail: &mut __reseat::TailReader<'_>,
                 ) -> ::core::result::Result<Self, __reseat::Malformed> {
-                    ::core::result::Result::Ok(#name {
-                        #(#members: __reseat::AbiType::lift(__inline.#names, __tail)?),*
-                    })
+                    ::core::result::Result::Ok(#name { #(#members: #lift(__inline.#names, __tail)?),* })
                 }
             }
 
             #plain
         };
     }
+}
+
+/// `<Type as AbiType>::item`, all of it in the place of the type: see `method::on`.
+fn on(ty: &Type, item: TokenStream) -> TokenStream {
+    crate::method::on(ty, quote!(AbiType), None, item)
 }
 
 fn expand_enum(name: &Ident, data: &DataEnum, repr: &Repr) -> syn::Result<TokenStream> {
@@ -160,24 +173,29 @@ fn expand_enum(name: &Ident, data: &DataEnum, repr: &Repr) -> syn::Result<TokenS
             })
             .collect();
         let literal = proc_macro2::Literal::i64_unsuffixed(value);
+        let (put, take, shapes) = (
+            fields.iter().map(|ty| on(ty, quote!(put))),
+            fields.iter().map(|ty| on(ty, quote!(take))),
+            fields.iter().map(|ty| on(ty, quote!(DESC))),
+        );
         lower.push(quote! {
             #name::#ident { #(#members: #bound),* } => {
-                #(__reseat::put_part(#bound, __tail);)*
+                #(#put(#bound, __tail);)*
                 #literal
             }
         });
         lift.push(quote! {
-            #literal => #name::#ident { #(#members: __reseat::take_part::<#fields>(__tail)?),* },
+            #literal => #name::#ident { #(#members: #take(__tail)?),* },
         });
         let payload = match &variant.fields {
             Fields::Unit => quote!(Unit),
-            Fields::Unnamed(_) => quote!(Tuple(&[#(<#fields as __reseat::AbiType>::DESC),*])),
+            Fields::Unnamed(_) => quote!(Tuple(&[#(#shapes),*])),
             Fields::Named(named) => {
                 let names = named
                     .named
                     .iter()
                     .map(|field| field.ident.as_ref().expect("a named field").unraw().to_string());
-                quote!(Named(&[#((#names, <#fields as __reseat::AbiType>::DESC)),*]))
+                quote!(Named(&[#((#names, #shapes)),*]))
             }
         };
         descriptions.push(quote! {
@@ -192,6 +210,7 @@ fn expand_enum(name: &Ident, data: &DataEnum, repr: &Repr) -> syn::Result<TokenS
             // SAFETY: the description is that of the fields or variants, in their order, and so are both ways
             // of crossing.
             #[allow(deprecated)]
+            #[diagnostic::do_not_recommend]
             unsafe impl __reseat::AbiType for #name {
                 const DESC: &'static __reseat::desc::TypeDesc = &__reseat::desc::TypeDesc::Enum {
                     name: #text,

@@ -1,10 +1,11 @@
 //! `export_plugin!(Type: Interface + Other, name = "other")`.
 
-use proc_macro2::TokenStream;
-use quote::quote;
+use proc_macro2::{Span, TokenStream};
+use quote::{quote, quote_spanned};
 use syn::parse::{Parse, ParseStream};
 use syn::punctuated::Punctuated;
-use syn::{Expr, Ident, Path, Token, Type};
+use syn::spanned::Spanned;
+use syn::{Error, Expr, Ident, Path, Token, Type};
 
 pub struct Args {
     plugin: Type,
@@ -21,7 +22,10 @@ impl Parse for Args {
         }
         let plugin: Type = input.parse()?;
         if !input.peek(Token![:]) {
-            return Err(input.error("which interface? `export_plugin!(MyPlugin: MyInterface);`"));
+            return Err(Error::new(
+                plugin.span(),
+                "which interface does it implement? `export_plugin!(MyPlugin: MyInterface);`",
+            ));
         }
         input.parse::<Token![:]>()?;
         let interfaces = Punctuated::<Path, Token![+]>::parse_separated_nonempty(input)?;
@@ -33,7 +37,7 @@ impl Parse for Args {
             }
             let key: Ident = input.parse()?;
             if key != "name" {
-                return Err(syn::Error::new(
+                return Err(Error::new(
                     key.span(),
                     format!("unknown option `{key}`: the option is `name = \"…\"`"),
                 ));
@@ -48,7 +52,8 @@ impl Parse for Args {
 pub fn expand(args: &Args) -> TokenStream {
     let Args { plugin, interfaces, name } = args;
     let name = name.as_ref().map_or_else(|| quote!(env!("CARGO_PKG_NAME")), |name| quote!(#name));
+    let interfaces = interfaces.iter().map(|path| quote_spanned!(path.span()=> dyn #path));
     quote! {
-        ::plugin_api::__export!(#plugin, #name, env!("CARGO_PKG_VERSION"), [#(dyn #interfaces),*]);
+        ::plugin_api::__export!(#plugin, #name, env!("CARGO_PKG_VERSION"), [#(#interfaces),*]);
     }
 }

@@ -5,8 +5,9 @@ use quote::{format_ident, quote};
 use syn::ext::IdentExt;
 use syn::parse::{Parse, ParseStream};
 use syn::spanned::Spanned;
-use syn::{Error, Ident, ItemTrait, LitStr, Token, TraitItem, parse_quote};
+use syn::{Error, Ident, Item, ItemTrait, LitStr, Token, TraitItem, parse_quote};
 
+use crate::errors::Errors;
 use crate::method::Method;
 
 /// `major.minor`.
@@ -52,7 +53,9 @@ impl Parse for Args {
             return Err(Error::new(key.span(), format!("unknown option `{key}`; {missing}")));
         }
         input.parse::<Token![=]>()?;
-        let version = Version::parse(&input.parse()?)?;
+        let text =
+            input.parse().map_err(|e| Error::new(e.span(), "the version is a text: `version = \"1.0\"`"))?;
+        let version = Version::parse(&text)?;
         let _ = input.parse::<Option<Token![,]>>()?;
         if !input.is_empty() {
             return Err(input.error("nothing follows the version"));
@@ -61,30 +64,36 @@ impl Parse for Args {
     }
 }
 
-pub fn expand(args: &Args, mut item: ItemTrait) -> syn::Result<TokenStream> {
-    check_trait(&item)?;
-    let mut methods: Vec<Method> = Vec::new();
-    let mut errors: Option<Error> = None;
-    let mut fail = |error: Error| match &mut errors {
-        Some(all) => all.combine(error),
-        None => errors = Some(error),
-    };
-    for member in &mut item.items {
-        let TraitItem::Fn(function) = member else {
-            fail(Error::new(
-                member.span(),
-                "an interface has methods only: constants and associated types cannot cross the boundary",
-            ));
-            continue;
-        };
-        match Method::parse(function, args.version) {
-            Ok(method) => methods.push(method),
-            Err(error) => fail(error),
+/// The trait under the attribute.
+pub struct Declaration(pub ItemTrait);
+
+impl Parse for Declaration {
+    fn parse(input: ParseStream<'_>) -> syn::Result<Self> {
+        let item: Item = input.parse()?;
+        match item {
+            Item::Trait(item) => Ok(Declaration(item)),
+            other => {
+                Err(Error::new(other.span(), "an interface is a trait: plugins implement it, hosts call it"))
+            }
         }
     }
-    if let Some(errors) = errors {
-        return Err(errors);
+}
+
+pub fn expand(args: &Args, mut item: ItemTrait) -> syn::Result<TokenStream> {
+    check_trait(&item)?;
+    let mut methods = Vec::new();
+    let mut errors = Errors::default();
+    for member in &mut item.items {
+        let method = match member {
+            TraitItem::Fn(function) => Method::parse(function, args.version),
+            other => Err(Error::new(
+                other.span(),
+                "an interface has methods only: constants and associated types cannot cross the boundary",
+            )),
+        };
+        methods.extend(errors.note(method));
     }
+    errors.none()?;
     if methods.is_empty() {
         return Err(Error::new(
             item.ident.span(),

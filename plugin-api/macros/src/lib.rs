@@ -4,6 +4,7 @@
 //! traits there, so that an alias crosses exactly as the type it stands for.
 
 mod abi_type;
+mod errors;
 mod export;
 mod interface;
 mod method;
@@ -15,7 +16,7 @@ use syn::parse_macro_input;
 #[proc_macro_attribute]
 pub fn interface(args: TokenStream, item: TokenStream) -> TokenStream {
     let args = parse_macro_input!(args as interface::Args);
-    let item = parse_macro_input!(item as syn::ItemTrait);
+    let item = parse_macro_input!(item as interface::Declaration).0;
     interface::expand(&args, item).unwrap_or_else(syn::Error::into_compile_error).into()
 }
 

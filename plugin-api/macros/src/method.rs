@@ -3,15 +3,16 @@
 //! References are told from values by their syntax; everything else is asked of the type, through `AbiType`,
 //! `Lend`, `Callback` and `Returns`.
 
-use proc_macro2::TokenStream;
+use proc_macro2::{Span, TokenStream, TokenTree};
 use quote::{format_ident, quote, quote_spanned};
 use syn::ext::IdentExt;
 use syn::spanned::Spanned;
 use syn::{
-    Attribute, Error, FnArg, GenericArgument, Ident, LitStr, Pat, PathArguments, ReturnType, Signature,
-    TraitItemFn, Type,
+    Attribute, Error, FnArg, GenericArgument, Ident, LitStr, Pat, PatType, PathArguments, ReturnType,
+    Signature, TraitItemFn, Type,
 };
 
+use crate::errors::Errors;
 use crate::interface::Version;
 
 pub struct Method {
@@ -46,26 +47,17 @@ impl Method {
         refuse_cfg(&function.attrs)?;
         check_signature(&function.sig)?;
         let mut params = Vec::new();
+        let mut errors = Errors::default();
         for (index, input) in function.sig.inputs.iter().enumerate() {
             let FnArg::Typed(param) = input else { continue };
-            refuse_cfg(&param.attrs)?;
-            let name = match &*param.pat {
-                Pat::Ident(pat) if pat.subpat.is_none() => pat.ident.clone(),
-                Pat::Wild(_) => format_ident!("arg{index}"),
-                other => {
-                    return Err(Error::new(
-                        other.span(),
-                        "a parameter of an interface method is a plain name",
-                    ));
-                }
-            };
-            params.push(Param { name, kind: kind(&param.ty)? });
+            params.extend(errors.note(Param::parse(index, param)));
         }
-        let result = match &function.sig.output {
+        let result: Type = match &function.sig.output {
             ReturnType::Default => syn::parse_quote!(()),
             ReturnType::Type(_, ty) => (**ty).clone(),
         };
-        check_result(&result)?;
+        errors.note(check_result(&result));
+        errors.none()?;
         let carried = |attr: &&Attribute| attr.path().is_ident("doc") || attr.path().is_ident("deprecated");
         let attrs = function.attrs.iter().filter(carried).cloned().collect();
         let base = Version { major: version.major, minor: 0 };
@@ -86,15 +78,15 @@ impl Method {
             let (name, ty) = (param.name.unraw().to_string(), param.kind.description());
             quote!(::plugin_api::__private::desc::ParamDesc { name: #name, ty: #ty })
         });
-        let span = result.span();
-        let returns = quote_spanned!(span=> <#result as ::plugin_api::__private::Returns>);
+        let ty = on(result, quote!(AbiType), Some(self.value()), quote!(DESC));
+        let fallible = on(result, quote!(Returns), None, quote!(FALLIBLE));
         quote! {
             ::plugin_api::__private::desc::MethodDesc {
                 name: #name,
                 since: #since,
                 params: &[#(#params),*],
-                result: <#returns::Value as ::plugin_api::__private::AbiType>::DESC,
-                fallible: #returns::FALLIBLE,
+                result: #ty,
+                fallible: #fallible,
             }
         }
     }
@@ -113,19 +105,21 @@ impl Method {
     }
 
     fn value(&self) -> TokenStream {
-        let result = &self.result;
-        quote!(<#result as ::plugin_api::__private::Returns>::Value)
+        on(&self.result, quote!(Returns), None, quote!(Value))
     }
 
     fn inline(&self) -> TokenStream {
-        let value = self.value();
-        quote!(<#value as ::plugin_api::__private::AbiType>::Inline)
+        on(&self.result, quote!(AbiType), Some(self.value()), quote!(Inline))
+    }
+
+    fn split(&self) -> TokenStream {
+        on(&self.result, quote!(Returns), None, quote!(split))
     }
 
     /// Whether any argument has a tail, as a constant expression.
     fn has_tail(&self) -> TokenStream {
         let tails = self.params.iter().filter_map(|param| match &param.kind {
-            Kind::Value(ty) => Some(quote!(<#ty as ::plugin_api::__private::AbiType>::TAIL)),
+            Kind::Value(ty) => Some(on(ty, quote!(AbiType), None, quote!(TAIL))),
             _ => None,
         });
         quote!(false #(|| #tails)*)
@@ -133,7 +127,7 @@ impl Method {
 
     /// The method of the proxy.
     pub fn proxy(&self, index: usize) -> TokenStream {
-        let (name, attrs, result) = (&self.name, &self.attrs, &self.result);
+        let (name, attrs) = (&self.name, &self.attrs);
         let text = name.unraw().to_string();
         let params = self.params.iter().map(|param| {
             let (name, ty) = (&param.name, param.kind.written());
@@ -172,14 +166,14 @@ impl Method {
                 let __reply = unsafe { __function(self.0.instance(), #(#names,)* __outgoing.head()) };
                 #(#finish)*
                 // SAFETY: this is the answer to that call.
-                unsafe { __reseat::finish::<#result>(__outgoing, __reply) }
+                unsafe { __reseat::finish::<#value>(__outgoing, __reply) }
             }
         }
     }
 
     /// The exported function.
     pub fn shim(&self, interface: &Ident) -> TokenStream {
-        let (name, output, result) = (&self.name, self.inline(), &self.result);
+        let (name, output, value, split) = (&self.name, self.inline(), self.value(), self.split());
         let inputs = self.params.iter().map(|param| {
             let (name, abi) = (&param.name, param.kind.abi());
             quote!(#name: #abi)
@@ -192,7 +186,8 @@ impl Method {
         for param in self.params.iter().rev() {
             if let Kind::Callback(ty) = &param.kind {
                 let name = &param.name;
-                call = quote!(<#ty as __reseat::CallbackRelay>::relay(#name, |#name| #call));
+                let relay = on(ty, quote!(Callback), None, quote!(relay));
+                call = quote!(#relay(#name, |#name| #call));
             }
         }
         quote! {
@@ -205,7 +200,7 @@ impl Method {
                 // SAFETY: the host passes a live instance of the plugin that exports this, and lends
                 // arguments and transfer for the call.
                 unsafe {
-                    __reseat::contain::<#result>(__transfer, || {
+                    __reseat::contain::<#value>(__transfer, || {
                         let __plugin = __reseat::export::plugin::<P>(__instance);
                         let mut __tail = if const { #has_tail } {
                             __reseat::incoming(__transfer)
@@ -213,7 +208,7 @@ impl Method {
                             __reseat::TailReader::empty()
                         };
                         #(#lift)*
-                        ::core::result::Result::Ok(#call)
+                        #split(#call).map_err(__reseat::Failure::Failed)
                     })
                 }
             }
@@ -235,7 +230,7 @@ impl Method {
 
     /// The arm of the JSON entry.
     pub fn dynamic_arm(&self, interface: &Ident) -> TokenStream {
-        let (name, result, value) = (&self.name, &self.result, self.value());
+        let (name, result, value, split) = (&self.name, &self.result, self.value(), self.split());
         let text = name.unraw().to_string();
         if self.params.iter().any(|param| matches!(param.kind, Kind::Callback(_))) {
             let why = format!("`{text}` cannot be called with JSON: it takes a callback");
@@ -265,7 +260,7 @@ impl Method {
                 let mut __args = __reseat::Arguments::parse(#text, &[#(#texts),*], __text)?;
                 #(let #names: #owned = #readers(&mut __args, #texts)?;)*
                 let __result: #result = <P as #interface>::#name(__plugin, #(#passed),*);
-                let __value: #value = __reseat::Returns::split(__result).map_err(__reseat::Failure::Failed)?;
+                let __value: #value = #split(__result).map_err(__reseat::Failure::Failed)?;
                 __write(#text, &__value)?
             }
         }
@@ -273,21 +268,40 @@ impl Method {
 }
 
 impl Param {
+    fn parse(index: usize, param: &PatType) -> syn::Result<Self> {
+        refuse_cfg(&param.attrs)?;
+        let name = match &*param.pat {
+            Pat::Ident(pat) if pat.subpat.is_none() => pat.ident.clone(),
+            Pat::Wild(_) => format_ident!("arg{index}"),
+            other => {
+                return Err(Error::new(other.span(), "a parameter of an interface method is a plain name"));
+            }
+        };
+        Ok(Param { name, kind: kind(&param.ty)? })
+    }
+
     fn guard(&self) -> Ident {
         format_ident!("__guard_{}", self.name.unraw())
     }
 
     /// Rebinds the parameter's name to its crossing form.
     fn lower(&self) -> TokenStream {
-        let name = &self.name;
+        let (name, trait_name) = (&self.name, self.kind.trait_name());
+        let how = |function| on(self.kind.ty(), trait_name, None, function);
         match &self.kind {
-            Kind::Value(ty) => quote!(let #name = <#ty as __reseat::AbiType>::lower(#name, &mut __tail);),
-            Kind::Lent(ty) => quote!(let #name = <#ty as __reseat::Lend>::lend(#name);),
-            Kind::Callback(ty) => {
-                let guard = self.guard();
+            Kind::Value(_) => {
+                let lower = how(quote!(lower));
+                quote!(let #name = #lower(#name, &mut __tail);)
+            }
+            Kind::Lent(_) => {
+                let lend = how(quote!(lend));
+                quote!(let #name = #lend(#name);)
+            }
+            Kind::Callback(_) => {
+                let (guard, lend) = (self.guard(), how(quote!(lend)));
                 quote! {
-                    let mut #guard = __reseat::CallbackGuard::<#ty>::new(#name);
-                    let #name = #guard.lend();
+                    let mut #guard = __reseat::CallbackGuard::new(#name);
+                    let #name = #lend(&mut #guard);
                 }
             }
         }
@@ -295,16 +309,29 @@ impl Param {
 
     /// Rebinds the parameter's name to its value.
     fn lift(&self) -> TokenStream {
-        let name = &self.name;
+        let (name, trait_name) = (&self.name, self.kind.trait_name());
+        let how = |function| on(self.kind.ty(), trait_name, None, function);
         match &self.kind {
-            Kind::Value(ty) => quote!(let #name = <#ty as __reseat::AbiType>::lift(#name, &mut __tail)?;),
-            Kind::Lent(ty) => quote!(let #name = <#ty as __reseat::Lend>::borrow(#name);),
+            Kind::Value(_) => {
+                let lift = how(quote!(lift));
+                quote!(let #name = #lift(#name, &mut __tail)?;)
+            }
+            Kind::Lent(_) => {
+                let borrow = how(quote!(borrow));
+                quote!(let #name = #borrow(#name);)
+            }
             Kind::Callback(_) => quote!(),
         }
     }
 }
 
 impl Kind {
+    const fn ty(&self) -> &Type {
+        match self {
+            Kind::Value(ty) | Kind::Lent(ty) | Kind::Callback(ty) => ty,
+        }
+    }
+
     fn written(&self) -> TokenStream {
         match self {
             Kind::Value(ty) => quote!(#ty),
@@ -313,20 +340,23 @@ impl Kind {
         }
     }
 
-    fn description(&self) -> TokenStream {
+    /// The trait that says how it crosses.
+    fn trait_name(&self) -> TokenStream {
         match self {
-            Kind::Value(ty) => quote_spanned!(ty.span()=> <#ty as ::plugin_api::__private::AbiType>::DESC),
-            Kind::Lent(ty) => quote_spanned!(ty.span()=> <#ty as ::plugin_api::__private::Lend>::DESC),
-            Kind::Callback(ty) => {
-                quote_spanned!(ty.span()=> <#ty as ::plugin_api::__private::Callback>::DESC)
-            }
+            Kind::Value(_) => quote!(AbiType),
+            Kind::Lent(_) => quote!(Lend),
+            Kind::Callback(_) => quote!(Callback),
         }
+    }
+
+    fn description(&self) -> TokenStream {
+        on(self.ty(), self.trait_name(), None, quote!(DESC))
     }
 
     fn abi(&self) -> TokenStream {
         match self {
-            Kind::Value(ty) => quote!(<#ty as ::plugin_api::__private::AbiType>::Inline),
-            Kind::Lent(ty) => quote!(<#ty as ::plugin_api::__private::Lend>::Abi),
+            Kind::Value(ty) => on(ty, quote!(AbiType), None, quote!(Inline)),
+            Kind::Lent(ty) => on(ty, quote!(Lend), None, quote!(Abi)),
             Kind::Callback(_) => quote!(::plugin_api::__private::abi::RawCallback),
         }
     }
@@ -334,10 +364,27 @@ impl Kind {
     /// What a caller without static types keeps the value in.
     fn owned(&self) -> TokenStream {
         match self {
-            Kind::Lent(ty) => quote!(<#ty as ::plugin_api::__private::Lend>::Owned),
+            Kind::Lent(ty) => on(ty, quote!(Lend), None, quote!(Owned)),
             Kind::Value(ty) | Kind::Callback(ty) => quote!(#ty),
         }
     }
+}
+
+/// `<Type as Trait>::item`, all of it in the place of `place`: where the type does not fit, the compiler
+/// says so at the type, in the same words for every use of it, and shows equal errors once.
+pub fn on(place: &Type, trait_name: TokenStream, ty: Option<TokenStream>, item: TokenStream) -> TokenStream {
+    let span = place.span();
+    let ty = ty.unwrap_or_else(|| quote!(#place));
+    let [trait_name, item] = [trait_name, item].map(|tokens| set_span(tokens, span));
+    quote_spanned!(span=> <#ty as ::plugin_api::__private::#trait_name>::#item)
+}
+
+fn set_span(tokens: TokenStream, span: Span) -> TokenStream {
+    let place = |mut token: TokenTree| {
+        token.set_span(span);
+        token
+    };
+    tokens.into_iter().map(place).collect()
 }
 
 /// Removes `#[since("1.1")]` and reads it.
@@ -444,6 +491,7 @@ fn kind(ty: &Type) -> syn::Result<Kind> {
                 )),
                 (None, inner) => {
                     check_type(inner)?;
+                    check_lent(reference, inner)?;
                     Ok(Kind::Lent(inner.clone()))
                 }
             }
@@ -461,6 +509,19 @@ fn is_fn_mut(object: &syn::TypeTraitObject) -> bool {
     object.bounds.len() == 1
         && matches!(&object.bounds[0], syn::TypeParamBound::Trait(bound)
             if bound.path.segments.last().is_some_and(|last| last.ident == "FnMut"))
+}
+
+/// The two owners that are often lent by habit.
+fn check_lent(reference: &syn::TypeReference, inner: &Type) -> syn::Result<()> {
+    let Type::Path(path) = inner else { return Ok(()) };
+    let Some(last) = path.path.segments.last() else { return Ok(()) };
+    if last.ident == "String" {
+        return Err(Error::new(reference.span(), "a `&String` cannot be lent: take `&str`"));
+    }
+    if last.ident == "Vec" {
+        return Err(Error::new(reference.span(), "a `&Vec<T>` cannot be lent: take `&[T]`"));
+    }
+    Ok(())
 }
 
 fn check_callback(object: &syn::TypeTraitObject) -> syn::Result<()> {

@@ -89,10 +89,7 @@ fn a_callback_gets_what_the_plugin_hands_over_in_its_order() {
 
     let mut all = Vec::new();
     assert_eq!(calls.three(&mut |pod, bytes, shape| all.push((pod, bytes, shape))).unwrap(), "done");
-    assert_eq!(
-        all,
-        [(POD, vec![1, 2, 3], Shape::Polygon(vec![(1, -1)])), (POD, vec![], Shape::Circle(0.5))]
-    );
+    assert_eq!(all, [(POD, vec![1, 2, 3], Shape::Polygon(vec![(1, -1)])), (POD, vec![], Shape::Circle(0.5))]);
 }
 
 #[test]

@@ -170,7 +170,10 @@ fn a_parameter_whose_name_is_a_keyword_is_called_by_that_name() {
 
 #[test]
 fn a_missing_parameter_is_named() {
-    assert_eq!(refused("check", r#"{"key":"alice"}"#), "`check` needs the parameter `cost`, which is missing");
+    assert_eq!(
+        refused("check", r#"{"key":"alice"}"#),
+        "`check` needs the parameter `cost`, which is missing"
+    );
     assert_eq!(refused("check", ""), "`check` needs the parameter `key`, which is missing");
 }
 
@@ -214,7 +217,8 @@ fn arguments_that_are_no_object_are_refused_with_what_is_expected() {
 
 #[test]
 fn a_method_with_a_parameter_without_serde_is_not_run_whatever_the_arguments() {
-    let sentence = "`opaque` cannot be called with JSON: the type of `opaque` does not implement serde::Deserialize";
+    let sentence =
+        "`opaque` cannot be called with JSON: the type of `opaque` does not implement serde::Deserialize";
     assert_eq!(impossible("opaque", r#"{"cost":1,"opaque":2}"#), sentence);
     assert_eq!(impossible("opaque", "{}"), sentence);
     assert_eq!(impossible("opaque", "not even JSON"), sentence);
@@ -222,7 +226,8 @@ fn a_method_with_a_parameter_without_serde_is_not_run_whatever_the_arguments() {
 
 #[test]
 fn a_method_with_a_result_without_serde_is_not_run() {
-    let sentence = "`opaque_result` cannot be called with JSON: its result does not implement serde::Serialize";
+    let sentence =
+        "`opaque_result` cannot be called with JSON: its result does not implement serde::Serialize";
     assert_eq!(impossible("opaque_result", r#"{"cost":1}"#), sentence);
     assert_eq!(impossible("opaque_result", ""), sentence);
 }

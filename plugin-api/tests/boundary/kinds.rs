@@ -2,8 +2,19 @@ use plugin_api::prelude::*;
 
 #[plugin_api::interface(version = "1.2")]
 pub trait Kinds {
-    fn integers(&self, a: i8, b: u8, c: i16, d: u16, e: i32, f: u32, g: i64, h: u64, i: isize, j: usize)
-    -> Integers;
+    fn integers(
+        &self,
+        a: i8,
+        b: u8,
+        c: i16,
+        d: u16,
+        e: i32,
+        f: u32,
+        g: i64,
+        h: u64,
+        i: isize,
+        j: usize,
+    ) -> Integers;
     fn floats(&self, single: f32, double: f64) -> (f32, f64);
     fn flag(&self, flag: bool) -> bool;
     fn letter(&self, letter: char) -> char;

@@ -107,7 +107,9 @@ fn a_state_version_that_the_build_does_not_write_is_refused() {
 fn a_configuration_that_does_not_fit_is_refused_with_the_fields_name() {
     let text = error(Loaded::<Picky>::create_with(r#"{"burts":5}"#));
     assert!(
-        text.starts_with("the configuration of plugin `picky` does not fit: unknown field `burts`, expected `burst`"),
+        text.starts_with(
+            "the configuration of plugin `picky` does not fit: unknown field `burts`, expected `burst`"
+        ),
         "{text}"
     );
     Loaded::<Picky>::create_with(r#"{"burst":5}"#).unwrap();

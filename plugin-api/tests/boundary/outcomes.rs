@@ -98,16 +98,14 @@ fn a_panic_ends_the_call_with_its_message_and_place() {
     assert_eq!(panicked(trouble.panic("")), "");
     assert_eq!(panicked(trouble.panic_with_a_literal()), "as it stands");
     assert_eq!(panicked(trouble.panic_with_a_number()), "a payload that is not text");
-    assert_eq!(
-        panicked(trouble.index(vec![1], 3)),
-        "index out of bounds: the len is 1 but the index is 3"
-    );
+    assert_eq!(panicked(trouble.index(vec![1], 3)), "index out of bounds: the len is 1 but the index is 3");
     assert_eq!(trouble.calls().unwrap(), 5, "and the plugin stays callable");
 }
 
 #[test]
 fn a_panic_is_shown_as_one_sentence() {
-    let error = Loaded::<Troubled>::create().enter::<dyn Trouble>().panic("it broke").unwrap_err().to_string();
+    let error =
+        Loaded::<Troubled>::create().enter::<dyn Trouble>().panic("it broke").unwrap_err().to_string();
     assert!(error.starts_with("the plugin panicked at "), "{error}");
     assert!(error.ends_with(": it broke"), "{error}");
 }

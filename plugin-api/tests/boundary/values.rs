@@ -16,7 +16,16 @@ macro_rules! echo {
 fn numbers_of_every_width_come_back_at_their_limits() {
     let least = echo!(integers(i8::MIN, 0, i16::MIN, 0, i32::MIN, 0, i64::MIN, 0, isize::MIN, 0));
     let most = echo!(integers(
-        i8::MAX, u8::MAX, i16::MAX, u16::MAX, i32::MAX, u32::MAX, i64::MAX, u64::MAX, isize::MAX, usize::MAX
+        i8::MAX,
+        u8::MAX,
+        i16::MAX,
+        u16::MAX,
+        i32::MAX,
+        u32::MAX,
+        i64::MAX,
+        u64::MAX,
+        isize::MAX,
+        usize::MAX
     ));
     assert_eq!(
         (least.a, least.c, least.e, least.g, least.i),
@@ -146,7 +155,13 @@ fn people() -> impl Strategy<Value = Person> {
         proptest::collection::vec(proptest::option::of(shapes()), 0..4),
         proptest::option::of(address),
     )
-        .prop_map(|(name, age, nicknames, drawings, home)| Person { name, age, nicknames, drawings, home })
+        .prop_map(|(name, age, nicknames, drawings, home)| Person {
+            name,
+            age,
+            nicknames,
+            drawings,
+            home,
+        })
 }
 
 proptest! {

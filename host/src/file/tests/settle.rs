@@ -32,8 +32,8 @@ fn look(path: &Path) -> Progress {
     Settling::start(path).poll(Instant::now())
 }
 
-/// Looks until the file is ready. Another test may start a program at this moment, and until that runs it has every
-/// file of this process open, also one that is being made here.
+/// Looks until the file is ready. Another test may start a program at this moment, and until that runs it has
+/// every file of this process open, also one that is being made here.
 fn ready(settling: &mut Settling) -> File {
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {

@@ -49,8 +49,8 @@ impl Scene {
     }
 }
 
-/// Tries until it works. Another test may start a program at this moment, and until that runs it has every file of
-/// this process open, also one that is being made here.
+/// Tries until it works. Another test may start a program at this moment, and until that runs it has every
+/// file of this process open, also one that is being made here.
 fn again<T>(mut attempt: impl FnMut() -> Result<T, StageError>) -> T {
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {

@@ -193,7 +193,7 @@ fn a_needed_library_beside_the_plugin_is_explained() {
         let run_path = format!("-Wl,-rpath,{run_path}");
         library_with(&manifest(), DESCRIPTOR, &["-Wl,--no-as-needed", "-L", dir, "-lbeside", &run_path])
     };
-    let origin = Expect { boundary: 1, origin: Some(directory.path().into()) };
+    let origin = Expect { boundary: 1, origin: Some(directory.path().join("libsample.so")) };
     let error = vet_bytes(&link("$ORIGIN"), &origin).unwrap_err();
     assert!(error.to_string().contains("only found beside it in"), "{error}");
     assert!(vet_bytes(&link(dir), &origin).is_ok(), "an absolute run path is searched");

@@ -1,0 +1,15 @@
+//! What happens when native code is replaced while it is in use: one host, real libraries, real threads.
+
+/// Threads that call without pause.
+mod callers;
+/// A process of its own, for what would harm this one.
+mod child;
+/// The bytes of libraries: fixtures, and what is made from them.
+mod library;
+/// A directory with plugins, and a host that watches it.
+mod scene;
+/// Waiting for a condition, with a deadline.
+mod waiting;
+
+/// Calls and their outcomes.
+mod calls;
