@@ -122,13 +122,13 @@ impl Host {
     /// There is no such plugin, or its serving generation does not fit the interface: the error shows the
     /// difference.
     pub fn plugin<I: Interface + ?Sized>(&self, name: &str) -> Result<Handle<I>, PluginError> {
-        let plugin = self.core.find(name).ok_or_else(|| {
-            if self.core.is_closed() {
-                PluginError::Closed
-            } else {
-                PluginError::NoSuchPlugin { name: name.into(), known: self.core.names() }
-            }
-        })?;
+        if self.core.is_closed() {
+            return Err(PluginError::Closed);
+        }
+        let plugin = self
+            .core
+            .find(name)
+            .ok_or_else(|| PluginError::NoSuchPlugin { name: name.into(), known: self.core.names() })?;
         let number = self.core.register(&plugin, I::DESC)?;
         Ok(Handle::new(plugin, number))
     }
@@ -192,7 +192,7 @@ impl Host {
         if self.core.is_closed() {
             return Err(UnloadError::Closed);
         }
-        let plugin = self.core.find(plugin).filter(|plugin| plugin.slot.is_open()).ok_or_else(|| {
+        let plugin = self.core.find(plugin).filter(|plugin| plugin.is_loaded()).ok_or_else(|| {
             UnloadError::NoSuchPlugin { name: plugin.into(), known: self.core.names() }
         })?;
         let _turn =
@@ -297,7 +297,7 @@ impl Core {
 
     /// The names of what is loaded.
     fn names(&self) -> Vec<String> {
-        self.all().iter().filter(|plugin| plugin.slot.is_open()).map(|plugin| plugin.name.clone()).collect()
+        self.all().iter().filter(|plugin| plugin.is_loaded()).map(|plugin| plugin.name.clone()).collect()
     }
 
     /// A plugin's configuration, as JSON.
@@ -314,7 +314,7 @@ impl Core {
             .or_insert_with(|| Plugin::new(name.clone(), build.file.clone(), self.options.call_wait))
             .clone();
         let owner = plugin.record().file.clone();
-        let taken = owner != build.file && plugin.slot.is_open() && owner.exists();
+        let taken = owner != build.file && plugin.is_loaded() && owner.exists();
         if taken {
             return Err((plugin, RefusalReason::NameTaken { plugin: name.clone(), by: owner }));
         }

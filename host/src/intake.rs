@@ -45,10 +45,11 @@ impl Intake {
     /// Loads what is there, then follows it.
     pub(crate) fn start(core: Arc<Core>) -> Result<Intake, StartError> {
         let (orders, incoming) = unbounded();
-        let mut desk = Desk::new(core.clone(), orders.clone());
+        // First of all, so that what changes from now on is noticed.
+        let watcher = watch(&core, &orders)?;
+        let mut desk = Desk::new(core, orders.clone());
         desk.look_at_everything();
         desk.work_until_idle(&incoming, Instant::now() + START_LIMIT);
-        let watcher = watch(&core, &orders)?;
         let thread = std::thread::Builder::new()
             .name("reseat-intake".into())
             .spawn(move || desk.serve(&incoming))

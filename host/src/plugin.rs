@@ -121,12 +121,20 @@ impl Plugin {
         self.record.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether a generation serves, or will again when a handover has opened its gate.
+    pub(crate) fn is_loaded(&self) -> bool {
+        self.record().serving.is_some()
+    }
+
     /// Begins a transaction.
     ///
     /// # Errors
     /// One is under way: which step, since when.
     pub(crate) fn begin(self: &Arc<Self>, step: Step) -> Result<Transaction, ReloadError> {
-        self.begin_within(step, Duration::ZERO)
+        /// No code of a plugin runs at *publish*, so it is as good as over. Whoever acts on the event that it has
+        /// just recorded would otherwise find it still under way.
+        const ALMOST_OVER: Duration = Duration::from_secs(1);
+        self.begin_after(step, ALMOST_OVER, |turn| turn.step == Step::Publish)
     }
 
     /// Begins a transaction as soon as the one under way has ended.
@@ -134,10 +142,19 @@ impl Plugin {
     /// # Errors
     /// It has not ended within `limit`.
     pub(crate) fn begin_within(self: &Arc<Self>, step: Step, limit: Duration) -> Result<Transaction, ReloadError> {
+        self.begin_after(step, limit, |_| true)
+    }
+
+    fn begin_after(
+        self: &Arc<Self>,
+        step: Step,
+        limit: Duration,
+        worth_waiting: impl Fn(&Turn) -> bool,
+    ) -> Result<Transaction, ReloadError> {
         let turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut turn, _) = self
             .turn_ended
-            .wait_timeout_while(turn, limit, |turn| turn.is_some())
+            .wait_timeout_while(turn, limit, |turn| turn.as_ref().is_some_and(&worth_waiting))
             .unwrap_or_else(PoisonError::into_inner);
         if let Some(Turn { step, since }) = *turn {
             return Err(ReloadError::Busy { plugin: self.name.clone(), step, since: since.elapsed() });

@@ -221,14 +221,12 @@ pub extern "C" fn host_layout() -> &'static TypeLayout {
 #[macro_export]
 macro_rules! __export {
     ($plugin:ty, $name:expr, $version:expr, [$($interface:ty),+ $(,)?]) => {
-        impl $crate::__private::Identity for $plugin {
-            const NAME: &'static str = {
-                assert!(
-                    $crate::__private::desc::is_plugin_name($name),
-                    "a plugin's name consists of 1 to 64 of a-z, 0-9, `_` and `-`, and begins with a letter or digit: say `name = \"…\"` in export_plugin!"
-                );
-                $name
-            };
+        // The bound always holds where there is no error: it only keeps the compiler from repeating it.
+        impl $crate::__private::Identity for $plugin
+        where
+            for<'__a> $plugin: $crate::Plugin,
+        {
+            const NAME: &'static str = $name;
             const VERSION: &'static str = $version;
         }
 
@@ -246,6 +244,15 @@ macro_rules! __export {
                 profile: if cfg!(debug_assertions) { "debug" } else { "release" },
                 interfaces: &[$(<$interface as __reseat::ExportedBy<$plugin>>::DESCRIPTION),+],
             };
+
+            const _: () = assert!(
+                __reseat::desc::is_plugin_name($name),
+                "a plugin's name consists of 1 to 64 of a-z, 0-9, `_` and `-`, and begins with a letter or digit: say `name = \"…\"` in export_plugin!"
+            );
+            const _: () = assert!(
+                <$plugin as __reseat::Identity>::STATE_IS_POSSIBLE,
+                "OLDEST_STATE lies between 1 and STATE_VERSION"
+            );
 
             // Rendering a large interface takes the compiler a while; that is not a mistake.
             #[allow(long_running_const_eval)]

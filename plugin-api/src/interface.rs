@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use abi_stable::std_types::{RSlice, RStr};
 
-use crate::abi::{InstanceRef, InterfaceExport, RawCallback, RawMethod, RawSlice, Reply, Status};
+use crate::abi::{InstanceRef, InterfaceExport, RawCallback, RawMethod, RawSlice, Reply, Status, Transfer};
 use crate::desc::{InterfaceDesc, TypeDesc, Version};
 use crate::transfer::{Malformed, Outgoing, TailReader, TailWriter};
 use crate::types::AbiType;
@@ -197,13 +197,11 @@ impl RawProxy {
     /// A method that every build of this major version knows.
     ///
     /// # Safety
-    /// `index` is a method of the interface this proxy was made for, `F` the type its macro gives it, and
-    /// hosts refuse builds without it.
+    /// `index` is a method of the interface this proxy was made for, and hosts refuse builds without it.
     #[inline(always)]
-    pub const unsafe fn method<F: Copy>(&self, index: usize) -> F {
-        const { assert!(size_of::<F>() == size_of::<*const c_void>()) };
-        // SAFETY: `new` promises the entries; a non-null one is a function of type `F`.
-        unsafe { std::mem::transmute_copy(&*self.methods.add(index)) }
+    pub const unsafe fn method(&self, index: usize) -> *const c_void {
+        // SAFETY: `new` promises the entries.
+        unsafe { *self.methods.add(index) }
     }
 
     /// A method that came later and may be missing.
@@ -214,49 +212,116 @@ impl RawProxy {
     /// # Safety
     /// As for [`RawProxy::method`], except that the method may be missing.
     #[inline(always)]
-    pub unsafe fn later_method<F: Copy>(
+    pub unsafe fn later_method(
         &self,
         index: usize,
         method: &'static str,
         since: Version,
-    ) -> Result<F, CallError> {
+    ) -> Result<*const c_void, CallError> {
         // SAFETY: `new` promises the entries.
-        if unsafe { *self.methods.add(index) }.is_null() {
-            return unsupported(method, since);
-        }
-        // SAFETY: not missing; the rest is the caller's promise.
-        Ok(unsafe { self.method(index) })
+        let found = unsafe { self.method(index) };
+        if found.is_null() { unsupported(method, since) } else { Ok(found) }
     }
 }
 
+/// Arguments of a method in the forms in which they cross, as a tuple.
+pub trait Lowered {
+    /// Calls an exported function with them.
+    ///
+    /// # Safety
+    /// As for [`call`].
+    unsafe fn call<R>(
+        self,
+        method: *const c_void,
+        instance: *const c_void,
+        transfer: *mut Transfer,
+    ) -> Reply<R>;
+}
+
+/// Calls an exported function.
+///
+/// # Safety
+/// `method` is an exported function that takes `instance`, these arguments and a transfer, and replies with an
+/// `R`; the instance is live; what the arguments lend, and the transfer, live for the call.
+#[inline(always)]
+pub unsafe fn call<A: Lowered, R>(
+    method: *const c_void,
+    instance: *const c_void,
+    arguments: A,
+    transfer: *mut Transfer,
+) -> Reply<R> {
+    // SAFETY: handed on from the caller.
+    unsafe { arguments.call(method, instance, transfer) }
+}
+
+macro_rules! arguments {
+    ($($name:ident $value:ident),*) => {
+        impl<$($name: Copy),*> Lowered for ($($name,)*) {
+            #[inline(always)]
+            unsafe fn call<Out>(
+                self,
+                method: *const c_void,
+                instance: *const c_void,
+                transfer: *mut Transfer,
+            ) -> Reply<Out> {
+                type Function<$($name,)* Out> =
+                    unsafe extern "C" fn(*const c_void, $($name,)* *mut Transfer) -> Reply<Out>;
+                let ($($value,)*) = self;
+                // SAFETY: the caller promises that this is the function's type, and all that the call needs.
+                unsafe {
+                    let function = std::mem::transmute::<*const c_void, Function<$($name,)* Out>>(method);
+                    function(instance, $($value,)* transfer)
+                }
+            }
+        }
+    };
+}
+arguments!();
+arguments!(A a);
+arguments!(A a, B b);
+arguments!(A a, B b, C c);
+arguments!(A a, B b, C c, D d);
+arguments!(A a, B b, C c, D d, E e);
+arguments!(A a, B b, C c, D d, E e, F f);
+arguments!(A a, B b, C c, D d, E e, F f, G g);
+arguments!(A a, B b, C c, D d, E e, F f, G g, H h);
+arguments!(A a, B b, C c, D d, E e, F f, G g, H h, I i);
+arguments!(A a, B b, C c, D d, E e, F f, G g, H h, I i, J j);
+arguments!(A a, B b, C c, D d, E e, F f, G g, H h, I i, J j, K k);
+arguments!(A a, B b, C c, D d, E e, F f, G g, H h, I i, J j, K k, L l);
+
 #[cold]
-fn unsupported<F>(method: &'static str, since: Version) -> Result<F, CallError> {
+fn unsupported<T>(method: &'static str, since: Version) -> Result<T, CallError> {
     Err(CallError::Unsupported { method: method.into(), since })
 }
 
-/// The value of a finished call.
+/// The two parts of a finished call's value.
 ///
 /// # Errors
 /// Whatever ended the call instead of a value.
 ///
 /// # Safety
-/// `reply` is the callee's answer to the call that `outgoing` was made for.
+/// `reply` is the callee's answer to the call that `outgoing` was made for, and `tail` is whether such values
+/// have one.
 #[inline(always)]
-pub unsafe fn finish<V: AbiType>(outgoing: Outgoing, reply: Reply<V::Inline>) -> Result<V, CallError> {
+pub unsafe fn finish<T: Copy>(
+    outgoing: Outgoing,
+    reply: Reply<T>,
+    tail: bool,
+) -> Result<(T, TailReader<'static>), CallError> {
     if reply.status != Status::OK {
         return Err(failed(outgoing, reply.status));
     }
-    // SAFETY: the callee initialises the value when it answers OK.
-    let inline = unsafe { reply.value.assume_init() };
-    let lifted = if V::TAIL {
+    let tail = if tail {
         // SAFETY: the callee wrote the tail of such a value.
-        V::lift(inline, &mut unsafe { TailReader::owned(outgoing.into_tail()) })
+        unsafe { TailReader::owned(outgoing.into_tail()) }
     } else {
         // Nothing was written: not even worth the look.
         std::mem::forget(outgoing);
-        V::lift(inline, &mut TailReader::empty())
+        TailReader::empty()
     };
-    Ok(lifted?)
+    // SAFETY: the callee initialises the value when it answers OK.
+    Ok((unsafe { reply.value.assume_init() }, tail))
 }
 
 #[cold]

@@ -105,7 +105,7 @@ pub mod prelude {
 #[doc(hidden)]
 pub mod __private {
     pub use crate::contain::{Failure, contain, contain_raw};
-    pub use crate::interface::{Callback, CallbackGuard, ExportedBy, Interface, RawProxy, finish};
+    pub use crate::interface::{Callback, CallbackGuard, ExportedBy, Interface, RawProxy, call, finish};
     pub use crate::json::{Arguments, CannotReadJson, CannotWriteJson, Probe, ReadJson, WriteJson};
     pub use crate::plugin::Identity;
     pub use crate::transfer::{Malformed, Outgoing, TailReader, TailWriter, answer, incoming};

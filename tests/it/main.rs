@@ -11,5 +11,7 @@ mod scene;
 /// Waiting for a condition, with a deadline.
 mod waiting;
 
-/// Calls and their outcomes.
+/// Calls and their outcomes: typed and by name, nested, leased, panicking, large.
 mod calls;
+/// The ways in which files change, and what follows from each.
+mod reloads;

@@ -1,4 +1,3 @@
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
@@ -65,7 +64,7 @@ impl Scene {
     }
 
     /// Puts a build where the host sees it, in place of the build before, by renaming.
-    pub fn install(&self, build: impl Into<Build>) -> Expecting<'_> {
+    pub fn install(&self, build: impl Into<Build>) -> Expecting {
         let build = build.into();
         let expecting = self.expecting(&build.file_name());
         std::fs::rename(self.shelve(&build), &expecting.file).expect("one file system");
@@ -80,20 +79,20 @@ impl Scene {
     }
 
     /// Subscribes to what will become of the file of this name.
-    pub fn expecting(&self, file_name: &str) -> Expecting<'_> {
-        Expecting { scene: self, file: self.plugins().join(file_name), events: self.host.events() }
+    pub fn expecting(&self, file_name: &str) -> Expecting {
+        Expecting { file: self.plugins().join(file_name), events: self.host.events() }
     }
 
     /// A handle of a plugin that is loaded.
     #[track_caller]
     pub fn handle<I: Interface + ?Sized>(&self, plugin: &str) -> Handle<I> {
-        self.host.plugin(plugin).unwrap_or_else(|e| panic!("{e}\n{self}"))
+        self.host.plugin(plugin).unwrap_or_else(|e| panic!("{e}"))
     }
 
     /// Waits until it is so.
     #[track_caller]
     pub fn eventually(&self, mut is_so: impl FnMut(&Scene) -> bool) {
-        assert!(until(DEADLINE, || is_so(self)), "it has not become so within {DEADLINE:?}\n{self}");
+        assert!(until(DEADLINE, || is_so(self)), "it has not become so within {DEADLINE:?}");
     }
 
     /// Waits until a generation has been unloaded.
@@ -128,7 +127,7 @@ impl Scene {
     #[track_caller]
     pub fn status(&self, plugin: &str) -> PluginStatus {
         let mut plugins = self.host.status().plugins.into_iter();
-        plugins.find(|status| status.name == plugin).unwrap_or_else(|| panic!("no plugin {plugin}\n{self}"))
+        plugins.find(|status| status.name == plugin).unwrap_or_else(|| panic!("no plugin {plugin}"))
     }
 
     /// The generation that serves.
@@ -205,24 +204,25 @@ impl std::fmt::Display for Scene {
         for recorded in self.host.recent_events() {
             writeln!(f, "  {} {}", recorded.sequence, recorded.event)?;
         }
-        let status = serde_json::to_string_pretty(&self.host.status()).map_err(|_| std::fmt::Error)?;
-        write!(f, "how it stands: {status}")
+        f.write_str("how it stands:\n")?;
+        for plugin in self.host.status().plugins {
+            let PluginStatus { name, generations, busy, last_refusal, .. } = plugin;
+            writeln!(f, "  {name}: {generations:?}, busy: {busy:?}, last refusal: {last_refusal:?}")?;
+        }
+        Ok(())
     }
 }
 
 impl Drop for Scene {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let mut text = String::new();
-            let _ = write!(text, "{self}");
-            eprintln!("{text}");
+            eprintln!("{self}");
         }
     }
 }
 
 /// Something is about to happen to a file.
-pub struct Expecting<'s> {
-    scene: &'s Scene,
+pub struct Expecting {
     pub file: PathBuf,
     events: Events,
 }
@@ -249,13 +249,13 @@ impl Refused {
     }
 }
 
-impl Expecting<'_> {
+impl Expecting {
     /// Waits until the file serves, and returns its generation.
     #[track_caller]
     pub fn published(mut self) -> u64 {
         match self.outcome() {
             Ok(generation) => generation,
-            Err(refused) => panic!("{}: {refused:?}\n{}", self.file.display(), self.scene),
+            Err(refused) => panic!("{}: {refused:?}", self.file.display()),
         }
     }
 
@@ -263,7 +263,7 @@ impl Expecting<'_> {
     #[track_caller]
     pub fn refused(mut self) -> Refused {
         match self.outcome() {
-            Ok(generation) => panic!("generation {generation} serves\n{}", self.scene),
+            Ok(generation) => panic!("it serves, as generation {generation}"),
             Err(refused) => refused,
         }
     }
@@ -275,7 +275,7 @@ impl Expecting<'_> {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             let Some(event) = self.events.next_within(left) else {
-                panic!("nothing became of {} within {DEADLINE:?}\n{}", self.file.display(), self.scene);
+                panic!("nothing became of {} within {DEADLINE:?}", self.file.display());
             };
             match event {
                 Event::Loaded { file, generation, .. } | Event::Reloaded { file, generation, .. }

@@ -18,6 +18,8 @@ pub(super) struct Registry {
     pub(super) notices: Futex,
     /// Stands for every guard that is counted as a lease and so needs no frame.
     counted: Record,
+    #[cfg(reseat_loom)]
+    pub(super) fences: super::sync::AtomicU32,
 }
 
 #[cfg(not(reseat_loom))]
@@ -38,6 +40,8 @@ impl Registry {
             head: AtomicPtr::new(ptr::null_mut()),
             notices: Futex::new(),
             counted: Record::new(wake::COUNTED),
+            #[cfg(reseat_loom)]
+            fences: super::sync::AtomicU32::new(0),
         }
     }
 

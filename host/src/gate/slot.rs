@@ -13,6 +13,7 @@ use super::fence::Fence;
 use super::futex::Futex;
 use super::generation::{Generation, Kept};
 use super::paused::Paused;
+use super::registry::registry;
 use super::sync::{AtomicPtr, AtomicU32, Ordering, fence};
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU32 as Word, AtomicU64};
@@ -69,6 +70,7 @@ impl<T: Send + Sync + 'static> Slot<T> {
     /// A slot with nothing in it: entering fails with [`EnterError::Empty`](super::EnterError::Empty).
     pub fn empty() -> Self {
         static IDS: AtomicU64 = AtomicU64::new(1);
+        registry(); // made here, so that no call finds it missing
         let slot = Self {
             current: AtomicPtr::new(ptr::without_provenance_mut(EMPTY)),
             fence: Fence::of_process(),

@@ -3,7 +3,7 @@
 //! `reseat_loom` is set by one crate only, the one that holds the models.
 
 #[cfg(reseat_loom)]
-pub(super) use loom::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering, fence};
+pub(super) use loom::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering};
 #[cfg(not(reseat_loom))]
 pub(super) use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering, fence};
 
@@ -12,6 +12,14 @@ use std::sync::atomic::AtomicU32 as Word;
 use std::time::Duration;
 #[cfg(not(reseat_loom))]
 use std::time::Instant;
+
+/// To loom a fence is no event of its own: nothing comes between it and what precedes it, and no other
+/// order of two fences is tried. Writing a word that all fences write makes it one.
+#[cfg(reseat_loom)]
+pub(super) fn fence(order: Ordering) {
+    super::registry::registry().fences.fetch_add(1, Ordering::Relaxed);
+    loom::sync::atomic::fence(order);
+}
 
 /// A number that only the owner of a record reads and writes.
 ///

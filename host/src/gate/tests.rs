@@ -7,7 +7,7 @@ mod threads;
 
 use super::{Retired, Slot};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 const FOREVER: Duration = Duration::MAX;
@@ -67,6 +67,15 @@ impl Scene {
 /// Takes a drained generation apart; fails if it is not drained.
 fn end(retired: Retired<Build>) {
     drop(retired.into_inner().expect("drained"));
+}
+
+/// Tells background threads to stop, also when the test has failed.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 fn eventually(what: &str, condition: impl Fn() -> bool) {

@@ -92,8 +92,6 @@ fn expand_struct(name: &Ident, fields: &Fields, repr: &Repr) -> TokenStream {
             }
         }
     });
-    // Generic, so that a field whose type cannot cross is an error once, where it stands, and not again in
-    // everything that is derived for the crossing form.
     let parts: Vec<_> = (0..types.len()).map(|index| format_ident!("__Part{index}")).collect();
     let inline = types.iter().map(|ty| on(ty, quote!(Inline)));
     let tails = types.iter().map(|ty| on(ty, quote!(TAIL)));

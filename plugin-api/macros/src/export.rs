@@ -1,6 +1,6 @@
 //! `export_plugin!(Type: Interface + Other, name = "other")`.
 
-use proc_macro2::{Span, TokenStream};
+use proc_macro2::TokenStream;
 use quote::{quote, quote_spanned};
 use syn::parse::{Parse, ParseStream};
 use syn::punctuated::Punctuated;
@@ -16,7 +16,8 @@ pub struct Args {
 impl Parse for Args {
     fn parse(input: ParseStream<'_>) -> syn::Result<Self> {
         if input.is_empty() {
-            return Err(input.error(
+            return Err(Error::new(
+                input.span(),
                 "export_plugin! takes a type and its interfaces: `export_plugin!(MyPlugin: MyInterface);`",
             ));
         }

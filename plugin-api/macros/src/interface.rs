@@ -103,9 +103,23 @@ pub fn expand(args: &Args, mut item: ItemTrait) -> syn::Result<TokenStream> {
     item.supertraits = parse_quote!(::core::marker::Send + ::core::marker::Sync + 'static);
     item.colon_token = Some(<Token![:]>::default());
 
-    let caller = caller(args, &item, &methods);
+    let (name, vis, proxy) = (&item.ident, &item.vis, format_ident!("{}Proxy", item.ident));
+    let doc = format!("[`{name}`] as a caller sees it: each method returns `Result<T, CallError>`.");
+    let caller = caller(args, &item, &proxy, &methods);
     let callee = callee(&item, &methods);
-    Ok(quote! { #item #caller #callee })
+    Ok(quote! {
+        #item
+
+        #[doc = #doc]
+        #vis struct #proxy(::plugin_api::__private::RawProxy);
+
+        const _: () = {
+            use ::plugin_api::__private as __reseat;
+
+            #caller
+            #callee
+        };
+    })
 }
 
 fn check_trait(item: &ItemTrait) -> syn::Result<()> {
@@ -129,21 +143,16 @@ fn check_trait(item: &ItemTrait) -> syn::Result<()> {
 }
 
 /// The proxy and the description: what a host (or another plugin) needs.
-fn caller(args: &Args, item: &ItemTrait, methods: &[Method]) -> TokenStream {
-    let (name, vis) = (&item.ident, &item.vis);
+fn caller(args: &Args, item: &ItemTrait, proxy: &Ident, methods: &[Method]) -> TokenStream {
+    let name = &item.ident;
     let text = name.unraw().to_string();
-    let proxy = format_ident!("{name}Proxy");
     let version = args.version.tokens();
     let descriptions = methods.iter().map(Method::description);
     let calls = methods.iter().enumerate().map(|(index, method)| method.proxy(index));
-    let doc = format!("[`{name}`] as a caller sees it: each method returns `Result<T, CallError>`.");
     quote! {
-        #[doc = #doc]
-        #vis struct #proxy(::plugin_api::__private::RawProxy);
-
-        impl ::core::convert::From<::plugin_api::__private::RawProxy> for #proxy {
+        impl ::core::convert::From<__reseat::RawProxy> for #proxy {
             #[inline(always)]
-            fn from(raw: ::plugin_api::__private::RawProxy) -> Self {
+            fn from(raw: __reseat::RawProxy) -> Self {
                 #proxy(raw)
             }
         }
@@ -153,13 +162,12 @@ fn caller(args: &Args, item: &ItemTrait, methods: &[Method]) -> TokenStream {
         }
 
         // SAFETY: proxy and description come from the same declaration.
-        unsafe impl ::plugin_api::__private::Interface for dyn #name {
-            const DESC: &'static ::plugin_api::__private::desc::InterfaceDesc =
-                &::plugin_api::__private::desc::InterfaceDesc {
-                    name: #text,
-                    version: #version,
-                    methods: &[#(#descriptions),*],
-                };
+        unsafe impl __reseat::Interface for dyn #name {
+            const DESC: &'static __reseat::desc::InterfaceDesc = &__reseat::desc::InterfaceDesc {
+                name: #text,
+                version: #version,
+                methods: &[#(#descriptions),*],
+            };
             type Proxy = #proxy;
         }
     }
@@ -171,49 +179,55 @@ fn callee(item: &ItemTrait, methods: &[Method]) -> TokenStream {
     let name = &item.ident;
     let shims = methods.iter().map(|method| method.shim(name));
     let entries = methods.iter().map(Method::raw_entry);
+    let bounds: Vec<_> = methods.iter().flat_map(Method::bounds).collect();
     let arms = methods.iter().map(|method| method.dynamic_arm(name));
     quote! {
-        const _: () = {
-            use ::plugin_api::__private as __reseat;
+        struct __Shims<P>(::core::marker::PhantomData<P>);
 
-            struct __Shims<P>(::core::marker::PhantomData<P>);
+        impl<P: #name> __Shims<P>
+        where
+            #(#bounds,)*
+        {
+            #(#shims)*
+        }
 
-            impl<P: #name> __Shims<P> {
-                #(#shims)*
-
-                #[allow(deprecated)]
-                unsafe extern "C" fn __dynamic(
-                    __instance: *const ::core::ffi::c_void,
-                    __method: __reseat::RStr<'static>,
-                    __arguments: __reseat::RStr<'static>,
-                    __transfer: *mut __reseat::abi::Transfer,
-                ) -> __reseat::abi::Reply<()> {
-                    // SAFETY: the host lends method, arguments and transfer for this call, and passes a live
-                    // instance of the plugin that exports this.
-                    unsafe {
-                        __reseat::contain_raw(__transfer, || {
-                            let __plugin = __reseat::export::plugin::<P>(__instance);
-                            let __text = <str as __reseat::Lend>::borrow(__arguments);
-                            #[allow(unused_imports)]
-                            use __reseat::{CannotReadJson as _, CannotWriteJson as _, ReadJson as _, WriteJson as _};
-                            let __json: ::std::string::String = match <str as __reseat::Lend>::borrow(__method) {
-                                #(#arms)*
-                                __other => return ::core::result::Result::Err(__reseat::Failure::Unsupported(
-                                    ::std::format!("there is no method `{__other}`"),
-                                )),
-                            };
-                            __reseat::answer(__transfer, __json.as_bytes());
-                            ::core::result::Result::Ok(())
-                        })
-                    }
+        impl<P: #name> __Shims<P> {
+            #[allow(deprecated, unreachable_code)]
+            unsafe extern "C" fn __dynamic(
+                __instance: *const ::core::ffi::c_void,
+                __method: __reseat::RStr<'static>,
+                __arguments: __reseat::RStr<'static>,
+                __transfer: *mut __reseat::abi::Transfer,
+            ) -> __reseat::abi::Reply<()> {
+                // SAFETY: the host lends method, arguments and transfer for this call, and passes a live
+                // instance of the plugin that exports this.
+                unsafe {
+                    __reseat::contain_raw(__transfer, || {
+                        let __plugin = __reseat::export::plugin::<P>(__instance);
+                        let __text = <str as __reseat::Lend>::borrow(__arguments);
+                        #[allow(unused_imports)]
+                        use __reseat::{CannotReadJson as _, CannotWriteJson as _, ReadJson as _, WriteJson as _};
+                        let __json: ::std::string::String = match <str as __reseat::Lend>::borrow(__method) {
+                            #(#arms)*
+                            __other => return ::core::result::Result::Err(__reseat::Failure::Unsupported(
+                                ::std::format!("there is no method `{__other}`"),
+                            )),
+                        };
+                        __reseat::answer(__transfer, __json.as_bytes());
+                        ::core::result::Result::Ok(())
+                    })
                 }
             }
+        }
 
-            // SAFETY: shims and description come from the same declaration.
-            unsafe impl<P: #name> __reseat::ExportedBy<P> for dyn #name {
-                const METHODS: &'static [__reseat::abi::RawMethod] = &[#(#entries),*];
-                const DYNAMIC: __reseat::abi::DynamicFn = __Shims::<P>::__dynamic;
-            }
-        };
+        // SAFETY: shims and description come from the same declaration.
+        #[doc(hidden)]
+        unsafe impl<P: #name> __reseat::ExportedBy<P> for dyn #name
+        where
+            #(#bounds,)*
+        {
+            const METHODS: &'static [__reseat::abi::RawMethod] = &[#(#entries),*];
+            const DYNAMIC: __reseat::abi::DynamicFn = __Shims::<P>::__dynamic;
+        }
     }
 }

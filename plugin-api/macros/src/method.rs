@@ -3,8 +3,8 @@
 //! References are told from values by their syntax; everything else is asked of the type, through `AbiType`,
 //! `Lend`, `Callback` and `Returns`.
 
-use proc_macro2::{Span, TokenStream, TokenTree};
-use quote::{format_ident, quote, quote_spanned};
+use proc_macro2::{Delimiter, Group, Span, TokenStream, TokenTree};
+use quote::{ToTokens, format_ident, quote, quote_spanned};
 use syn::ext::IdentExt;
 use syn::spanned::Spanned;
 use syn::{
@@ -56,6 +56,12 @@ impl Method {
             ReturnType::Default => syn::parse_quote!(()),
             ReturnType::Type(_, ty) => (**ty).clone(),
         };
+        if let Some(param) = params.get(12) {
+            errors.note::<()>(Err(Error::new(
+                param.name.span(),
+                "an interface method takes up to twelve arguments: put them into a struct that derives AbiType",
+            )));
+        }
         errors.note(check_result(&result));
         errors.none()?;
         let carried = |attr: &&Attribute| attr.path().is_ident("doc") || attr.path().is_ident("deprecated");
@@ -91,17 +97,15 @@ impl Method {
         }
     }
 
-    /// The type of the exported function.
-    fn function_type(&self) -> TokenStream {
-        let inputs = self.params.iter().map(|param| param.kind.abi());
-        let output = self.inline();
-        quote! {
-            unsafe extern "C" fn(
-                *const ::core::ffi::c_void,
-                #(#inputs,)*
-                *mut ::plugin_api::__private::abi::Transfer,
-            ) -> ::plugin_api::__private::abi::Reply<#output>
-        }
+    /// What the exported function needs of the types. As bounds they are taken for granted inside of it, so
+    /// that a type that cannot cross is an error once, at the type, and not again in everything made of it.
+    pub fn bounds(&self) -> Vec<TokenStream> {
+        let result = &self.result;
+        let params = self.params.iter().map(|param| {
+            let (ty, trait_name) = (param.kind.ty(), param.kind.trait_name());
+            quote!(for<'__a> #ty: __reseat::#trait_name)
+        });
+        params.chain([quote!(for<'__a> #result: __reseat::Returns)]).collect()
     }
 
     fn value(&self) -> TokenStream {
@@ -112,8 +116,9 @@ impl Method {
         on(&self.result, quote!(AbiType), Some(self.value()), quote!(Inline))
     }
 
-    fn split(&self) -> TokenStream {
-        on(&self.result, quote!(Returns), None, quote!(split))
+    /// The value of `call`, or the text of its error.
+    fn split(&self, call: &TokenStream) -> TokenStream {
+        call_on(&self.result, quote!(Returns), None, quote!(split), quote!(#call))
     }
 
     /// Whether any argument has a tail, as a constant expression.
@@ -140,7 +145,9 @@ impl Method {
                 let guard = param.guard();
                 quote!(#guard.finish();)
             });
-        let (value, function, has_tail) = (self.value(), self.function_type(), self.has_tail());
+        let (returns, has_tail, value) = (self.returns(), self.has_tail(), Some(self.value()));
+        let result_has_tail = on(&self.result, quote!(AbiType), value.clone(), quote!(TAIL));
+        let lift = call_on(&self.result, quote!(AbiType), value, quote!(lift), quote!(__inline, &mut __tail));
         let method = if self.later {
             let since = self.since.tokens();
             quote!(self.0.later_method(#index, #text, #since)?)
@@ -151,29 +158,40 @@ impl Method {
             #(#attrs)*
             #[inline]
             #[allow(unused_mut, clippy::unit_arg)]
-            pub fn #name(&self, #(#params),*) -> ::core::result::Result<#value, ::plugin_api::CallError> {
-                use ::plugin_api::__private as __reseat;
-                // SAFETY: `Interface` and the proxy come from the same declaration, so the method at this
-                // index has this type in every build whose fingerprint agrees.
-                let __function: #function = unsafe { #method };
+            pub fn #name(&self, #(#params),*) -> #returns {
+                // SAFETY: `Interface` and the proxy come from the same declaration, so every build whose
+                // fingerprint agrees has this method at this index.
+                let __method = unsafe { #method };
                 let mut __tail = __reseat::TailWriter::collecting();
                 let mut __outgoing = __reseat::Outgoing::new();
                 #(#lower)*
                 if const { #has_tail } {
                     __outgoing.set_tail(__tail.lend());
                 }
-                // SAFETY: the proxy keeps its generation callable; arguments are lent for the call.
-                let __reply = unsafe { __function(self.0.instance(), #(#names,)* __outgoing.head()) };
-                #(#finish)*
-                // SAFETY: this is the answer to that call.
-                unsafe { __reseat::finish::<#value>(__outgoing, __reply) }
+                // SAFETY: the proxy keeps its generation callable; arguments are lent for the call, in the
+                // forms that the exported function takes; the reply is the answer to this call.
+                let (__inline, mut __tail) = unsafe {
+                    let __reply = __reseat::call(__method, self.0.instance(), (#(#names,)*), __outgoing.head());
+                    #(#finish)*
+                    __reseat::finish(__outgoing, __reply, const { #result_has_tail })?
+                };
+                ::core::result::Result::Ok(#lift?)
             }
         }
     }
 
+    /// `Result<Value, CallError>`, in the place of the result's type: see [`on`].
+    fn returns(&self) -> TokenStream {
+        let (first, last) = ends(&self.result);
+        let value = self.value();
+        let open = quote_spanned!(first=> ::core::result::Result<);
+        let close = quote_spanned!(last=> , ::plugin_api::CallError>);
+        quote!(#open #value #close)
+    }
+
     /// The exported function.
     pub fn shim(&self, interface: &Ident) -> TokenStream {
-        let (name, output, value, split) = (&self.name, self.inline(), self.value(), self.split());
+        let (name, value, output) = (&self.name, self.value(), self.inline());
         let inputs = self.params.iter().map(|param| {
             let (name, abi) = (&param.name, param.kind.abi());
             quote!(#name: #abi)
@@ -184,14 +202,14 @@ impl Method {
         // Callbacks wrap the call from the outside in.
         let mut call = quote!(<P as #interface>::#name(__plugin, #(#names),*));
         for param in self.params.iter().rev() {
-            if let Kind::Callback(ty) = &param.kind {
+            if let Kind::Callback(_) = &param.kind {
                 let name = &param.name;
-                let relay = on(ty, quote!(Callback), None, quote!(relay));
-                call = quote!(#relay(#name, |#name| #call));
+                call = param.kind.call(quote!(relay), quote!(#name, |#name| #call));
             }
         }
+        let split = self.split(&call);
         quote! {
-            #[allow(deprecated, unused_mut, unused_variables, clippy::unit_arg)]
+            #[allow(deprecated, unreachable_code, unused_mut, unused_variables, clippy::unit_arg)]
             unsafe extern "C" fn #name(
                 __instance: *const ::core::ffi::c_void,
                 #(#inputs,)*
@@ -208,7 +226,7 @@ impl Method {
                             __reseat::TailReader::empty()
                         };
                         #(#lift)*
-                        #split(#call).map_err(__reseat::Failure::Failed)
+                        #split.map_err(__reseat::Failure::Failed)
                     })
                 }
             }
@@ -217,20 +235,21 @@ impl Method {
 
     /// The entry in the table of exported methods.
     pub fn raw_entry(&self) -> TokenStream {
-        let (name, description, function) = (&self.name, self.description(), self.function_type());
+        let (name, description) = (&self.name, self.description());
         let text = name.unraw().to_string();
         quote! {
             __reseat::abi::RawMethod {
                 name: __reseat::RStr::from_str(#text),
                 fingerprint: __reseat::render::fingerprint(&#description),
-                call: __Shims::<P>::#name as #function as *const ::core::ffi::c_void,
+                call: __Shims::<P>::#name as *const ::core::ffi::c_void,
             }
         }
     }
 
     /// The arm of the JSON entry.
     pub fn dynamic_arm(&self, interface: &Ident) -> TokenStream {
-        let (name, result, value, split) = (&self.name, &self.result, self.value(), self.split());
+        let (name, result, value) = (&self.name, &self.result, self.value());
+        let split = self.split(&quote!(__result));
         let text = name.unraw().to_string();
         if self.params.iter().any(|param| matches!(param.kind, Kind::Callback(_))) {
             let why = format!("`{text}` cannot be called with JSON: it takes a callback");
@@ -260,7 +279,7 @@ impl Method {
                 let mut __args = __reseat::Arguments::parse(#text, &[#(#texts),*], __text)?;
                 #(let #names: #owned = #readers(&mut __args, #texts)?;)*
                 let __result: #result = <P as #interface>::#name(__plugin, #(#passed),*);
-                let __value: #value = #split(__result).map_err(__reseat::Failure::Failed)?;
+                let __value: #value = #split.map_err(__reseat::Failure::Failed)?;
                 __write(#text, &__value)?
             }
         }
@@ -286,22 +305,22 @@ impl Param {
 
     /// Rebinds the parameter's name to its crossing form.
     fn lower(&self) -> TokenStream {
-        let (name, trait_name) = (&self.name, self.kind.trait_name());
-        let how = |function| on(self.kind.ty(), trait_name, None, function);
+        let name = &self.name;
         match &self.kind {
             Kind::Value(_) => {
-                let lower = how(quote!(lower));
-                quote!(let #name = #lower(#name, &mut __tail);)
+                let lower = self.kind.call(quote!(lower), quote!(#name, &mut __tail));
+                quote!(let #name = #lower;)
             }
             Kind::Lent(_) => {
-                let lend = how(quote!(lend));
-                quote!(let #name = #lend(#name);)
+                let lend = self.kind.call(quote!(lend), quote!(#name));
+                quote!(let #name = #lend;)
             }
             Kind::Callback(_) => {
-                let (guard, lend) = (self.guard(), how(quote!(lend)));
+                let guard = self.guard();
+                let lend = self.kind.call(quote!(lend), quote!(&mut #guard));
                 quote! {
                     let mut #guard = __reseat::CallbackGuard::new(#name);
-                    let #name = #lend(&mut #guard);
+                    let #name = #lend;
                 }
             }
         }
@@ -309,16 +328,15 @@ impl Param {
 
     /// Rebinds the parameter's name to its value.
     fn lift(&self) -> TokenStream {
-        let (name, trait_name) = (&self.name, self.kind.trait_name());
-        let how = |function| on(self.kind.ty(), trait_name, None, function);
+        let name = &self.name;
         match &self.kind {
             Kind::Value(_) => {
-                let lift = how(quote!(lift));
-                quote!(let #name = #lift(#name, &mut __tail)?;)
+                let lift = self.kind.call(quote!(lift), quote!(#name, &mut __tail));
+                quote!(let #name = #lift?;)
             }
             Kind::Lent(_) => {
-                let borrow = how(quote!(borrow));
-                quote!(let #name = #borrow(#name);)
+                let borrow = self.kind.call(quote!(borrow), quote!(#name));
+                quote!(let #name = #borrow;)
             }
             Kind::Callback(_) => quote!(),
         }
@@ -349,6 +367,11 @@ impl Kind {
         }
     }
 
+    /// Calls a function of that trait.
+    fn call(&self, function: TokenStream, arguments: TokenStream) -> TokenStream {
+        call_on(self.ty(), self.trait_name(), None, function, arguments)
+    }
+
     fn description(&self) -> TokenStream {
         on(self.ty(), self.trait_name(), None, quote!(DESC))
     }
@@ -370,13 +393,37 @@ impl Kind {
     }
 }
 
-/// `<Type as Trait>::item`, all of it in the place of `place`: where the type does not fit, the compiler
-/// says so at the type, in the same words for every use of it, and shows equal errors once.
+/// `<Type as Trait>::item`, all of it in the place of `place`, from its first token to its last: where the
+/// type does not fit, the compiler says so at the type, in the same words for every use of it, and shows
+/// equal errors once.
 pub fn on(place: &Type, trait_name: TokenStream, ty: Option<TokenStream>, item: TokenStream) -> TokenStream {
-    let span = place.span();
+    let (first, last) = ends(place);
     let ty = ty.unwrap_or_else(|| quote!(#place));
-    let [trait_name, item] = [trait_name, item].map(|tokens| set_span(tokens, span));
-    quote_spanned!(span=> <#ty as ::plugin_api::__private::#trait_name>::#item)
+    let [trait_name, item] = [trait_name, item].map(|tokens| set_span(tokens, last));
+    let open = quote_spanned!(first=> <);
+    let rest = quote_spanned!(last=> as ::plugin_api::__private::#trait_name>::#item);
+    quote!(#open #ty #rest)
+}
+
+/// A call of [`on`], in the same place up to its last bracket.
+pub fn call_on(
+    place: &Type,
+    trait_name: TokenStream,
+    ty: Option<TokenStream>,
+    item: TokenStream,
+    arguments: TokenStream,
+) -> TokenStream {
+    let function = on(place, trait_name, ty, item);
+    let mut arguments = Group::new(Delimiter::Parenthesis, arguments);
+    arguments.set_span(ends(place).1);
+    quote!(#function #arguments)
+}
+
+/// Where a type begins, and where it ends.
+fn ends(ty: &Type) -> (Span, Span) {
+    let mut tokens = ty.to_token_stream().into_iter();
+    let first = tokens.next().map_or_else(Span::call_site, |token| token.span());
+    (first, tokens.last().map_or(first, |token| token.span()))
 }
 
 fn set_span(tokens: TokenStream, span: Span) -> TokenStream {

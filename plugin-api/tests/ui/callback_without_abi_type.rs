@@ -1,5 +1,3 @@
-use plugin_api::prelude::*;
-
 pub struct Request {
     id: u64,
 }

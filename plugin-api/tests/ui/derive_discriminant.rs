@@ -1,6 +1,6 @@
 use plugin_api::prelude::*;
 
-const BASE: i32 = 10;
+const BASE: isize = 10;
 
 #[derive(AbiType)]
 pub enum Signal {

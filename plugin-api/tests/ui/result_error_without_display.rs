@@ -1,5 +1,3 @@
-use plugin_api::prelude::*;
-
 pub struct Silent;
 
 #[plugin_api::interface(version = "1.0")]

@@ -1,5 +1,3 @@
-use plugin_api::prelude::*;
-
 pub struct Decision {
     allowed: bool,
 }

@@ -37,8 +37,8 @@ models! {
     fn a_caller_that_nobody_asked() within 4 {
         let slot = slot();
         let guard = enter(slot);
-        let newcomer = thread::spawn(move || enter(slot).answer());
-        let writer = thread::spawn(move || unload(swap(slot, 2)));
+        let newcomer = thread::spawn(move || drop(slot.enter().map(|guard| guard.answer())));
+        let writer = thread::spawn(move || unload(slot.close().unwrap().unwrap()));
         drop(guard);
         newcomer.join().unwrap();
         writer.join().unwrap();

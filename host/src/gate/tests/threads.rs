@@ -1,7 +1,7 @@
 //! Threads that come, go, end badly and hold things up; and what is said about them.
 
 use super::super::{Straggler, Stragglers, current_thread};
-use super::{FOREVER, PATIENCE, SOON, Scene, end, eventually};
+use super::{FOREVER, PATIENCE, SOON, Scene, Stop, end, eventually};
 use std::cell::Cell;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -93,6 +93,7 @@ pub(super) fn no_wake_up_is_lost() {
         for seed in 0..3 {
             threads.spawn(move || call_repeatedly(seed));
         }
+        let _stop = Stop(&stop);
         let mut slowest = Duration::ZERO;
         for number in 2..rounds + 2 {
             let mut old = scene.swap(number);
@@ -101,7 +102,6 @@ pub(super) fn no_wake_up_is_lost() {
             slowest = slowest.max(start.elapsed());
             end(old);
         }
-        stop.store(true, Ordering::Relaxed);
         assert!(slowest < PATIENCE, "{slowest:?}");
     });
     assert_eq!(scene.ended() as u64, rounds);
@@ -137,6 +137,7 @@ fn nobody_is_in_a_generation_that_has_ended() {
                 }
             });
         }
+        let _stop = Stop(&stop);
         for number in 0..rounds {
             if number % 2 == 0 {
                 let mut old = scene.swap(number + 2);
@@ -148,7 +149,6 @@ fn nobody_is_in_a_generation_that_has_ended() {
                 end(paused.resume_with(scene.build(number + 2)));
             }
         }
-        stop.store(true, Ordering::Relaxed);
     });
     assert_eq!(scene.ended() as u64, rounds);
 }

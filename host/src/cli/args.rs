@@ -1,0 +1,172 @@
+//! What can be asked.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Replaces native code in a running process.
+#[derive(Parser)]
+#[command(name = "reseat", version, about, max_term_width = 100)]
+#[command(after_help = "Exit codes: 0 done, 1 refused (the reason is on standard error), 2 usage, 3 no host reachable.")]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Serve the plugins of directories, follow them, reload them
+    Run(RunArgs),
+    /// Build plugin crates with cargo, follow their sources, rebuild and reload them
+    Dev(DevArgs),
+    /// Write a plugin crate that builds, tests and reloads as it is
+    New(NewArgs),
+    /// What is this file, would it be accepted, and if not why; runs no code of it
+    Check(CheckArgs),
+    /// Call a method of a plugin in the running host
+    Call(CallArgs),
+    /// List the plugins of the running host
+    Ps(PsArgs),
+    /// Look at a plugin's file again and reload it, even if it is unchanged
+    Reload(PluginArgs),
+    /// Take a plugin out of service; its state is gone
+    Unload(PluginArgs),
+    /// Show what happens in the running host
+    Events(EventsArgs),
+}
+
+/// Which host.
+#[derive(Args, Clone)]
+pub struct StateDir {
+    /// The host's state directory
+    #[arg(long, value_name = "DIR", default_value = ".reseat")]
+    pub state_dir: PathBuf,
+}
+
+/// How a host serves.
+#[derive(Args, Clone)]
+pub struct ServeArgs {
+    #[command(flatten)]
+    pub state: StateDir,
+    /// Serve HTTP on this loopback address; port 0 picks a free one [default: 127.0.0.1:7380, or a free port]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub http: Option<SocketAddr>,
+    /// Serve no HTTP
+    #[arg(long, conflicts_with = "http")]
+    pub no_http: bool,
+    /// Settings [default: reseat.toml, if there is one]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// How the log is written
+    #[arg(long, value_enum, default_value_t = LogFormat::Human)]
+    pub log: LogFormat,
+}
+
+/// How the log is written.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people
+    Human,
+    /// One JSON object a line
+    Json,
+}
+
+#[derive(Args)]
+#[command(after_help = "Naming a directory vouches for it: every library that is put there runs in the host.\n\nExample: reseat run target/debug")]
+pub struct RunArgs {
+    /// Directories with plugins
+    #[arg(required = true, value_name = "DIR")]
+    pub dirs: Vec<PathBuf>,
+    #[command(flatten)]
+    pub serve: ServeArgs,
+}
+
+#[derive(Args)]
+#[command(after_help = "Example: reseat dev example-plugin")]
+pub struct DevArgs {
+    /// Directories of plugin crates
+    #[arg(required = true, value_name = "CRATE")]
+    pub crates: Vec<PathBuf>,
+    /// Build with optimisations
+    #[arg(long)]
+    pub release: bool,
+    /// Features to build with, as cargo takes them
+    #[arg(long, value_name = "FEATURES")]
+    pub features: Option<String>,
+    #[command(flatten)]
+    pub serve: ServeArgs,
+}
+
+#[derive(Args)]
+#[command(after_help = "Example: reseat new greeter && cd greeter && cargo test && cargo build")]
+pub struct NewArgs {
+    /// The plugin's name: a-z, 0-9, `_` and `-`, beginning with a letter
+    pub name: String,
+    /// Where to put the crate [default: a directory of the plugin's name]
+    #[arg(long, value_name = "DIR")]
+    pub path: Option<PathBuf>,
+    /// Where reseat's plugin-api is [default: the one this program was built from]
+    #[arg(long, value_name = "DIR")]
+    pub api: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub struct CheckArgs {
+    /// The library
+    pub file: PathBuf,
+    /// Would it be accepted where this library serves?
+    #[arg(long, value_name = "FILE", conflicts_with = "live")]
+    pub against: Option<PathBuf>,
+    /// Would it be accepted as the next generation of this plugin of the running host?
+    #[arg(long, value_name = "PLUGIN")]
+    pub live: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub state: StateDir,
+}
+
+#[derive(Args)]
+#[command(after_help = "Example: reseat call limiter check '{\"key\":\"alice\",\"cost\":1}'")]
+pub struct CallArgs {
+    /// The plugin
+    pub plugin: String,
+    /// The method, or Interface.method
+    pub method: String,
+    /// The arguments: a JSON object by parameter name; `-` reads standard input
+    #[arg(default_value = "{}")]
+    pub arguments: String,
+    #[command(flatten)]
+    pub state: StateDir,
+}
+
+#[derive(Args)]
+pub struct PsArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub state: StateDir,
+}
+
+#[derive(Args)]
+pub struct PluginArgs {
+    /// The plugin
+    pub plugin: String,
+    #[command(flatten)]
+    pub state: StateDir,
+}
+
+#[derive(Args)]
+pub struct EventsArgs {
+    /// Go on showing them as they happen
+    #[arg(long, short)]
+    pub follow: bool,
+    /// Print JSON, one object a line
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub state: StateDir,
+}

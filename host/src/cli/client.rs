@@ -1,0 +1,134 @@
+//! Commands that ask a running host.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use anyhow::{Context, anyhow};
+use serde_json::Value;
+
+use super::Failure;
+use super::args::{CallArgs, CheckArgs, EventsArgs, PluginArgs, PsArgs, StateDir};
+use super::output;
+use crate::serve::protocol::{Request, Response, SOCKET};
+
+/// `reseat call`
+pub fn call(args: &CallArgs) -> Result<(), Failure> {
+    let arguments = match args.arguments.as_str() {
+        "-" => {
+            let mut text = String::new();
+            std::io::stdin().read_to_string(&mut text).context("standard input cannot be read")?;
+            text
+        }
+        text => text.to_owned(),
+    };
+    let request = Request::Call { plugin: args.plugin.clone(), method: args.method.clone(), arguments };
+    print(&ask(&args.state, &request)?.to_string())
+}
+
+/// `reseat ps`
+pub fn ps(args: &PsArgs) -> Result<(), Failure> {
+    let status = ask(&args.state, &Request::Status)?;
+    if args.json {
+        return print(&pretty(&status));
+    }
+    print(output::listing(&status).trim_end())
+}
+
+/// `reseat reload`
+pub fn reload(args: &PluginArgs) -> Result<(), Failure> {
+    let outcome = ask(&args.state, &Request::Reload { plugin: args.plugin.clone() })?;
+    let generation = &outcome["generation"];
+    print(&format!("generation {generation} of {} serves", args.plugin))
+}
+
+/// `reseat unload`
+pub fn unload(args: &PluginArgs) -> Result<(), Failure> {
+    ask(&args.state, &Request::Unload { plugin: args.plugin.clone() })?;
+    print(&format!("{} serves no more", args.plugin))
+}
+
+/// `reseat events`
+pub fn events(args: &EventsArgs) -> Result<(), Failure> {
+    let stream = send(&args.state, &Request::Events { follow: args.follow })?;
+    for line in BufReader::new(stream).lines() {
+        let mut event = answer(&line.context("the host has gone")?)?;
+        let text = event.as_object_mut().and_then(|event| event.remove("text"));
+        match args.json {
+            true => print(&event.to_string())?,
+            false => print(text.as_ref().and_then(Value::as_str).unwrap_or("?"))?,
+        }
+    }
+    Ok(())
+}
+
+/// `reseat check`
+pub fn check(args: &CheckArgs) -> Result<(), Failure> {
+    let inspection = match (&args.live, &args.against) {
+        (Some(plugin), _) => {
+            // The host has a working directory of its own.
+            let file = std::path::absolute(&args.file).context("there is no working directory")?;
+            ask(&args.state, &Request::Check { file, plugin: plugin.clone() })?
+        }
+        (None, Some(against)) => serde_json::to_value(reseat::compare(&args.file, against)?)?,
+        (None, None) => serde_json::to_value(reseat::inspect(&args.file)?)?,
+    };
+    if args.json {
+        return print(&pretty(&inspection));
+    }
+    print(output::inspection(&inspection).trim_end())?;
+    match (&args.live, &args.against) {
+        (Some(plugin), _) => print(&format!("fits: it would be accepted as the next generation of {plugin}")),
+        (None, Some(against)) => print(&format!("fits: it would be accepted where {} serves", against.display())),
+        (None, None) => Ok(()),
+    }
+}
+
+/// One request, one answer.
+fn ask(state: &StateDir, request: &Request) -> Result<Value, Failure> {
+    let mut line = String::new();
+    BufReader::new(send(state, request)?).read_line(&mut line).context("the host has gone")?;
+    if line.is_empty() {
+        return Err(Failure::Unreachable(anyhow!("the host went away before it answered")));
+    }
+    answer(&line)
+}
+
+fn answer(line: &str) -> Result<Value, Failure> {
+    let response = serde_json::from_str(line).context("the answer is not understood: are command and host of the same version?")?;
+    match response {
+        Response::Ok(value) => Ok(value),
+        Response::Error(text) => Err(Failure::Refused(anyhow!(text))),
+    }
+}
+
+fn send(state: &StateDir, request: &Request) -> Result<UnixStream, Failure> {
+    let path = state.state_dir.join(SOCKET);
+    let mut stream = UnixStream::connect(&path).map_err(|error| {
+        Failure::Unreachable(anyhow!(
+            "no host answers at {} ({error}): start one with `{} run DIR`, or name its --state-dir",
+            show(&path),
+            output::program()
+        ))
+    })?;
+    let mut line = serde_json::to_vec(request)?;
+    line.push(b'\n');
+    stream.write_all(&line).context("the host does not listen")?;
+    Ok(stream)
+}
+
+fn show(path: &Path) -> String {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).display().to_string()
+}
+
+fn pretty(value: &Value) -> String {
+    format!("{value:#}")
+}
+
+/// Prints a line. A reader that has gone away, as in `| head`, is no error of ours.
+fn print(text: &str) -> Result<(), Failure> {
+    match writeln!(std::io::stdout(), "{text}") {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        other => Ok(other?),
+    }
+}

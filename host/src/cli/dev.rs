@@ -1,0 +1,138 @@
+//! `reseat dev`: an edit becomes the running code.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use reseat::{Outcome, ReloadError};
+
+use super::Failure;
+use super::args::DevArgs;
+use super::build::Plan;
+use super::follow::Sources;
+use super::output;
+use super::run::{Greeter, Serving, vouch};
+
+/// How often a build or a wait for edits looks up.
+const TICK: Duration = Duration::from_millis(20);
+
+/// Builds, serves and follows crates.
+pub fn dev(args: &DevArgs) -> Result<(), Failure> {
+    output::log(args.serve.log);
+    let plans: Vec<Plan> = args
+        .crates
+        .iter()
+        .map(|dir| Plan::of(dir, args.release, args.features.as_deref()))
+        .collect::<Result<_>>()?;
+    let roots: BTreeSet<PathBuf> = plans.iter().flat_map(|plan| plan.sources.iter().cloned()).collect();
+    let sources = Sources::watch(roots.into_iter().collect())?;
+    // What is built is loaded from where cargo puts it; no directory is watched.
+    let serving = Serving::start(&args.serve, Vec::new())?;
+    let stop = Arc::new(AtomicBool::new(false));
+    let bench = Bench { greeter: serving.greeter(), sources, plans, stop: stop.clone(), greeted: false };
+    let thread = std::thread::Builder::new()
+        .name("reseat-dev".into())
+        .spawn(move || bench.work())
+        .context("no thread for builds")?;
+    serving.until_stopped(move || {
+        stop.store(true, Ordering::Relaxed);
+        // A build under way is given up.
+        let _ = thread.join();
+    })
+}
+
+/// Where crates are built, again and again.
+struct Bench {
+    greeter: Greeter,
+    sources: Sources,
+    plans: Vec<Plan>,
+    stop: Arc<AtomicBool>,
+    greeted: bool,
+}
+
+impl Bench {
+    fn work(mut self) {
+        let mut dirty: BTreeSet<usize> = (0..self.plans.len()).collect();
+        loop {
+            while let Some(index) = dirty.pop_first() {
+                match self.build(index, &mut dirty) {
+                    Ok(()) => {}
+                    Err(error) => eprintln!("reseat: {error:#}"),
+                }
+                if self.is_stopped() {
+                    return;
+                }
+            }
+            if !self.greeted {
+                self.greeter.greet();
+                self.greeted = true;
+            }
+            while dirty.is_empty() {
+                if self.is_stopped() {
+                    return;
+                }
+                let edited = self.sources.next(TICK);
+                dirty = self.affected(&edited);
+            }
+        }
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    /// The crates that these paths belong to.
+    fn affected(&self, edited: &BTreeSet<PathBuf>) -> BTreeSet<usize> {
+        let within = |plan: &Plan, path: &Path| plan.sources.iter().any(|dir| path.starts_with(dir));
+        let plans = self.plans.iter().enumerate();
+        plans.filter(|(_, plan)| edited.iter().any(|path| within(plan, path))).map(|(index, _)| index).collect()
+    }
+
+    /// Builds one crate and loads it. An edit of the same crate meanwhile starts over; one of another is noted in
+    /// `dirty`.
+    fn build(&mut self, index: usize, dirty: &mut BTreeSet<usize>) -> Result<()> {
+        loop {
+            let mut build = self.plans[index].start()?;
+            let artifact = loop {
+                if let Some(artifact) = build.poll(TICK)? {
+                    break Some(artifact);
+                }
+                if self.is_stopped() {
+                    return Ok(());
+                }
+                let edited = self.sources.next(Duration::ZERO);
+                dirty.extend(self.affected(&edited));
+                if dirty.remove(&index) {
+                    break None;
+                }
+            };
+            match artifact {
+                None => eprintln!("changed again: building anew"),
+                Some(Some(artifact)) => {
+                    self.load(&artifact);
+                    return Ok(());
+                }
+                Some(None) => {
+                    let serving = self.greeter.host().status().plugins.iter().any(|p| p.generation.is_some());
+                    let what = if serving { "what served before serves on" } else { "nothing is served yet" };
+                    eprintln!("the build of {} failed: {what}; waiting for an edit", self.plans[index].dir.display());
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    fn load(&self, artifact: &Path) {
+        let (Some(dir), Some(name)) = (artifact.parent(), artifact.file_name()) else { return };
+        let Some(file) = vouch(dir).file(name) else { return };
+        match self.greeter.host().load(&file) {
+            Ok(unchanged @ Outcome::Unchanged { .. }) => tracing::info!("{unchanged}"),
+            // Told already, as an event.
+            Ok(_) | Err(ReloadError::Refused(_)) => {}
+            Err(error) => eprintln!("reseat: {error}"),
+        }
+    }
+}

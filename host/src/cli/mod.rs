@@ -1,0 +1,61 @@
+//! The command line: arguments in, exit codes out.
+
+mod args;
+mod build;
+mod client;
+mod create;
+mod dev;
+mod follow;
+mod output;
+mod run;
+mod settings;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::{Cli, Command};
+
+/// How a command ended, other than by doing what was asked.
+#[derive(Debug)]
+pub enum Failure {
+    /// Refused or failed: exit code 1.
+    Refused(anyhow::Error),
+    /// No host could be reached: exit code 3.
+    Unreachable(anyhow::Error),
+    /// Asked to hurry: exit code 130.
+    Hurried,
+}
+
+impl<E: Into<anyhow::Error>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Failure::Refused(error.into())
+    }
+}
+
+/// Runs the command that was given. Usage errors end in clap, with exit code 2.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let outcome = match cli.command {
+        Command::Run(args) => run::run(&args),
+        Command::Dev(args) => dev::dev(&args),
+        Command::New(args) => create::create(&args),
+        Command::Check(args) => client::check(&args),
+        Command::Call(args) => client::call(&args),
+        Command::Ps(args) => client::ps(&args),
+        Command::Reload(args) => client::reload(&args),
+        Command::Unload(args) => client::unload(&args),
+        Command::Events(args) => client::events(&args),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Refused(error)) => complain(&error, 1),
+        Err(Failure::Unreachable(error)) => complain(&error, 3),
+        Err(Failure::Hurried) => ExitCode::from(130),
+    }
+}
+
+fn complain(error: &anyhow::Error, code: u8) -> ExitCode {
+    eprintln!("reseat: {error:#}");
+    ExitCode::from(code)
+}

@@ -1,0 +1,172 @@
+//! What people read.
+
+use std::fmt::Write as _;
+use std::io::IsTerminal;
+use std::path::Path;
+
+use reseat::HostStatus;
+use serde_json::Value;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::time;
+
+use super::args::LogFormat;
+
+/// Writes what happens to standard error; `RUST_LOG` chooses what.
+pub fn log(format: LogFormat) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Human => builder
+            .with_target(false)
+            .with_timer(time::uptime())
+            .with_ansi(std::io::stderr().is_terminal())
+            .compact()
+            .init(),
+        LogFormat::Json => builder.json().init(),
+    }
+}
+
+/// How this program is called from a shell.
+pub fn program() -> String {
+    let typed = std::env::args().next().unwrap_or_else(|| "reseat".into());
+    let here = std::env::current_dir().ok().and_then(|here| {
+        let relative = Path::new(&typed).strip_prefix(here).ok()?;
+        relative.to_str().map(str::to_owned)
+    });
+    here.unwrap_or(typed)
+}
+
+/// What is loaded and how to call it: the lines that a host begins with.
+pub fn greeting(status: &HostStatus, http: Option<std::net::SocketAddr>) -> String {
+    let mut text = String::new();
+    for plugin in &status.plugins {
+        let (Some(version), Some(generation)) = (&plugin.version, plugin.generation) else { continue };
+        let methods = plugin.interfaces.iter().flat_map(|interface| &interface.methods);
+        let names: Vec<_> = methods.map(|method| method.name.as_str()).collect();
+        let file = plugin.file.display();
+        let _ = writeln!(text, "{} {version}, generation {generation}, from {file}: {}", plugin.name, names.join(", "));
+    }
+    if text.is_empty() {
+        text.push_str("no plugin is loaded yet\n");
+    }
+    let socket = status.state_dir.join(crate::serve::protocol::SOCKET);
+    match http {
+        Some(address) => {
+            let _ = writeln!(text, "serving on http://{address} and {}", socket.display());
+        }
+        None => {
+            let _ = writeln!(text, "serving on {}", socket.display());
+        }
+    }
+    let first = status.plugins.iter().find_map(|plugin| {
+        let method = plugin.interfaces.first()?.methods.first()?;
+        Some((plugin.name.as_str(), method.name.as_str(), method.example.to_string()))
+    });
+    if let Some((plugin, method, example)) = first {
+        let state = state_flag(&status.state_dir);
+        let _ = write!(text, "call it: {} call {plugin} {method} '{example}'{state}", program());
+        if let Some(address) = http {
+            let _ = write!(text, "   or: curl -d '{example}' http://{address}/call/{plugin}/{method}");
+        }
+        text.push('\n');
+    }
+    text
+}
+
+fn state_flag(state_dir: &Path) -> String {
+    if state_dir == Path::new(".reseat") { String::new() } else { format!(" --state-dir {}", state_dir.display()) }
+}
+
+/// The listing of `ps`, from a host's status as JSON.
+pub fn listing(status: &Value) -> String {
+    let text = |value: &Value| match value {
+        Value::Null => "-".to_owned(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    let plugins = status["plugins"].as_array().map_or(&[][..], Vec::as_slice);
+    if plugins.is_empty() {
+        return "no plugin is loaded\n".into();
+    }
+    let head = ["PLUGIN", "GENERATION", "VERSION", "STATE", "METHODS"].map(str::to_owned);
+    let mut rows = vec![head];
+    let mut notes = vec![String::new()];
+    for plugin in plugins {
+        let phase = if plugin["generation"].is_null() { "not loaded" } else { "serving" };
+        rows.push([
+            text(&plugin["name"]),
+            text(&plugin["generation"]),
+            text(&plugin["version"]),
+            phase.into(),
+            methods(plugin),
+        ]);
+        notes.push(notes_of(plugin, text));
+    }
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths = [0, 1, 2, 3].map(width);
+    let mut listing = String::new();
+    for (row, note) in rows.iter().zip(&notes) {
+        for (cell, width) in row.iter().zip(widths) {
+            let _ = write!(listing, "{cell:width$}  ");
+        }
+        let _ = writeln!(listing, "{}", row[4]);
+        listing.push_str(note);
+    }
+    listing
+}
+
+fn methods(plugin: &Value) -> String {
+    let interfaces = plugin["interfaces"].as_array().map_or(&[][..], Vec::as_slice);
+    let methods = interfaces.iter().filter_map(|interface| interface["methods"].as_array()).flatten();
+    methods.filter_map(|method| method["name"].as_str()).collect::<Vec<_>>().join(", ")
+}
+
+/// What is special about a plugin: old generations, a transaction, the last refusal.
+fn notes_of(plugin: &Value, text: impl Fn(&Value) -> String) -> String {
+    let mut notes = String::new();
+    let generations = plugin["generations"].as_array().map_or(&[][..], Vec::as_slice);
+    for old in generations.iter().filter(|generation| generation["phase"] != "serving") {
+        let _ = write!(notes, "  generation {} is {}", old["generation"], text(&old["phase"]));
+        if let Some(reason) = old["reason"].as_str() {
+            let _ = write!(notes, ": {reason}");
+        }
+        notes.push('\n');
+    }
+    if let Some(busy) = plugin["busy"].as_str() {
+        let _ = writeln!(notes, "  busy: {busy}");
+    }
+    if let Some(refusal) = plugin["last_refusal"].as_str() {
+        let _ = writeln!(notes, "  last refusal: {}", refusal.replace('\n', "\n  "));
+    }
+    notes
+}
+
+/// What `check` says of a library, from JSON.
+pub fn inspection(inspection: &Value) -> String {
+    let text = |name: &str| inspection[name].as_str().unwrap_or("?").to_owned();
+    let mut out = String::new();
+    let _ = writeln!(
+        out,
+        "plugin {} {}, {} build for {}, rustc {}",
+        text("plugin"),
+        text("version"),
+        text("profile"),
+        text("target"),
+        text("rustc")
+    );
+    let _ = match inspection["state"].as_array().map(Vec::as_slice) {
+        Some([writes, reads]) => writeln!(out, "state: writes version {writes}, reads {reads}..={writes}"),
+        _ => writeln!(out, "state: none"),
+    };
+    for interface in inspection["interfaces"].as_array().into_iter().flatten() {
+        let _ = writeln!(out, "interface {} {}", interface["name"].as_str().unwrap_or("?"), interface["version"].as_str().unwrap_or("?"));
+        for method in interface["methods"].as_array().into_iter().flatten() {
+            let _ = writeln!(out, "  {}", method["signature"].as_str().unwrap_or("?"));
+        }
+    }
+    for note in inspection["notes"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+        let _ = writeln!(out, "note: {note}");
+    }
+    let _ = writeln!(out, "sha256 {}", text("hash"));
+    out
+}

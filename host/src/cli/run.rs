@@ -1,0 +1,142 @@
+//! `reseat run`: a host until somebody says stop.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use reseat::{Host, Options, TrustedDir};
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
+
+use super::Failure;
+use super::args::{RunArgs, ServeArgs};
+use super::output;
+use super::settings::Settings;
+use crate::serve::{control::Control, http};
+
+/// Serves directories.
+pub fn run(args: &RunArgs) -> Result<(), Failure> {
+    output::log(args.serve.log);
+    let watch = args.dirs.iter().map(|dir| vouch(dir)).collect();
+    let serving = Serving::start(&args.serve, watch)?;
+    serving.greeter().greet();
+    serving.until_stopped(|| {})
+}
+
+/// Vouches for a directory: the one place where the program does so. The operator has named the directory on the
+/// command line, or asked to build and run the crate that it is the output of; the help says what that means.
+#[allow(unsafe_code)]
+pub fn vouch(dir: &Path) -> TrustedDir {
+    // SAFETY: the operator's word, see above.
+    unsafe { TrustedDir::new(dir) }
+}
+
+/// A host that can be reached.
+pub struct Serving {
+    host: Arc<Host>,
+    runtime: Runtime,
+    control: Control,
+    http: Option<(TcpListener, SocketAddr)>,
+    drain_deadline: Duration,
+}
+
+impl Serving {
+    /// Starts a host. Whoever wants to reach it is answered from [`Serving::until_stopped`] on.
+    pub fn start(args: &ServeArgs, watch: Vec<TrustedDir>) -> Result<Serving> {
+        let mut options = Options { watch, state_dir: args.state.state_dir.clone(), ..Options::default() };
+        Settings::read(args.config.as_ref())?.apply(&mut options);
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .thread_name("reseat-serve")
+            .enable_all()
+            .build()
+            .context("the threads that serve cannot be started")?;
+        // Before the host, so that of two hosts in one directory the second never starts.
+        let control = runtime.block_on(async { Control::bind(&options.state_dir) })?;
+        let http = match args.no_http {
+            true => None,
+            false => {
+                let listener = runtime.block_on(http::bind(args.http))?;
+                let address = listener.local_addr()?;
+                Some((listener, address))
+            }
+        };
+        let drain_deadline = options.drain_deadline;
+        let host = Arc::new(Host::start(options)?);
+        Ok(Serving { host, runtime, control, http, drain_deadline })
+    }
+
+    /// Whoever says what is loaded.
+    pub fn greeter(&self) -> Greeter {
+        Greeter { host: self.host.clone(), http: self.http.as_ref().map(|(_, address)| *address) }
+    }
+
+    /// Serves until SIGINT or SIGTERM, then runs `on_stop` and drains. A second signal hurries.
+    pub fn until_stopped(self, on_stop: impl FnOnce() + Send + 'static) -> Result<(), Failure> {
+        let Serving { host, runtime, control, http, drain_deadline } = self;
+        let clean = runtime.block_on(async {
+            let mut interrupt = signal(SignalKind::interrupt())?;
+            let mut terminate = signal(SignalKind::terminate())?;
+            let control = tokio::spawn(control.serve(host.clone()));
+            let (stop, stopped) = oneshot::channel();
+            let http = http.map(|(listener, _)| {
+                let router = http::router(host.clone());
+                let ended = async move { drop(stopped.await) };
+                tokio::spawn(axum::serve(listener, router).with_graceful_shutdown(ended).into_future())
+            });
+            next(&mut interrupt, &mut terminate).await;
+            eprintln!("stopping: calls in flight finish first; once more to hurry");
+            let stopping = async {
+                // HTTP calls in flight end with their answers.
+                let _ = stop.send(());
+                if let Some(http) = http {
+                    let _ = tokio::time::timeout(drain_deadline, http).await;
+                }
+                control.abort();
+                let _ = control.await;
+                let shutdown = move || {
+                    on_stop();
+                    host.shutdown(drain_deadline)
+                };
+                tokio::task::spawn_blocking(shutdown).await.unwrap_or(false)
+            };
+            tokio::select! {
+                clean = stopping => Ok::<_, Failure>(clean),
+                () = next(&mut interrupt, &mut terminate) => Err(Failure::Hurried),
+            }
+        });
+        // Whatever still runs must not keep the program.
+        runtime.shutdown_background();
+        if !clean? {
+            eprintln!("something was still in use after {drain_deadline:?} and was left as it is");
+        }
+        Ok(())
+    }
+}
+
+/// Says what is loaded, where, and how to call it.
+pub struct Greeter {
+    host: Arc<Host>,
+    http: Option<SocketAddr>,
+}
+
+impl Greeter {
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
+    pub fn greet(&self) {
+        print!("{}", output::greeting(&self.host.status(), self.http));
+    }
+}
+
+async fn next(interrupt: &mut Signal, terminate: &mut Signal) {
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+}

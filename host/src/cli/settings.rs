@@ -1,0 +1,98 @@
+//! `reseat.toml`.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use reseat::Options;
+use serde::Deserialize;
+
+/// The file that is read if none is named.
+const DEFAULT: &str = "reseat.toml";
+
+/// What the file may say. Unknown keys are refused, with the known ones named.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// How long a handover waits for calls in flight, in milliseconds.
+    drain_deadline_ms: Option<u64>,
+    /// How long one hook of a plugin may take, in milliseconds.
+    hook_deadline_ms: Option<u64>,
+    /// How long a caller waits during a handover, in milliseconds.
+    call_wait_ms: Option<u64>,
+    /// How often directories are read in full, in milliseconds.
+    rescan_every_ms: Option<u64>,
+    /// By plugin.
+    #[serde(default)]
+    plugins: BTreeMap<String, PluginSettings>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PluginSettings {
+    /// Handed to the plugin as it stands.
+    #[serde(default)]
+    config: serde_json::Map<String, serde_json::Value>,
+}
+
+impl Settings {
+    /// Reads the file that was named, or the default one if it exists.
+    ///
+    /// # Errors
+    /// It cannot be read, or says something that is not understood.
+    pub fn read(named: Option<&PathBuf>) -> Result<Settings> {
+        let path = match named {
+            Some(path) => path.as_path(),
+            None if Path::new(DEFAULT).exists() => Path::new(DEFAULT),
+            None => return Ok(Settings::default()),
+        };
+        let text = std::fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))?;
+        Settings::parse(&text).with_context(|| format!("{} is not understood", path.display()))
+    }
+
+    fn parse(text: &str) -> Result<Settings> {
+        Ok(toml::from_str(text)?)
+    }
+
+    /// Puts them into a host's options.
+    pub fn apply(self, options: &mut Options) {
+        let set = |option: &mut Duration, value: Option<u64>| {
+            if let Some(ms) = value {
+                *option = Duration::from_millis(ms);
+            }
+        };
+        set(&mut options.drain_deadline, self.drain_deadline_ms);
+        set(&mut options.hook_deadline, self.hook_deadline_ms);
+        set(&mut options.call_wait, self.call_wait_ms);
+        set(&mut options.rescan_every, self.rescan_every_ms);
+        options.config = self
+            .plugins
+            .into_iter()
+            .map(|(name, plugin)| (name, serde_json::Value::Object(plugin.config)))
+            .collect();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plugins_table_reaches_the_options() {
+        let text = "drain_deadline_ms = 250\n[plugins.limiter.config]\nburst = 3\n";
+        let mut options = Options::default();
+        Settings::parse(text).unwrap().apply(&mut options);
+        assert_eq!(options.drain_deadline, Duration::from_millis(250));
+        assert_eq!(options.config["limiter"], serde_json::json!({ "burst": 3 }));
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_with_the_known_ones() {
+        let error = format!("{:#}", Settings::parse("drain_deadline = 5").unwrap_err());
+        assert!(error.contains("unknown field `drain_deadline`"), "{error}");
+        assert!(error.contains("`drain_deadline_ms`"), "{error}");
+        let error = format!("{:#}", Settings::parse("[plugins.limiter]\nburst = 3").unwrap_err());
+        assert!(error.contains("expected `config`"), "{error}");
+    }
+}

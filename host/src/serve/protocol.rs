@@ -1,0 +1,68 @@
+//! What the command line and a host say to each other: one line of JSON each way, or, for `follow`, one line
+//! back for each event until either side closes.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// The longest request that is read, in bytes.
+pub const REQUEST_LIMIT: u64 = 16 << 20;
+
+/// Where a host listens, within its state directory.
+pub const SOCKET: &str = "control.sock";
+
+/// A request.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Request {
+    /// Call a method; answers with its result.
+    Call { plugin: String, method: String, arguments: String },
+    /// Answers with the host's status.
+    Status,
+    /// Reload a plugin from its file; answers with the outcome.
+    Reload { plugin: String },
+    /// Take a plugin out of service; answers with null.
+    Unload { plugin: String },
+    /// Would this file be accepted? Answers with what it is.
+    Check { file: PathBuf, plugin: String },
+    /// The last events; with `follow`, then each further one as a line of its own.
+    Events { follow: bool },
+}
+
+/// An answer.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Response {
+    /// What was asked for.
+    Ok(Value),
+    /// Why not.
+    Error(String),
+}
+
+impl Response {
+    /// The answer of something that may fail.
+    pub fn of<T: Serialize, E: std::fmt::Display>(result: Result<T, E>) -> Response {
+        match result {
+            Ok(value) => match serde_json::to_value(value) {
+                Ok(value) => Response::Ok(value),
+                Err(error) => Response::Error(format!("the answer cannot be written as JSON: {error}")),
+            },
+            Err(error) => Response::Error(format!("{error:#}")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_with_a_field_too_many_is_refused() {
+        let good = r#"{"op":"reload","plugin":"limiter"}"#;
+        assert_eq!(serde_json::from_str::<Request>(good).unwrap(), Request::Reload { plugin: "limiter".into() });
+        for bad in [r#"{"op":"reload"}"#, r#"{"op":"reload","plugin":"limiter","now":true}"#, r#"{"op":"fly"}"#] {
+            assert!(serde_json::from_str::<Request>(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,107 @@
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use tempfile::TempDir;
+
+/// A copy of the example plugin and its interface in a workspace of its own, with its own target directory: what
+/// a plugin author has. Nothing tracked is touched.
+pub struct Workshop {
+    dir: TempDir,
+}
+
+/// Where this project's sources are.
+pub fn project() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the tests are in the project")
+}
+
+impl Workshop {
+    pub fn open() -> Workshop {
+        let dir = tempfile::tempdir().expect("a temporary directory can be made");
+        let workshop = Workshop { dir };
+        copy_tree(&project().join("example-plugin"), &workshop.plugin());
+        std::fs::copy(project().join("Cargo.lock"), workshop.path("Cargo.lock")).expect("there is a lock file");
+        std::fs::write(workshop.path("Cargo.toml"), workshop.manifest()).expect("it can be written");
+        workshop
+    }
+
+    /// The project's own workspace manifest, with other members and absolute paths.
+    fn manifest(&self) -> String {
+        let text = std::fs::read_to_string(project().join("Cargo.toml")).expect("the project has a manifest");
+        let mut manifest: toml::Table = text.parse().expect("it is TOML");
+        let workspace = manifest["workspace"].as_table_mut().expect("it is a workspace");
+        let members = ["example-plugin", "example-plugin/interface"].map(toml::Value::from);
+        workspace.insert("members".into(), toml::Value::Array(members.to_vec()));
+        let dependencies = workspace["dependencies"].as_table_mut().expect("it shares dependencies");
+        for (_, dependency) in dependencies.iter_mut() {
+            let Some(path) = dependency.get_mut("path") else { continue };
+            let relative = path.as_str().expect("a path is text").to_owned();
+            if !relative.starts_with("example-plugin") {
+                *path = project().join(relative).to_str().expect("the project's path is text").into();
+            }
+        }
+        toml::to_string(&manifest).expect("what was read can be written")
+    }
+
+    /// The plugin's crate.
+    pub fn plugin(&self) -> PathBuf {
+        self.path("example-plugin")
+    }
+
+    /// Where cargo puts what it builds.
+    pub fn output(&self) -> PathBuf {
+        self.path("target").join("debug")
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Sets a constant in the plugin's `lib.rs`, as a person would with an editor.
+    pub fn set(&self, constant: &str, value: &str) {
+        let path = self.plugin().join("src").join("lib.rs");
+        let text = std::fs::read_to_string(&path).expect("the plugin has a lib.rs");
+        let head = format!("const {constant}:");
+        let line = text.lines().find(|line| line.trim_start().trim_start_matches("pub ").starts_with(&head));
+        let line = line.unwrap_or_else(|| panic!("no {head} in {}", path.display()));
+        let (left, _) = line.split_once('=').expect("a constant has a value");
+        let changed = text.replacen(line, &format!("{left}= {value};"), 1);
+        std::fs::write(&path, changed).expect("it can be written");
+    }
+
+    /// `cargo build`, the real one.
+    pub fn build(&self) {
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| env!("CARGO").into());
+        let mut command = Command::new(cargo);
+        // Its own settings, not those of the cargo that runs this test.
+        for (name, _) in std::env::vars_os() {
+            let text = name.to_string_lossy();
+            let of_cargo = text.starts_with("CARGO_") && text != "CARGO_HOME";
+            if of_cargo || text.starts_with("RUSTC") || text == "RUSTFLAGS" {
+                command.env_remove(&name);
+            }
+        }
+        let output = command
+            .args(["build", "--offline", "--quiet", "-p", "limiter"])
+            .arg("--target-dir")
+            .arg(self.path("target"))
+            .current_dir(self.dir.path())
+            .stdin(Stdio::null())
+            .output()
+            .expect("cargo can be started");
+        assert!(output.status.success(), "cargo build: {}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+fn copy_tree(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("it can be written");
+    for entry in std::fs::read_dir(from).expect("it is a directory").flatten() {
+        let (path, name) = (entry.path(), entry.file_name());
+        if name == "target" || name.to_string_lossy().starts_with('.') {
+            continue;
+        }
+        match path.is_dir() {
+            true => copy_tree(&path, &to.join(name)),
+            false => drop(std::fs::copy(&path, to.join(name)).expect("it can be copied")),
+        }
+    }
+}
