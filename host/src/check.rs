@@ -109,7 +109,10 @@ fn notes(facts: &Facts) -> Vec<String> {
         ));
     }
     if facts.nodelete.is_some() {
-        notes.push("is marked never to be unloaded (-z nodelete); the host clears the mark in its private copy".into());
+        notes.push(
+            "is marked never to be unloaded (-z nodelete); the host clears the mark in its private copy"
+                .into(),
+        );
     }
     notes
 }

@@ -166,7 +166,9 @@ pub enum RefusalReason {
         expected: String,
     },
     /// The state of the serving generation cannot be read by this build.
-    #[error("the serving generation writes state version {writes}, this build reads {reads}: build one that reads it, or unload the plugin first if the state may go")]
+    #[error(
+        "the serving generation writes state version {writes}, this build reads {reads}: build one that reads it, or unload the plugin first if the state may go"
+    )]
     StateVersion {
         /// What the old one writes.
         writes: u32,
@@ -185,7 +187,9 @@ pub enum RefusalReason {
         error: plugin_api::CallError,
     },
     /// A hook of the plugin did not return in time.
-    #[error("{hook} has not returned within {limit:?}; its thread is left behind and keeps that build in memory")]
+    #[error(
+        "{hook} has not returned within {limit:?}; its thread is left behind and keeps that build in memory"
+    )]
     HookStuck {
         /// The hook.
         hook: &'static str,
@@ -201,7 +205,9 @@ pub enum RefusalReason {
         holders: String,
     },
     /// The plugin asked for a reload of itself from inside of a call.
-    #[error("this thread is inside of a call to the plugin, so waiting for that call to end would be for ever: ask from another thread")]
+    #[error(
+        "this thread is inside of a call to the plugin, so waiting for that call to end would be for ever: ask from another thread"
+    )]
     SelfDeadlock,
     /// The host's slot cannot be used.
     #[error("{0}")]

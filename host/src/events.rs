@@ -118,10 +118,19 @@ impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Event::Loaded { plugin, generation, version, file, took_ms } => {
-                write!(f, "generation {generation} of {plugin} serves: version {version} from {} ({took_ms:.1} ms)", file.display())
+                write!(
+                    f,
+                    "generation {generation} of {plugin} serves: version {version} from {} ({took_ms:.1} ms)",
+                    file.display()
+                )
             }
-            Event::Reloaded { plugin, from, generation, version, took_ms, closed_ms, state_bytes, .. } => {
-                write!(f, "generation {generation} of {plugin} serves: version {version} took over from generation {from} ({took_ms:.1} ms")?;
+            Event::Reloaded {
+                plugin, from, generation, version, took_ms, closed_ms, state_bytes, ..
+            } => {
+                write!(
+                    f,
+                    "generation {generation} of {plugin} serves: version {version} took over from generation {from} ({took_ms:.1} ms"
+                )?;
                 if *state_bytes > 0 {
                     write!(f, ", gate closed for {closed_ms:.1} ms, {state_bytes} B of state carried")?;
                 }
@@ -129,7 +138,9 @@ impl fmt::Display for Event {
             }
             Event::Refused { plugin, file, step, reason, serving } => {
                 match plugin {
-                    Some(plugin) => write!(f, "{} for {plugin} is refused at {step}: {reason}", file.display())?,
+                    Some(plugin) => {
+                        write!(f, "{} for {plugin} is refused at {step}: {reason}", file.display())?
+                    }
                     None => write!(f, "{} is refused at {step}: {reason}", file.display())?,
                 }
                 match serving {
@@ -141,7 +152,9 @@ impl fmt::Display for Event {
                 let since = Duration::from_millis(*since_ms);
                 write!(f, "generation {generation} of {plugin} has been draining for {since:.1?}: {holders}")
             }
-            Event::Unloaded { plugin, generation } => write!(f, "generation {generation} of {plugin} is unloaded"),
+            Event::Unloaded { plugin, generation } => {
+                write!(f, "generation {generation} of {plugin} is unloaded")
+            }
             Event::Lingering { plugin, generation, reason, bytes } => {
                 write!(f, "generation {generation} of {plugin} is lingering: {reason} ({} KiB)", bytes / 1024)
             }

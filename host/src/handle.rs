@@ -121,7 +121,6 @@ impl<I: Interface + ?Sized> Guard<'_, I> {
     pub fn generation(&self) -> u64 {
         self.held.number
     }
-
 }
 
 impl<I: Interface + ?Sized> Deref for Guard<'_, I> {

@@ -11,9 +11,7 @@ use plugin_api::{CallError, Interface};
 use serde::Serialize;
 
 use crate::check::Inspection;
-use crate::error::{
-    CheckError, PluginError, Refusal, RefusalReason, ReloadError, StartError, UnloadError,
-};
+use crate::error::{CheckError, PluginError, Refusal, RefusalReason, ReloadError, StartError, UnloadError};
 use crate::events::{Event, Events, Journal, Recorded, Step};
 use crate::ffi::{Dynamic, MAX_INTERFACES, dynamic_call};
 use crate::file::{self, StagingDir};
@@ -192,9 +190,11 @@ impl Host {
         if self.core.is_closed() {
             return Err(UnloadError::Closed);
         }
-        let plugin = self.core.find(plugin).filter(|plugin| plugin.is_loaded()).ok_or_else(|| {
-            UnloadError::NoSuchPlugin { name: plugin.into(), known: self.core.names() }
-        })?;
+        let plugin = self
+            .core
+            .find(plugin)
+            .filter(|plugin| plugin.is_loaded())
+            .ok_or_else(|| UnloadError::NoSuchPlugin { name: plugin.into(), known: self.core.names() })?;
         let _turn =
             plugin.begin(Step::Publish).map_err(|error| UnloadError::Busy { busy: error.to_string() })?;
         if let Some(generation) = self.core.take_down(&plugin) {
@@ -208,10 +208,10 @@ impl Host {
     /// # Errors
     /// It would not, and why.
     pub fn check(&self, file: &Path, plugin: &str) -> Result<Inspection, CheckError> {
-        let plugin = self.core.find(plugin).ok_or_else(|| CheckError::NoSuchPlugin {
-            name: plugin.into(),
-            known: self.core.names(),
-        })?;
+        let plugin = self
+            .core
+            .find(plugin)
+            .ok_or_else(|| CheckError::NoSuchPlugin { name: plugin.into(), known: self.core.names() })?;
         crate::check::live(file, &plugin)
     }
 
@@ -279,7 +279,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 fn method_names(build: &Build) -> Vec<String> {
     let interfaces = &build.manifest.interfaces;
-    interfaces.iter().flat_map(|interface| interface.methods.iter().map(|method| method.name.clone())).collect()
+    interfaces
+        .iter()
+        .flat_map(|interface| interface.methods.iter().map(|method| method.name.clone()))
+        .collect()
 }
 
 impl Core {
@@ -351,13 +354,17 @@ impl Core {
         };
         loop {
             match settling.poll(Instant::now()) {
-                file::Progress::Ready(open) => return Ok(Settled { file: open, origin: file.clone(), noticed }),
+                file::Progress::Ready(open) => {
+                    return Ok(Settled { file: open, origin: file.clone(), noticed });
+                }
                 file::Progress::Wait(pause) if noticed.elapsed() < self.options.drain_deadline => {
                     std::thread::sleep(pause.min(Duration::from_millis(20)));
                 }
                 file::Progress::Wait(_) => {
                     let waited = noticed.elapsed();
-                    let why = format!("it is still being written to after {waited:.1?}: wait for the build to finish");
+                    let why = format!(
+                        "it is still being written to after {waited:.1?}: wait for the build to finish"
+                    );
                     return Err(refuse(RefusalReason::NotSettled(why)));
                 }
                 file::Progress::Gone => {
@@ -390,9 +397,9 @@ impl Core {
     /// Gives an interface its number, and resolves it for the serving generation.
     fn register(&self, plugin: &Arc<Plugin>, desc: &'static InterfaceDesc) -> Result<usize, PluginError> {
         // While this turn lasts no generation is bound without the new interface.
-        let _turn = plugin.begin_within(Step::Publish, self.options.call_wait).map_err(|error| {
-            PluginError::Busy { name: plugin.name.clone(), busy: error.to_string() }
-        })?;
+        let _turn = plugin
+            .begin_within(Step::Publish, self.options.call_wait)
+            .map_err(|error| PluginError::Busy { name: plugin.name.clone(), busy: error.to_string() })?;
         let known = plugin.record().interfaces.iter().position(|known| same(known, desc));
         if let Some(number) = known {
             return Ok(number);
@@ -443,6 +450,7 @@ fn bind(name: &str, number: usize, desc: &InterfaceDesc, loaded: &Loaded) -> Res
 }
 
 fn implemented(build: &Build) -> String {
-    let names: Vec<_> = build.manifest.interfaces.iter().map(|i| format!("{} {}", i.name, i.version)).collect();
+    let names: Vec<_> =
+        build.manifest.interfaces.iter().map(|i| format!("{} {}", i.name, i.version)).collect();
     names.join(", ")
 }

@@ -210,7 +210,8 @@ impl Desk {
     }
 
     fn pause(&self) -> Duration {
-        let next = self.waiting.iter().filter(|(path, _)| !self.running.contains(*path)).map(|(_, w)| w.due).min();
+        let next =
+            self.waiting.iter().filter(|(path, _)| !self.running.contains(*path)).map(|(_, w)| w.due).min();
         next.map_or(Duration::from_secs(3600), |due| due.saturating_duration_since(Instant::now()))
     }
 
@@ -229,7 +230,10 @@ impl Desk {
                 }
             }
             Notice::DirectoryGone(dir) => {
-                let what = format!("{} is gone; its plugins serve on, and it is followed again when it is back", dir.display());
+                let what = format!(
+                    "{} is gone; its plugins serve on, and it is followed again when it is back",
+                    dir.display()
+                );
                 self.core.journal.record(Event::Trouble { what });
             }
             Notice::DirectoryBack(dir) => {
@@ -250,7 +254,8 @@ impl Desk {
         }
         self.history.remove(&path);
         let now = Instant::now();
-        let waiting = Waiting { settling: Settling::start(&path), noticed: now, due: now, put_off: 0, told: None };
+        let waiting =
+            Waiting { settling: Settling::start(&path), noticed: now, due: now, put_off: 0, told: None };
         self.waiting.insert(path, waiting);
     }
 
@@ -295,7 +300,8 @@ impl Desk {
 
     fn begin(&mut self, settled: Settled) {
         let path = settled.origin.path().to_owned();
-        let (core, orders, noticed, done) = (self.core.clone(), self.orders.clone(), settled.noticed, path.clone());
+        let (core, orders, noticed, done) =
+            (self.core.clone(), self.orders.clone(), settled.noticed, path.clone());
         let transaction = move || {
             let result = core.admit(&settled, false);
             let _ = orders.send(Order::Done { path: done, result, noticed });
@@ -324,7 +330,14 @@ impl Desk {
         }
     }
 
-    fn refused(&mut self, path: PathBuf, refusal: &Refusal, noticed: Instant, put_off: u32, told: Option<String>) {
+    fn refused(
+        &mut self,
+        path: PathBuf,
+        refusal: &Refusal,
+        noticed: Instant,
+        put_off: u32,
+        told: Option<String>,
+    ) {
         if let RefusalReason::Vet(error) = &refusal.reason {
             let serves = self.core.all().iter().any(|plugin| plugin.record().file == path);
             if error.may_be_incomplete() && noticed.elapsed() < GRACE {
@@ -347,7 +360,14 @@ impl Desk {
     }
 
     /// Looks at the path again later, unless something newer has come.
-    fn put_off(&mut self, path: PathBuf, noticed: Instant, pause: Duration, put_off: u32, told: Option<String>) {
+    fn put_off(
+        &mut self,
+        path: PathBuf,
+        noticed: Instant,
+        pause: Duration,
+        put_off: u32,
+        told: Option<String>,
+    ) {
         self.settled.remove(&path);
         let settling = Settling::start(&path);
         let due = Instant::now() + pause;
@@ -357,5 +377,7 @@ impl Desk {
 
 /// Whether a file's name is one that a plugin can have.
 fn may_be_plugin(path: &Path) -> bool {
-    path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.ends_with(".so") && !name.starts_with('.'))
+    path.file_name()
+        .and_then(|name| name.to_str())
+        .is_some_and(|name| name.ends_with(".so") && !name.starts_with('.'))
 }

@@ -15,7 +15,9 @@ use plugin_api::desc::InterfaceDesc;
 use crate::error::ReloadError;
 use crate::events::Step;
 use crate::ffi::{Counters, Instance, Tables};
-use crate::file::{ContentHash, Facts, InterfaceManifest, InterfaceVersion, Manifest, MethodManifest, Staged};
+use crate::file::{
+    ContentHash, Facts, InterfaceManifest, InterfaceVersion, Manifest, MethodManifest, Staged,
+};
 use crate::gate::Slot;
 use crate::status::Phase;
 
@@ -141,7 +143,11 @@ impl Plugin {
     ///
     /// # Errors
     /// It has not ended within `limit`.
-    pub(crate) fn begin_within(self: &Arc<Self>, step: Step, limit: Duration) -> Result<Transaction, ReloadError> {
+    pub(crate) fn begin_within(
+        self: &Arc<Self>,
+        step: Step,
+        limit: Duration,
+    ) -> Result<Transaction, ReloadError> {
         self.begin_after(step, limit, |_| true)
     }
 
@@ -204,7 +210,8 @@ pub(crate) struct Transaction(Arc<Plugin>);
 impl Transaction {
     /// The transaction comes to a step.
     pub(crate) fn at(&self, step: Step) {
-        *self.0.turn.lock().unwrap_or_else(PoisonError::into_inner) = Some(Turn { step, since: Instant::now() });
+        *self.0.turn.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some(Turn { step, since: Instant::now() });
     }
 }
 

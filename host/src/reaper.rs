@@ -279,7 +279,11 @@ impl Round {
             Err(error) => {
                 // Nobody took it; the next turn tries again.
                 let instance = handed.recv().expect("no thread took it");
-                self.linger(departure, format!("no thread for its last hooks: {error}"), instance.image().bytes());
+                self.linger(
+                    departure,
+                    format!("no thread for its last hooks: {error}"),
+                    instance.image().bytes(),
+                );
                 (Stage::Drained(instance, staged), false)
             }
         }

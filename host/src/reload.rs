@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 use plugin_api::CallError;
 use plugin_api::abi::BOUNDARY_VERSION;
 
-use crate::host::{Core, Outcome};
 use crate::deputy::Deputy;
 use crate::error::{Refusal, RefusalReason, ReloadError};
 use crate::events::{Event, Step};
 use crate::ffi::{Hooks, Instance, Tables, open_trusted};
 use crate::file::{self, Expect, Incoming, Manifest, Staged, Vetted};
 use crate::gate::{Paused, Retired};
+use crate::host::{Core, Outcome};
 use crate::options::TrustedFile;
 use crate::plugin::{Build, Loaded, Plugin, Serving, Transaction, stated};
 
@@ -50,13 +50,21 @@ pub(crate) fn admit(core: &Arc<Core>, settled: &Settled, force: bool) -> Result<
         })
     };
     let (incoming, build) = stage_and_vet(core, settled).map_err(|stop| refuse(None, stop))?;
-    let plugin = core.claim(&build).map_err(|(owner, reason)| refuse(Some(&owner), stop(Step::Vet, reason)))?;
+    let plugin =
+        core.claim(&build).map_err(|(owner, reason)| refuse(Some(&owner), stop(Step::Vet, reason)))?;
     let turn = plugin.begin(Step::Vet)?;
     let serving = plugin.record().serving.clone();
     if let Some(serving) = serving.as_ref().filter(|serving| serving.build.hash == build.hash && !force) {
         return Ok(Outcome::Unchanged { plugin: plugin.name.clone(), generation: serving.number });
     }
-    let reload = Reload { core, plugin: &plugin, turn: &turn, origin: &settled.origin, build: Arc::new(build), noticed: settled.noticed };
+    let reload = Reload {
+        core,
+        plugin: &plugin,
+        turn: &turn,
+        origin: &settled.origin,
+        build: Arc::new(build),
+        noticed: settled.noticed,
+    };
     reload.run(serving.as_ref(), incoming).map_err(|stop| refuse(Some(&plugin), stop))
 }
 
@@ -67,7 +75,8 @@ fn stage_and_vet(core: &Core, settled: &Settled) -> Result<(Incoming, Build), St
     let Vetted { manifest, facts } =
         file::vet_bytes(incoming.contents(), &expect(path)).map_err(|e| stop(Step::Vet, e))?;
     // After the bytes: what is no plugin need not be reported for who could write to it.
-    let stat = settled.file.metadata().map_err(|source| stop(Step::Vet, file::VetError::Unreadable { source }))?;
+    let stat =
+        settled.file.metadata().map_err(|source| stop(Step::Vet, file::VetError::Unreadable { source }))?;
     file::check_owner(path, &stat).map_err(|e| stop(Step::Vet, e))?;
     if let Some(offset) = facts.nodelete {
         // Only the private copy is changed: the author's file stays as it is.
@@ -115,7 +124,8 @@ pub(crate) fn continues(old: &Manifest, new: &Manifest) -> Result<(), RefusalRea
         (None, _) => Ok(()),
         (Some(old), new) => Err(RefusalReason::StateVersion {
             writes: old.writes,
-            reads: new.map_or("none: it is stateless".into(), |new| format!("{}..={}", new.reads_from, new.writes)),
+            reads: new
+                .map_or("none: it is stateless".into(), |new| format!("{}..={}", new.reads_from, new.writes)),
         }),
     }
 }
@@ -139,7 +149,8 @@ struct Published {
 
 impl Reload<'_> {
     fn run(&self, serving: Option<&Serving>, incoming: Incoming) -> Result<Outcome, Stop> {
-        fits(self.plugin, serving.map(|serving| &*serving.build), &self.build).map_err(|e| stop(Step::Vet, e))?;
+        fits(self.plugin, serving.map(|serving| &*serving.build), &self.build)
+            .map_err(|e| stop(Step::Vet, e))?;
         let mut trial = self.open(incoming)?;
         let stateful = serving.is_some_and(|serving| serving.build.manifest.state.is_some());
         let number = trial.number;
@@ -157,10 +168,17 @@ impl Reload<'_> {
         let staged = incoming.name(&self.plugin.name, number).map_err(|e| stop(Step::Stage, e))?;
         self.turn.at(Step::Open);
         let facts = &self.build.facts;
-        let image =
-            open_trusted(self.origin, &staged, &self.plugin.name, number, facts.manifest_hash, self.plugin.counters.clone())
-                .map_err(|e| stop(Step::Open, RefusalReason::Open(e.to_string())))?;
-        let deputy = Deputy::start("reseat-hooks").map_err(|e| stop(Step::Open, RefusalReason::Open(e.to_string())))?;
+        let image = open_trusted(
+            self.origin,
+            &staged,
+            &self.plugin.name,
+            number,
+            facts.manifest_hash,
+            self.plugin.counters.clone(),
+        )
+        .map_err(|e| stop(Step::Open, RefusalReason::Open(e.to_string())))?;
+        let deputy = Deputy::start("reseat-hooks")
+            .map_err(|e| stop(Step::Open, RefusalReason::Open(e.to_string())))?;
         Ok(Trial {
             core: self.core.clone(),
             plugin: self.plugin.clone(),
@@ -230,7 +248,10 @@ impl Reload<'_> {
         let frame = self.hook(trial, Step::Save, "save", move || old.save(0))?;
         // What leaves a plugin is checked before it is believed: a damaged frame must not reach the next one.
         plugin_api::Saved::from_frame(&frame).map_err(|error| {
-            stop(Step::Save, RefusalReason::Hook { hook: "save", error: CallError::Malformed(format!("{error:#}")) })
+            stop(
+                Step::Save,
+                RefusalReason::Hook { hook: "save", error: CallError::Malformed(format!("{error:#}")) },
+            )
         })?;
         Ok(frame)
     }
@@ -269,7 +290,7 @@ impl Reload<'_> {
                 .bind(number, desc, trial.hooks().image())
                 .map_err(|reason| stop(Step::Open, RefusalReason::Open(reason)))?;
         }
-        Ok(trial.into_loaded(tables))
+        Ok(trial.take_loaded(tables))
     }
 
     /// After the point of no return: nothing here can fail.
@@ -299,7 +320,13 @@ impl Reload<'_> {
                 Outcome::Reloaded { plugin, from: *from, generation: number }
             }
             None => {
-                self.core.journal.record(Event::Loaded { plugin: plugin.clone(), generation: number, version, file, took_ms });
+                self.core.journal.record(Event::Loaded {
+                    plugin: plugin.clone(),
+                    generation: number,
+                    version,
+                    file,
+                    took_ms,
+                });
                 Outcome::Loaded { plugin, generation: number }
             }
         };
@@ -331,7 +358,7 @@ impl Trial {
         self.parts.as_ref().expect("until it is published").0.clone()
     }
 
-    fn into_loaded(&mut self, tables: Tables) -> Loaded {
+    fn take_loaded(&mut self, tables: Tables) -> Loaded {
         let (_, staged) = self.parts.take().expect("published once");
         let instance = self.instance.take().expect("created or restored");
         Loaded { number: self.number, tables, instance, build: self.build.clone(), staged }
@@ -348,7 +375,14 @@ impl Drop for Trial {
     fn drop(&mut self) {
         if let Some((hooks, staged)) = self.parts.take() {
             let version = self.build.manifest.version.clone();
-            self.core.reaper.discard(self.plugin.clone(), self.number, version, hooks, self.instance.take(), staged);
+            self.core.reaper.discard(
+                self.plugin.clone(),
+                self.number,
+                version,
+                hooks,
+                self.instance.take(),
+                staged,
+            );
         }
     }
 }

@@ -69,8 +69,8 @@ fn bad<T>(text: String) -> Result<T, Failure> {
     Err(Failure::Malformed(text))
 }
 
-/// Asks a type whether it knows JSON. The answer is found by method resolution: [`ViaSerde`] is implemented
-/// for `Probe<T>` where `T` has serde, [`WithoutSerde`] for `&Probe<T>` always, and the first fits sooner.
+/// Asks a type whether it knows JSON. The answer is found by method resolution: [`ReadJson`] is implemented
+/// for `Probe<T>` where `T` has serde, [`CannotReadJson`] for `&Probe<T>` always, and the first fits sooner.
 pub struct Probe<T>(PhantomData<T>);
 
 impl<T> Probe<T> {

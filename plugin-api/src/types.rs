@@ -116,6 +116,11 @@ pub unsafe trait Lend {
     /// # Safety
     /// `abi` came from [`Lend::lend`] on a value that lives for `'a`.
     unsafe fn borrow<'a>(abi: Self::Abi) -> &'a Self;
+
+    /// Lends what a caller without static types keeps.
+    fn lent(owned: &Self::Owned) -> &Self {
+        std::borrow::Borrow::borrow(owned)
+    }
 }
 
 /// What a method may return: a value, or a `Result` of one.

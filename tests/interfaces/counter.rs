@@ -15,13 +15,18 @@ pub trait Counter {
     fn hold(&self, until: &str) -> u32;
 }
 
-/// The state of most counters, in every version: a field named `total`.
+/// The state of counters in version 2: a field named `total`. In version 1 it was the bare number.
 #[derive(Default, Serialize, Deserialize)]
 pub struct Count {
     total: AtomicU64,
 }
 
 impl Count {
+    /// From state version 1.
+    pub fn new(total: u64) -> Count {
+        Count { total: AtomicU64::new(total) }
+    }
+
     /// See [`Counter::add`].
     pub fn add(&self, n: u64) -> u64 {
         self.total.fetch_add(n, Ordering::SeqCst) + n

@@ -6,12 +6,18 @@ mod callers;
 mod child;
 /// The bytes of libraries: fixtures, and what is made from them.
 mod library;
+/// What the kernel and the C library say about this process.
+mod process;
 /// A directory with plugins, and a host that watches it.
 mod scene;
 /// Waiting for a condition, with a deadline.
 mod waiting;
 
+/// Files that are not what they should be.
+mod bad_files;
 /// Calls and their outcomes: typed and by name, nested, leased, panicking, large.
 mod calls;
+/// State on its way from one build to the next, and what can go wrong on it.
+mod handover;
 /// The ways in which files change, and what follows from each.
 mod reloads;

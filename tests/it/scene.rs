@@ -296,6 +296,11 @@ impl Expecting {
 pub struct Hold(PathBuf);
 
 impl Hold {
+    /// A place that has to be known before there is a scene.
+    pub fn at(path: PathBuf) -> Hold {
+        Hold(path)
+    }
+
     /// What the call is told.
     pub fn until(&self) -> String {
         self.0.to_str().expect("temporary paths are text").to_owned()

@@ -8,7 +8,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 /// Replaces native code in a running process.
 #[derive(Parser)]
 #[command(name = "reseat", version, about, max_term_width = 100)]
-#[command(after_help = "Exit codes: 0 done, 1 refused (the reason is on standard error), 2 usage, 3 no host reachable.")]
+#[command(
+    after_help = "Exit codes: 0 done, 1 refused (the reason is on standard error), 2 usage, 3 no host reachable."
+)]
 pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
@@ -73,7 +75,9 @@ pub enum LogFormat {
 }
 
 #[derive(Args)]
-#[command(after_help = "Naming a directory vouches for it: every library that is put there runs in the host.\n\nExample: reseat run target/debug")]
+#[command(
+    after_help = "Naming a directory vouches for it: every library that is put there runs in the host.\n\nExample: reseat run target/debug"
+)]
 pub struct RunArgs {
     /// Directories with plugins
     #[arg(required = true, value_name = "DIR")]

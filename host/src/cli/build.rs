@@ -38,12 +38,15 @@ impl Plan {
         })?;
         let mut command = MetadataCommand::new();
         command.manifest_path(&manifest).cargo_path(cargo());
-        let metadata = command.exec().with_context(|| format!("cargo does not understand {}", manifest.display()))?;
+        let metadata =
+            command.exec().with_context(|| format!("cargo does not understand {}", manifest.display()))?;
         let package = metadata
             .packages
             .iter()
             .find(|package| package.manifest_path.as_std_path() == manifest)
-            .with_context(|| format!("{} has no package: name the plugin's own directory", manifest.display()))?;
+            .with_context(|| {
+                format!("{} has no package: name the plugin's own directory", manifest.display())
+            })?;
         anyhow::ensure!(
             package.targets.iter().any(|target| target.crate_types.contains(&CrateType::CDyLib)),
             "{} makes no library that can be loaded: its Cargo.toml needs `[lib] crate-type = [\"cdylib\"]`",
@@ -103,7 +106,8 @@ fn sources(metadata: &cargo_metadata::Metadata, package: &Package) -> Vec<PathBu
             }
         }
     }
-    let directory = |package: &Package| package.manifest_path.parent().map(|dir| dir.as_std_path().to_owned());
+    let directory =
+        |package: &Package| package.manifest_path.parent().map(|dir| dir.as_std_path().to_owned());
     found.into_iter().filter_map(local).filter_map(directory).collect()
 }
 

@@ -79,7 +79,9 @@ pub fn check(args: &CheckArgs) -> Result<(), Failure> {
     print(output::inspection(&inspection).trim_end())?;
     match (&args.live, &args.against) {
         (Some(plugin), _) => print(&format!("fits: it would be accepted as the next generation of {plugin}")),
-        (None, Some(against)) => print(&format!("fits: it would be accepted where {} serves", against.display())),
+        (None, Some(against)) => {
+            print(&format!("fits: it would be accepted where {} serves", against.display()))
+        }
         (None, None) => Ok(()),
     }
 }
@@ -95,7 +97,8 @@ fn ask(state: &StateDir, request: &Request) -> Result<Value, Failure> {
 }
 
 fn answer(line: &str) -> Result<Value, Failure> {
-    let response = serde_json::from_str(line).context("the answer is not understood: are command and host of the same version?")?;
+    let response = serde_json::from_str(line)
+        .context("the answer is not understood: are command and host of the same version?")?;
     match response {
         Response::Ok(value) => Ok(value),
         Response::Error(text) => Err(Failure::Refused(anyhow!(text))),

@@ -18,15 +18,28 @@ const FILES: [(&str, &str); 4] = [
 
 /// Names that mean something else in the crate.
 const TAKEN: [&str; 14] = [
-    "AbiType", "BTreeMap", "Box", "CallError", "Config", "Counter", "Mutex", "Option", "Plugin", "Result", "Saved",
-    "Services", "String", "Vec",
+    "AbiType",
+    "BTreeMap",
+    "Box",
+    "CallError",
+    "Config",
+    "Counter",
+    "Mutex",
+    "Option",
+    "Plugin",
+    "Result",
+    "Saved",
+    "Services",
+    "String",
+    "Vec",
 ];
 
 /// Words that cannot be a crate's name.
 const KEYWORDS: [&str; 41] = [
-    "abstract", "as", "async", "await", "become", "box", "break", "const", "continue", "crate", "do", "dyn", "else",
-    "enum", "extern", "false", "final", "fn", "for", "gen", "if", "impl", "in", "let", "loop", "macro", "match", "mod",
-    "move", "mut", "pub", "ref", "return", "self", "static", "struct", "super", "test", "trait", "true", "type",
+    "abstract", "as", "async", "await", "become", "box", "break", "const", "continue", "crate", "do", "dyn",
+    "else", "enum", "extern", "false", "final", "fn", "for", "gen", "if", "impl", "in", "let", "loop",
+    "macro", "match", "mod", "move", "mut", "pub", "ref", "return", "self", "static", "struct", "super",
+    "test", "trait", "true", "type",
 ];
 
 /// Writes the crate.
@@ -35,13 +48,16 @@ pub fn create(args: &NewArgs) -> Result<(), Failure> {
     let api = api(args.api.as_deref())?;
     let dir = args.path.clone().unwrap_or_else(|| PathBuf::from(&args.name));
     if dir.read_dir().is_ok_and(|mut entries| entries.next().is_some()) {
-        return Err(anyhow::anyhow!("{} exists and is not empty: choose another --path", dir.display()).into());
+        return Err(
+            anyhow::anyhow!("{} exists and is not empty: choose another --path", dir.display()).into()
+        );
     }
     for (name, template) in FILES {
         let path = dir.join(name);
         std::fs::create_dir_all(path.parent().expect("a file has a directory"))
             .with_context(|| format!("{} cannot be made", dir.display()))?;
-        std::fs::write(&path, fill(template, &args.name, &api)).with_context(|| format!("{} cannot be written", path.display()))?;
+        std::fs::write(&path, fill(template, &args.name, &api))
+            .with_context(|| format!("{} cannot be written", path.display()))?;
     }
     println!("created plugin `{}` in {}. Next:", args.name, dir.display());
     println!("    cd {} && cargo test && cargo build", dir.display());
@@ -54,8 +70,14 @@ fn check_name(name: &str) -> Result<()> {
     let fits = name.starts_with(|c: char| c.is_ascii_lowercase())
         && name.len() <= 64
         && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-');
-    ensure!(fits, "`{name}` cannot be a plugin's name: 1 to 64 of a-z, 0-9, `_` and `-`, beginning with a letter, e.g. `greeter`");
-    ensure!(!KEYWORDS.contains(&name), "`{name}` is a word of the Rust language and cannot be a crate's name");
+    ensure!(
+        fits,
+        "`{name}` cannot be a plugin's name: 1 to 64 of a-z, 0-9, `_` and `-`, beginning with a letter, e.g. `greeter`"
+    );
+    ensure!(
+        !KEYWORDS.contains(&name),
+        "`{name}` is a word of the Rust language and cannot be a crate's name"
+    );
     Ok(())
 }
 

@@ -88,7 +88,10 @@ impl Bench {
     fn affected(&self, edited: &BTreeSet<PathBuf>) -> BTreeSet<usize> {
         let within = |plan: &Plan, path: &Path| plan.sources.iter().any(|dir| path.starts_with(dir));
         let plans = self.plans.iter().enumerate();
-        plans.filter(|(_, plan)| edited.iter().any(|path| within(plan, path))).map(|(index, _)| index).collect()
+        plans
+            .filter(|(_, plan)| edited.iter().any(|path| within(plan, path)))
+            .map(|(index, _)| index)
+            .collect()
     }
 
     /// Builds one crate and loads it. An edit of the same crate meanwhile starts over; one of another is noted in
@@ -118,7 +121,10 @@ impl Bench {
                 Some(None) => {
                     let serving = self.greeter.host().status().plugins.iter().any(|p| p.generation.is_some());
                     let what = if serving { "what served before serves on" } else { "nothing is served yet" };
-                    eprintln!("the build of {} failed: {what}; waiting for an edit", self.plans[index].dir.display());
+                    eprintln!(
+                        "the build of {} failed: {what}; waiting for an edit",
+                        self.plans[index].dir.display()
+                    );
                     return Ok(());
                 }
             }

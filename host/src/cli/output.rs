@@ -44,7 +44,12 @@ pub fn greeting(status: &HostStatus, http: Option<std::net::SocketAddr>) -> Stri
         let methods = plugin.interfaces.iter().flat_map(|interface| &interface.methods);
         let names: Vec<_> = methods.map(|method| method.name.as_str()).collect();
         let file = plugin.file.display();
-        let _ = writeln!(text, "{} {version}, generation {generation}, from {file}: {}", plugin.name, names.join(", "));
+        let _ = writeln!(
+            text,
+            "{} {version}, generation {generation}, from {file}: {}",
+            plugin.name,
+            names.join(", ")
+        );
     }
     if text.is_empty() {
         text.push_str("no plugin is loaded yet\n");
@@ -74,7 +79,11 @@ pub fn greeting(status: &HostStatus, http: Option<std::net::SocketAddr>) -> Stri
 }
 
 fn state_flag(state_dir: &Path) -> String {
-    if state_dir == Path::new(".reseat") { String::new() } else { format!(" --state-dir {}", state_dir.display()) }
+    if state_dir == Path::new(".reseat") {
+        String::new()
+    } else {
+        format!(" --state-dir {}", state_dir.display())
+    }
 }
 
 /// The listing of `ps`, from a host's status as JSON.
@@ -159,7 +168,12 @@ pub fn inspection(inspection: &Value) -> String {
         _ => writeln!(out, "state: none"),
     };
     for interface in inspection["interfaces"].as_array().into_iter().flatten() {
-        let _ = writeln!(out, "interface {} {}", interface["name"].as_str().unwrap_or("?"), interface["version"].as_str().unwrap_or("?"));
+        let _ = writeln!(
+            out,
+            "interface {} {}",
+            interface["name"].as_str().unwrap_or("?"),
+            interface["version"].as_str().unwrap_or("?")
+        );
         for method in interface["methods"].as_array().into_iter().flatten() {
             let _ = writeln!(out, "  {}", method["signature"].as_str().unwrap_or("?"));
         }

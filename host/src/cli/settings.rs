@@ -47,7 +47,8 @@ impl Settings {
             None if Path::new(DEFAULT).exists() => Path::new(DEFAULT),
             None => return Ok(Settings::default()),
         };
-        let text = std::fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))?;
+        let text =
+            std::fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))?;
         Settings::parse(&text).with_context(|| format!("{} is not understood", path.display()))
     }
 

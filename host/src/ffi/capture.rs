@@ -281,7 +281,11 @@ impl Entries {
     fn check_empty(&self) -> Result<(), String> {
         if let Some(thread) = self.threads.first() {
             let others = self.threads.len() - 1;
-            return Err(format!("{} of the plugin still runs{}", describe(thread.os_id), and_others(others, "thread")));
+            return Err(format!(
+                "{} of the plugin still runs{}",
+                describe(thread.os_id),
+                and_others(others, "thread")
+            ));
         }
         if self.running > 0 {
             return Err(format!("{} of its thread-local destructors are running", self.running));
@@ -383,7 +387,9 @@ pub(crate) fn self_test() -> bool {
     let registered = std::thread::Builder::new()
         .name("reseat-selftest".into())
         // SAFETY: the destructor is a function of this program and ignores its object.
-        .spawn(move || unsafe { on_thread.at_thread_exit(ran, std::ptr::null_mut()) == 0 && on_thread.close().is_err() })
+        .spawn(move || unsafe {
+            on_thread.at_thread_exit(ran, std::ptr::null_mut()) == 0 && on_thread.close().is_err()
+        })
         .is_ok_and(|thread| thread.join().unwrap_or(false));
     let emptied = book.close().is_ok();
     registered && emptied && RAN.load(Ordering::Acquire)

@@ -87,7 +87,12 @@ unsafe extern "C" fn log_enabled(_: GenerationRef, level: u32) -> bool {
     at_level!(level, event_enabled!)
 }
 
-unsafe extern "C" fn log(generation: GenerationRef, level: u32, target: RStr<'static>, message: RStr<'static>) {
+unsafe extern "C" fn log(
+    generation: GenerationRef,
+    level: u32,
+    target: RStr<'static>,
+    message: RStr<'static>,
+) {
     // SAFETY: an attached plugin passes its own reference.
     let record = unsafe { record(generation) };
     let (target, message) = (lent(target), lent(message));
@@ -100,12 +105,24 @@ unsafe extern "C" fn counter(generation: GenerationRef, name: RStr<'static>) -> 
     std::ptr::from_ref(record.counters.get(&lent(name))).cast()
 }
 
-unsafe extern "C" fn at_thread_exit(generation: GenerationRef, run: *const c_void, object: *mut c_void) -> c_int {
+unsafe extern "C" fn at_thread_exit(
+    generation: GenerationRef,
+    run: *const c_void,
+    object: *mut c_void,
+) -> c_int {
     // SAFETY: an attached plugin passes its own reference, and a destructor of libc's type.
-    unsafe { record(generation).book.at_thread_exit(std::mem::transmute::<*const c_void, ThreadExitFn>(run), object) }
+    unsafe {
+        record(generation)
+            .book
+            .at_thread_exit(std::mem::transmute::<*const c_void, ThreadExitFn>(run), object)
+    }
 }
 
-unsafe extern "C" fn key_create(generation: GenerationRef, key: *mut u32, destructor: *const c_void) -> c_int {
+unsafe extern "C" fn key_create(
+    generation: GenerationRef,
+    key: *mut u32,
+    destructor: *const c_void,
+) -> c_int {
     // SAFETY: an attached plugin passes its own reference, a place for a key, and null or a destructor of
     // libc's type.
     unsafe {

@@ -145,7 +145,10 @@ unsafe impl Sync for Tables {}
 
 impl Tables {
     pub(crate) fn new() -> Self {
-        Tables { tables: [const { AtomicPtr::new(std::ptr::null_mut()) }; MAX_INTERFACES], owned: Mutex::default() }
+        Tables {
+            tables: [const { AtomicPtr::new(std::ptr::null_mut()) }; MAX_INTERFACES],
+            owned: Mutex::default(),
+        }
     }
 
     /// Resolves one interface. Missing later methods stay null.
@@ -185,10 +188,16 @@ fn resolve(
         if method.since.minor > 0 {
             return Ok(std::ptr::null());
         }
-        return Err(format!("its {} lacks the method `{}`, which every {}.x has", desc.name, method.name, desc.version.major));
+        return Err(format!(
+            "its {} lacks the method `{}`, which every {}.x has",
+            desc.name, method.name, desc.version.major
+        ));
     };
     if raw.fingerprint != plugin_api::render::fingerprint(method) {
-        return Err(format!("its {}::{} has another signature than its manifest says", desc.name, method.name));
+        return Err(format!(
+            "its {}::{} has another signature than its manifest says",
+            desc.name, method.name
+        ));
     }
     Ok(raw.call)
 }
@@ -206,19 +215,21 @@ impl Dynamic {
             Some((interface, method)) => (Some(interface), method),
             None => (None, name),
         };
-        image
-            .interfaces()
-            .iter()
-            .filter(|export| interface.is_none_or(|name| export.name == name))
-            .find_map(|export| {
+        image.interfaces().iter().filter(|export| interface.is_none_or(|name| export.name == name)).find_map(
+            |export| {
                 let method = *export.methods.iter().find(|raw| raw.name == method)?;
                 Some(Dynamic { export: *export, method })
-            })
+            },
+        )
     }
 }
 
 /// Calls a method by name. The caller holds a guard or lease of the generation.
-pub(crate) fn dynamic_call(instance: &Instance, dynamic: &Dynamic, arguments: &str) -> Result<String, CallError> {
+pub(crate) fn dynamic_call(
+    instance: &Instance,
+    dynamic: &Dynamic,
+    arguments: &str,
+) -> Result<String, CallError> {
     let mut outgoing = Outgoing::new();
     // SAFETY: [serving or draining]: the caller's guard; method and arguments are lent for the call.
     let reply = unsafe {

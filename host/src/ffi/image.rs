@@ -25,9 +25,13 @@ pub(crate) enum OpenError {
     AlreadyOpen(PathBuf),
     #[error("the loader refuses it: {0}")]
     Loader(String),
-    #[error("the symbol {DESCRIPTOR_SYMBOL} is not a descriptor: it begins with {found:02x?}, expected {MAGIC:02x?}: rebuild the plugin")]
+    #[error(
+        "the symbol {DESCRIPTOR_SYMBOL} is not a descriptor: it begins with {found:02x?}, expected {MAGIC:02x?}: rebuild the plugin"
+    )]
     Magic { found: [u8; 16] },
-    #[error("it speaks boundary {found}, this host speaks {BOUNDARY_VERSION}: rebuild the plugin against the host's plugin-api")]
+    #[error(
+        "it speaks boundary {found}, this host speaks {BOUNDARY_VERSION}: rebuild the plugin against the host's plugin-api"
+    )]
     Boundary { found: u32 },
     #[error("its descriptor has {found} bytes, expected at least {}: rebuild the plugin", size_of::<Descriptor>())]
     Size { found: u32 },
@@ -91,7 +95,8 @@ impl Image {
             .cast_const();
         // SAFETY: the address of a symbol of the open library.
         unsafe { check(descriptor, manifest_hash) }?;
-        let range = os::mapped_range(path).ok_or_else(|| OpenError::Loader("it is not in the loader's list".into()))?;
+        let range = os::mapped_range(path)
+            .ok_or_else(|| OpenError::Loader("it is not in the loader's list".into()))?;
         let record =
             Box::new(GenerationRecord { plugin: plugin.to_owned(), number, book: Book::open(), counters });
         let image = Image {
@@ -222,7 +227,8 @@ const TOMBSTONES: usize = 256;
 /// Reserves the range of an unloaded image, so that a stale call faults instead of running the next image.
 /// The oldest reservation is given up when there are too many.
 fn entomb(range: Range<usize>) {
-    static RESERVED: Mutex<std::collections::VecDeque<Range<usize>>> = Mutex::new(std::collections::VecDeque::new());
+    static RESERVED: Mutex<std::collections::VecDeque<Range<usize>>> =
+        Mutex::new(std::collections::VecDeque::new());
     if !os::entomb(&range) {
         return;
     }

@@ -144,7 +144,11 @@ pub(super) fn key_take(key: libc::pthread_key_t) -> *mut c_void {
 ///
 /// # Safety
 /// As for `__cxa_thread_atexit_impl`; `library` is an address inside of the image.
-pub(super) unsafe fn at_thread_exit(destructor: ThreadExitFn, object: *mut c_void, library: *mut c_void) -> c_int {
+pub(super) unsafe fn at_thread_exit(
+    destructor: ThreadExitFn,
+    object: *mut c_void,
+    library: *mut c_void,
+) -> c_int {
     unsafe extern "C" {
         fn __cxa_thread_atexit_impl(f: ThreadExitFn, object: *mut c_void, library: *mut c_void) -> c_int;
     }
@@ -166,7 +170,12 @@ pub(super) unsafe fn thread_create(
     // SAFETY: the two types differ only in whether the routine may unwind, which libc allows it (that is how
     // cancellation ends a thread) and the `libc` crate does not say. The rest is promised by the caller.
     unsafe {
-        libc::pthread_create(thread, attributes, std::mem::transmute::<ThreadStartFn, PlainStart>(start), argument)
+        libc::pthread_create(
+            thread,
+            attributes,
+            std::mem::transmute::<ThreadStartFn, PlainStart>(start),
+            argument,
+        )
     }
 }
 

@@ -73,9 +73,9 @@
 //!    or D4 sees the empty frame. The notification advances the number that D1 has read, so the sleep
 //!    does not begin or ends. This holds for those who were *asked before* D3. D4 may find another: a
 //!    thread whose R2, based on an old R1, has come in between, and which will undo it without a word.
-//!    Therefore the drainer sleeps only if everybody it finds was asked, and looks again otherwise. (Two
-//!    callers and four preemptions show it; three do not.) The last lease of a retired generation
-//!    notifies unasked. Sleeps are short all the same, see `Fence::nap`.
+//!    Therefore the drainer sleeps only if everybody it finds was asked, and looks again otherwise. The
+//!    last lease of a retired generation notifies unasked. Sleeps are short all the same, see
+//!    `Fence::nap`.
 //! 7. **No errand is lost.** Requests are a set, each member set and taken by read-modify-write. A poke
 //!    that an exit just misses stays for the next one.
 //! 8. **No waiter stays at an open gate.** A waiter counts itself and then reads the opening number and

@@ -44,7 +44,8 @@ impl Control {
             ),
             // Left behind by a host that was killed.
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                std::fs::remove_file(&path).with_context(|| format!("{} cannot be replaced", path.display()))?;
+                std::fs::remove_file(&path)
+                    .with_context(|| format!("{} cannot be replaced", path.display()))?;
             }
             Err(_) => {}
         }
@@ -99,7 +100,8 @@ async fn answer(mut stream: UnixStream, host: Arc<Host>) -> io::Result<()> {
     let request = match serde_json::from_str::<Request>(&line) {
         Ok(request) => request,
         Err(error) => {
-            let text = format!("this request is not understood: {error}; are command and host of the same version?");
+            let text =
+                format!("this request is not understood: {error}; are command and host of the same version?");
             return write(&mut writer, &Response::Error(text)).await;
         }
     };
@@ -117,7 +119,9 @@ fn perform(host: &Host, request: Request) -> Response {
     match request {
         Request::Call { plugin, method, arguments } => {
             let result = host.call(&plugin, &method, &arguments);
-            Response::of(result.map(|json| serde_json::from_str::<Value>(&json).unwrap_or(Value::String(json))))
+            Response::of(
+                result.map(|json| serde_json::from_str::<Value>(&json).unwrap_or(Value::String(json))),
+            )
         }
         Request::Status => Response::of(Ok::<_, String>(host.status())),
         Request::Reload { plugin } => Response::of(host.reload(&plugin)),

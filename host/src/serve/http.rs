@@ -38,13 +38,20 @@ pub async fn bind(wish: Option<SocketAddr>) -> Result<TcpListener> {
         "{address} can be reached from other machines: whoever can call plugins is trusted, so only loopback addresses are served, e.g. 127.0.0.1:{}",
         address.port()
     );
-    TcpListener::bind(address).await.with_context(|| format!("{address} cannot be served; try another port, or port 0 for a free one"))
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("{address} cannot be served; try another port, or port 0 for a free one"))
 }
 
 /// The routes of a host.
 pub fn router(host: Arc<Host>) -> Router {
     Router::new()
-        .route("/", get(|| async { "reseat: POST /call/{plugin}/{method} with a JSON object of arguments; GET /plugins\n" }))
+        .route(
+            "/",
+            get(|| async {
+                "reseat: POST /call/{plugin}/{method} with a JSON object of arguments; GET /plugins\n"
+            }),
+        )
         .route("/plugins", get(plugins))
         .route("/call/{plugin}/{method}", post(call))
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
@@ -59,9 +66,8 @@ async fn only_from_here(request: Request, next: Next) -> Response {
     if !host.is_some_and(is_local) {
         return refuse(StatusCode::MISDIRECTED_REQUEST, "host", "the Host header does not name this machine");
     }
-    let foreign = text(headers, header::ORIGIN).is_some_and(|origin| {
-        !origin.split_once("://").is_some_and(|(_, authority)| is_local(authority))
-    });
+    let foreign = text(headers, header::ORIGIN)
+        .is_some_and(|origin| !origin.split_once("://").is_some_and(|(_, authority)| is_local(authority)));
     if foreign {
         return refuse(StatusCode::FORBIDDEN, "origin", "requests of pages from elsewhere are refused");
     }
@@ -78,14 +84,19 @@ fn is_local(authority: &str) -> bool {
         Some(rest) => rest.split_once(']').map_or(rest, |(name, _)| name),
         None => authority.rsplit_once(':').map_or(authority, |(name, _)| name),
     };
-    name.eq_ignore_ascii_case("localhost") || name.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    name.eq_ignore_ascii_case("localhost")
+        || name.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 async fn plugins(State(host): State<Arc<Host>>) -> Response {
     Json(host.status()).into_response()
 }
 
-async fn call(State(host): State<Arc<Host>>, Path((plugin, method)): Path<(String, String)>, body: String) -> Response {
+async fn call(
+    State(host): State<Arc<Host>>,
+    Path((plugin, method)): Path<(String, String)>,
+    body: String,
+) -> Response {
     // A call blocks for as long as the plugin takes.
     let result = tokio::task::spawn_blocking(move || host.call(&plugin, &method, &body)).await;
     match result {
@@ -125,10 +136,12 @@ mod tests {
 
     #[test]
     fn only_names_of_this_machine_are_local() {
-        for local in ["localhost", "localhost:7380", "127.0.0.1:1", "127.0.0.1", "[::1]:7380", "LOCALHOST:1"] {
+        for local in ["localhost", "localhost:7380", "127.0.0.1:1", "127.0.0.1", "[::1]:7380", "LOCALHOST:1"]
+        {
             assert!(is_local(local), "{local}");
         }
-        for foreign in ["example.org", "localhost.example.org:7380", "10.0.0.1:7380", "", "[2001:db8::1]:80"] {
+        for foreign in ["example.org", "localhost.example.org:7380", "10.0.0.1:7380", "", "[2001:db8::1]:80"]
+        {
             assert!(!is_local(foreign), "{foreign}");
         }
     }

@@ -60,8 +60,13 @@ mod tests {
     #[test]
     fn a_request_with_a_field_too_many_is_refused() {
         let good = r#"{"op":"reload","plugin":"limiter"}"#;
-        assert_eq!(serde_json::from_str::<Request>(good).unwrap(), Request::Reload { plugin: "limiter".into() });
-        for bad in [r#"{"op":"reload"}"#, r#"{"op":"reload","plugin":"limiter","now":true}"#, r#"{"op":"fly"}"#] {
+        assert_eq!(
+            serde_json::from_str::<Request>(good).unwrap(),
+            Request::Reload { plugin: "limiter".into() }
+        );
+        for bad in
+            [r#"{"op":"reload"}"#, r#"{"op":"reload","plugin":"limiter","now":true}"#, r#"{"op":"fly"}"#]
+        {
             assert!(serde_json::from_str::<Request>(bad).is_err(), "{bad}");
         }
     }

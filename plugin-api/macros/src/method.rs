@@ -260,21 +260,20 @@ impl Method {
         let names: Vec<_> = self.params.iter().map(|param| &param.name).collect();
         let readers: Vec<_> = names.iter().map(|name| format_ident!("__read_{}", name.unraw())).collect();
         let owned: Vec<_> = self.params.iter().map(|param| param.kind.owned()).collect();
+        let probes = self.params.iter().map(|param| probe(param.kind.ty(), &param.kind.owned()));
+        let result_probe = probe(&self.result, &value);
         let texts: Vec<_> = names.iter().map(|name| name.unraw().to_string()).collect();
         let passed = self.params.iter().map(|param| {
             let name = &param.name;
             match &param.kind {
-                Kind::Lent(ty) => {
-                    let owned = param.kind.owned();
-                    quote!(<#owned as ::core::borrow::Borrow<#ty>>::borrow(&#name))
-                }
+                Kind::Lent(_) => param.kind.call(quote!(lent), quote!(&#name)),
                 _ => quote!(#name),
             }
         });
         quote! {
             #text => {
-                #(let #readers = (&__reseat::Probe::<#owned>::new()).reader(#text, #texts)?;)*
-                let __write = (&__reseat::Probe::<#value>::new()).writer(#text)?;
+                #(let #readers = (&#probes).reader(#text, #texts)?;)*
+                let __write = (&#result_probe).writer(#text)?;
                 #[allow(unused_mut, unused_variables)]
                 let mut __args = __reseat::Arguments::parse(#text, &[#(#texts),*], __text)?;
                 #(let #names: #owned = #readers(&mut __args, #texts)?;)*
@@ -417,6 +416,14 @@ pub fn call_on(
     let mut arguments = Group::new(Delimiter::Parenthesis, arguments);
     arguments.set_span(ends(place).1);
     quote!(#function #arguments)
+}
+
+/// Asks `ty` about JSON; in the place of `place`, see [`on`].
+fn probe(place: &Type, ty: &TokenStream) -> TokenStream {
+    let (first, last) = ends(place);
+    let open = quote_spanned!(first=> ::plugin_api::__private::Probe::<);
+    let close = quote_spanned!(last=> >::new());
+    quote!(#open #ty #close)
 }
 
 /// Where a type begins, and where it ends.

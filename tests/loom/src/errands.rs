@@ -11,6 +11,12 @@ lazy_static! {
     static ref DONE: AtomicU32 = AtomicU32::new(0);
 }
 
+/// Both are made before there is a second thread: making one would order the threads.
+fn begin() {
+    set_errand_hook(errand);
+    assert_eq!((WORK.load(Ordering::Relaxed), DONE.load(Ordering::Relaxed)), (0, 0));
+}
+
 /// Release and Acquire of the request are what makes the work visible.
 fn errand() {
     assert_eq!(WORK.load(Ordering::Relaxed), 1, "the work was written before the poke");
@@ -19,7 +25,7 @@ fn errand() {
 
 models! {
     fn an_errand_is_not_lost() {
-        set_errand_hook(errand);
+        begin();
         let slot = slot();
         let outer = enter(slot);
         let owner = current_thread().unwrap();
@@ -38,7 +44,7 @@ models! {
 
     /// A drainer asks for a notice while somebody else pokes: neither swallows the other.
     fn an_errand_beside_a_drain() {
-        set_errand_hook(errand);
+        begin();
         let slot = slot();
         let guard = enter(slot);
         let owner = current_thread().unwrap();

@@ -4,8 +4,8 @@
 //! see the proof in the head of the gate. Time does not pass, so a lost wake-up is a deadlock, which
 //! loom reports. A record has two frames here, so three nested calls overflow it.
 //!
-//! By default a run considers up to three preemptions, which is what a few minutes allow.
-//! `LOOM_MAX_PREEMPTIONS=4` finds everything that is known to be findable; `0` has no bound.
+//! By default a run considers up to three preemptions, which is what a few minutes allow, and more than
+//! any mistake known so far has needed. `LOOM_MAX_PREEMPTIONS` changes that; `0` is without a bound.
 
 #![cfg(test)]
 

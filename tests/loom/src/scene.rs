@@ -60,11 +60,11 @@ pub fn unload(mut retired: Retired<Library>) {
     retired.value().unload();
 }
 
-/// Runs a model in every order within the bound: the model's own, unless the environment has another.
-pub fn model(name: &str, bound: usize, scene: impl Fn() + Sync + Send + 'static) {
+/// Runs a model in every order within the bound.
+pub fn model(name: &str, scene: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = match builder.preemption_bound {
-        None => Some(bound),
+        None => Some(3),
         Some(0) => None,
         other => other,
     };
@@ -80,17 +80,10 @@ pub fn model(name: &str, bound: usize, scene: impl Fn() + Sync + Send + 'static)
     println!("{name}: {} orders, {bound}, {:.1?}", runs.load(Ordering::Relaxed), start.elapsed());
 }
 
-/// Tests that are models: up to three preemptions are considered, or as many as `within` says.
+/// Tests that are models.
 macro_rules! models {
-    ($($(#[$doc:meta])* fn $name:ident() $(within $bound:literal)? $body:block)+) => {
-        $(
-            $(#[$doc])*
-            #[test]
-            fn $name() {
-                let bound = [$($bound,)? 3][0];
-                $crate::scene::model(stringify!($name), bound, || $body);
-            }
-        )+
+    ($($(#[$doc:meta])* fn $name:ident() $body:block)+) => {
+        $($(#[$doc])* #[test] fn $name() { $crate::scene::model(stringify!($name), || $body); })+
     };
 }
 pub(crate) use models;
