@@ -295,33 +295,35 @@ fn unsupported<T>(method: &'static str, since: Version) -> Result<T, CallError> 
     Err(CallError::Unsupported { method: method.into(), since })
 }
 
-/// The two parts of a finished call's value.
+/// The value of a finished call.
 ///
 /// # Errors
 /// Whatever ended the call instead of a value.
 ///
 /// # Safety
-/// `reply` is the callee's answer to the call that `outgoing` was made for, and `tail` is whether such values
-/// have one.
+/// `reply` is the callee's answer to the call that `outgoing` was made for; `tail` and `lift` are those of the
+/// value's type.
 #[inline(always)]
-pub unsafe fn finish<T: Copy>(
+pub unsafe fn finish<T: Copy, V>(
     outgoing: Outgoing,
     reply: Reply<T>,
     tail: bool,
-) -> Result<(T, TailReader<'static>), CallError> {
+    lift: impl FnOnce(T, &mut TailReader<'_>) -> Result<V, Malformed>,
+) -> Result<V, CallError> {
     if reply.status != Status::OK {
         return Err(failed(outgoing, reply.status));
     }
-    let tail = if tail {
+    // SAFETY: the callee initialises the value when it answers OK.
+    let inline = unsafe { reply.value.assume_init() };
+    let lifted = if tail {
         // SAFETY: the callee wrote the tail of such a value.
-        unsafe { TailReader::owned(outgoing.into_tail()) }
+        lift(inline, &mut unsafe { TailReader::owned(outgoing.into_tail()) })
     } else {
         // Nothing was written: not even worth the look.
         std::mem::forget(outgoing);
-        TailReader::empty()
+        lift(inline, &mut TailReader::empty())
     };
-    // SAFETY: the callee initialises the value when it answers OK.
-    Ok((unsafe { reply.value.assume_init() }, tail))
+    Ok(lifted?)
 }
 
 #[cold]

@@ -109,7 +109,7 @@ pub mod __private {
     pub use crate::json::{Arguments, CannotReadJson, CannotWriteJson, Probe, ReadJson, WriteJson};
     pub use crate::plugin::Identity;
     pub use crate::transfer::{Malformed, Outgoing, TailReader, TailWriter, answer, incoming};
-    pub use crate::types::{AbiType, Lend, Plain, Returns, unknown_variant};
+    pub use crate::types::{AbiType, Lend, Plain, Returns, lift_part, unknown_variant};
     pub use crate::{abi, capture, desc, export, link, render};
     pub use abi_stable::std_types::{RSlice, RStr};
 }

@@ -116,11 +116,6 @@ pub unsafe trait Lend {
     /// # Safety
     /// `abi` came from [`Lend::lend`] on a value that lives for `'a`.
     unsafe fn borrow<'a>(abi: Self::Abi) -> &'a Self;
-
-    /// Lends what a caller without static types keeps.
-    fn lent(owned: &Self::Owned) -> &Self {
-        std::borrow::Borrow::borrow(owned)
-    }
 }
 
 /// What a method may return: a value, or a `Result` of one.
@@ -381,6 +376,17 @@ unsafe impl<T: Plain> Lend for T {
 /// What can be seen of the promise of [`Plain`] from outside.
 const fn assert_plain<T: Plain>() {
     assert!(size_of::<T>() == size_of::<T::Inline>() && align_of::<T>() == align_of::<T::Inline>());
+}
+
+/// Applies a `lift`. In derived code the types of its arguments are not written down, so that a type that
+/// cannot cross is one error.
+#[inline(always)]
+pub fn lift_part<T, V>(
+    inline: T,
+    tail: &mut TailReader<'_>,
+    lift: impl FnOnce(T, &mut TailReader<'_>) -> Result<V, Malformed>,
+) -> Result<V, Malformed> {
+    lift(inline, tail)
 }
 
 /// The error for a discriminant that no variant has.

@@ -93,7 +93,8 @@ fn twenty_builds_take_over_under_load_and_nothing_is_lost() {
     })
     .expect("the host starts");
     let settings = state.path().join("reseat.toml");
-    std::fs::write(&settings, "[plugins.limiter.config]\nrefill_per_second = 1e-9\n").expect("it can be written");
+    std::fs::write(&settings, "[plugins.limiter.config]\nrefill_per_second = 1e-9\n")
+        .expect("it can be written");
     let served = Arc::new(Running::start(&workshop.output(), &state.path().join("served"), Some(&settings)));
 
     let limiter: Handle<dyn RateLimiter> = host.plugin("limiter").expect("it is loaded");

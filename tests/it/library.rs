@@ -164,7 +164,7 @@ fn fixture_path(fixture: &str) -> PathBuf {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(format!("{fixture}.rs"));
     let mut built = lock(&BUILDING);
     if !*built && !is_newer(&path, &source) {
-        build_fixtures(profile_dir);
+        cargo_build(profile_dir, &["-p", env!("CARGO_PKG_NAME"), "--examples"]);
         *built = true;
     }
     path
@@ -175,10 +175,22 @@ fn is_newer(path: &Path, source: &Path) -> bool {
     modified(path).is_some_and(|made| modified(source).is_none_or(|written| made >= written))
 }
 
-fn build_fixtures(profile_dir: &Path) {
+/// A program of this project, beside this one; built if it is not there.
+pub fn beside(name: &str, build: &[&str]) -> PathBuf {
+    let program = std::env::current_exe().expect("this program has a path");
+    let profile_dir = program.ancestors().nth(2).expect("…/<profile>/deps/it-<hash>");
+    let path = profile_dir.join(name);
+    if !path.exists() {
+        cargo_build(profile_dir, build);
+    }
+    path
+}
+
+/// Builds something of this project with the settings that this program was built with.
+fn cargo_build(profile_dir: &Path, what: &[&str]) {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| env!("CARGO").into());
     let mut command = Command::new(cargo);
-    command.args(["build", "--examples", "-p", env!("CARGO_PKG_NAME")]);
+    command.arg("build").args(what);
     command.current_dir(env!("CARGO_MANIFEST_DIR"));
     let name = |dir: &Path| dir.file_name().expect("it has a name").to_owned();
     match name(profile_dir).to_str() {
@@ -197,7 +209,7 @@ fn build_fixtures(profile_dir: &Path) {
     };
     command.arg("--target-dir").arg(target_dir);
     let status = command.status().expect("cargo can be started");
-    assert!(status.success(), "the fixtures cannot be built: {command:?}");
+    assert!(status.success(), "it cannot be built: {command:?}");
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

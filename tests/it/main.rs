@@ -8,15 +8,23 @@ mod child;
 mod library;
 /// What the kernel and the C library say about this process.
 mod process;
+/// The `reseat` program, run as a person would.
+mod program;
 /// A directory with plugins, and a host that watches it.
 mod scene;
 /// Waiting for a condition, with a deadline.
 mod waiting;
+/// A copy of the example plugin that is changed and built.
+mod workshop;
 
 /// Files that are not what they should be.
 mod bad_files;
 /// Calls and their outcomes: typed and by name, nested, leased, panicking, large.
 mod calls;
+/// The command line, HTTP, and what they say.
+mod cli;
+/// Real builds of a real plugin, under load.
+mod end_to_end;
 /// State on its way from one build to the next, and what can go wrong on it.
 mod handover;
 /// The ways in which files change, and what follows from each.

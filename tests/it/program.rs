@@ -1,24 +1,20 @@
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::sync::{Arc, Mutex};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, LazyLock, Mutex};
 
 use serde_json::Value;
 
 use crate::waiting::{DEADLINE, until};
 
-/// The `reseat` program that cargo has built beside this one. `cargo test -p reseat-tests` does not build it:
-/// then it is built now, once.
+/// The `reseat` program that cargo has built beside this one. If a selection of tests has skipped it, it is built
+/// now, once.
 pub fn reseat() -> Command {
-    static BUILT: Mutex<Option<PathBuf>> = Mutex::new(None);
-    let mut built = BUILT.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let path = built.get_or_insert_with(crate::library::program_path).clone();
-    Command::new(path)
-}
-
-/// Runs `reseat` to its end.
-pub fn run(args: &[&str]) -> Output {
-    reseat().args(args).stdin(Stdio::null()).output().expect("the program can be started")
+    static PROGRAM: LazyLock<PathBuf> =
+        LazyLock::new(|| crate::library::beside("reseat", &["-p", "reseat", "--bin", "reseat"]));
+    let mut command = Command::new(&*PROGRAM);
+    command.stdin(Stdio::null()).env_remove("RUST_LOG");
+    command
 }
 
 /// A host in a process of its own: `reseat run`.
@@ -72,9 +68,20 @@ impl Running {
         let mut answer = self.agent.post(&url).send_json(body).map_err(|e| e.to_string())?;
         let text = answer.body_mut().read_to_string().map_err(|e| e.to_string())?;
         if answer.status() != 200 {
-            return Err(format!("{}: {text}", answer.status()));
+            return Err(format!("{}: {text}", answer.status().as_u16()));
         }
         serde_json::from_str(&text).map_err(|e| e.to_string())
+    }
+
+    /// Asks for a page; an answer that is not 200 is an error.
+    pub fn get(&self, path: &str, headers: &[(&str, &str)]) -> Result<String, String> {
+        let mut request = self.agent.get(format!("{}{path}", self.address));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let mut answer = request.call().map_err(|e| e.to_string())?;
+        let text = answer.body_mut().read_to_string().map_err(|e| e.to_string())?;
+        if answer.status() == 200 { Ok(text) } else { Err(format!("{}: {text}", answer.status().as_u16())) }
     }
 
     /// The level of a bucket of the example plugin.
@@ -109,7 +116,8 @@ impl Drop for Running {
 fn address_in(output: &str) -> Option<String> {
     let at = output.find("http://127.0.0.1:")?;
     let rest = &output[at..];
-    let end = rest["http://127.0.0.1:".len()..].find(|c: char| !c.is_ascii_digit())? + "http://127.0.0.1:".len();
+    let end =
+        rest["http://127.0.0.1:".len()..].find(|c: char| !c.is_ascii_digit())? + "http://127.0.0.1:".len();
     Some(rest[..end].to_owned())
 }
 

@@ -19,7 +19,8 @@ impl Workshop {
         let dir = tempfile::tempdir().expect("a temporary directory can be made");
         let workshop = Workshop { dir };
         copy_tree(&project().join("example-plugin"), &workshop.plugin());
-        std::fs::copy(project().join("Cargo.lock"), workshop.path("Cargo.lock")).expect("there is a lock file");
+        std::fs::copy(project().join("Cargo.lock"), workshop.path("Cargo.lock"))
+            .expect("there is a lock file");
         std::fs::write(workshop.path("Cargo.toml"), workshop.manifest()).expect("it can be written");
         workshop
     }
@@ -70,26 +71,29 @@ impl Workshop {
 
     /// `cargo build`, the real one.
     pub fn build(&self) {
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| env!("CARGO").into());
-        let mut command = Command::new(cargo);
-        // Its own settings, not those of the cargo that runs this test.
-        for (name, _) in std::env::vars_os() {
-            let text = name.to_string_lossy();
-            let of_cargo = text.starts_with("CARGO_") && text != "CARGO_HOME";
-            if of_cargo || text.starts_with("RUSTC") || text == "RUSTFLAGS" {
-                command.env_remove(&name);
-            }
-        }
-        let output = command
+        let output = cargo()
             .args(["build", "--offline", "--quiet", "-p", "limiter"])
             .arg("--target-dir")
             .arg(self.path("target"))
             .current_dir(self.dir.path())
-            .stdin(Stdio::null())
             .output()
             .expect("cargo can be started");
         assert!(output.status.success(), "cargo build: {}", String::from_utf8_lossy(&output.stderr));
     }
+}
+
+/// A cargo with its own settings, not those of the cargo that runs this test.
+pub fn cargo() -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| env!("CARGO").into()));
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        let of_cargo = text.starts_with("CARGO_") && text != "CARGO_HOME";
+        if of_cargo || text.starts_with("RUSTC") || text == "RUSTFLAGS" {
+            command.env_remove(&name);
+        }
+    }
+    command.stdin(Stdio::null());
+    command
 }
 
 fn copy_tree(from: &Path, to: &Path) {

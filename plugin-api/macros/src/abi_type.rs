@@ -131,7 +131,9 @@ fn expand_struct(name: &Ident, fields: &Fields, repr: &Repr) -> TokenStream {
                     __inline: Self::Inline,
                     __tail: &mut __reseat::TailReader<'_>,
                 ) -> ::core::result::Result<Self, __reseat::Malformed> {
-                    ::core::result::Result::Ok(#name { #(#members: #lift(__inline.#names, __tail)?),* })
+                    ::core::result::Result::Ok(#name {
+                        #(#members: __reseat::lift_part(__inline.#names, __tail, #lift)?),*
+                    })
                 }
             }
 

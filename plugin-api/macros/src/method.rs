@@ -146,8 +146,8 @@ impl Method {
                 quote!(#guard.finish();)
             });
         let (returns, has_tail, value) = (self.returns(), self.has_tail(), Some(self.value()));
-        let result_has_tail = on(&self.result, quote!(AbiType), value.clone(), quote!(TAIL));
-        let lift = call_on(&self.result, quote!(AbiType), value, quote!(lift), quote!(__inline, &mut __tail));
+        let [lift, result_has_tail] =
+            ["lift", "TAIL"].map(|item| on(&self.result, quote!(AbiType), value.clone(), ident(item)));
         let method = if self.later {
             let since = self.since.tokens();
             quote!(self.0.later_method(#index, #text, #since)?)
@@ -170,12 +170,11 @@ impl Method {
                 }
                 // SAFETY: the proxy keeps its generation callable; arguments are lent for the call, in the
                 // forms that the exported function takes; the reply is the answer to this call.
-                let (__inline, mut __tail) = unsafe {
+                unsafe {
                     let __reply = __reseat::call(__method, self.0.instance(), (#(#names,)*), __outgoing.head());
                     #(#finish)*
-                    __reseat::finish(__outgoing, __reply, const { #result_has_tail })?
-                };
-                ::core::result::Result::Ok(#lift?)
+                    __reseat::finish(__outgoing, __reply, const { #result_has_tail }, #lift)
+                }
             }
         }
     }
@@ -266,7 +265,7 @@ impl Method {
         let passed = self.params.iter().map(|param| {
             let name = &param.name;
             match &param.kind {
-                Kind::Lent(_) => param.kind.call(quote!(lent), quote!(&#name)),
+                Kind::Lent(_) => quote!(::core::borrow::Borrow::borrow(&#name)),
                 _ => quote!(#name),
             }
         });
@@ -431,6 +430,10 @@ fn ends(ty: &Type) -> (Span, Span) {
     let mut tokens = ty.to_token_stream().into_iter();
     let first = tokens.next().map_or_else(Span::call_site, |token| token.span());
     (first, tokens.last().map_or(first, |token| token.span()))
+}
+
+fn ident(text: &str) -> TokenStream {
+    Ident::new(text, Span::call_site()).into_token_stream()
 }
 
 fn set_span(tokens: TokenStream, span: Span) -> TokenStream {
