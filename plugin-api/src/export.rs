@@ -215,17 +215,13 @@ pub extern "C" fn host_layout() -> &'static TypeLayout {
 
 /// What `export_plugin!` expands to once its arguments are understood.
 ///
-/// Everything is asked of `Identity` and `ExportedBy`: then a type that is no plugin, or does not implement
+/// Everything is asked of `Exported` and `ExportedBy`: then a type that is no plugin, or does not implement
 /// the interface, is one error.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __export {
     ($plugin:ty, $name:expr, $version:expr, [$($interface:ty),+ $(,)?]) => {
-        // The bound always holds where there is no error: it only keeps the compiler from repeating it.
-        impl $crate::__private::Identity for $plugin
-        where
-            for<'__a> $plugin: $crate::Plugin,
-        {
+        impl $crate::__private::Identity for $plugin {
             const NAME: &'static str = $name;
             const VERSION: &'static str = $version;
         }
@@ -237,9 +233,9 @@ macro_rules! __export {
             use $crate::__private as __reseat;
 
             const DESC: __reseat::desc::ManifestDesc = __reseat::desc::ManifestDesc {
-                plugin: <$plugin as __reseat::Identity>::NAME,
-                version: <$plugin as __reseat::Identity>::VERSION,
-                state: <$plugin as __reseat::Identity>::STATE,
+                plugin: <$plugin as __reseat::Exported>::NAME,
+                version: <$plugin as __reseat::Exported>::VERSION,
+                state: <$plugin as __reseat::Exported>::STATE,
                 panic: if cfg!(panic = "unwind") { "unwind" } else { "abort" },
                 profile: if cfg!(debug_assertions) { "debug" } else { "release" },
                 interfaces: &[$(<$interface as __reseat::ExportedBy<$plugin>>::DESCRIPTION),+],
@@ -250,7 +246,7 @@ macro_rules! __export {
                 "a plugin's name consists of 1 to 64 of a-z, 0-9, `_` and `-`, and begins with a letter or digit: say `name = \"…\"` in export_plugin!"
             );
             const _: () = assert!(
-                <$plugin as __reseat::Identity>::STATE_IS_POSSIBLE,
+                <$plugin as __reseat::Exported>::STATE_IS_POSSIBLE,
                 "OLDEST_STATE lies between 1 and STATE_VERSION"
             );
 
@@ -274,7 +270,7 @@ macro_rules! __export {
                 manifest_hash: TEXT.hash,
                 contract_layout: __reseat::export::contract_layout,
                 host_layout: __reseat::export::host_layout,
-                contract: <$plugin as __reseat::Identity>::CONTRACT,
+                contract: <$plugin as __reseat::Exported>::CONTRACT,
                 interfaces: __reseat::RSlice::from_slice(&[
                     $(<$interface as __reseat::ExportedBy<$plugin>>::EXPORT),+
                 ]),

@@ -107,7 +107,7 @@ pub mod __private {
     pub use crate::contain::{Failure, contain, contain_raw};
     pub use crate::interface::{Callback, CallbackGuard, ExportedBy, Interface, RawProxy, call, finish};
     pub use crate::json::{Arguments, CannotReadJson, CannotWriteJson, Probe, ReadJson, WriteJson};
-    pub use crate::plugin::Identity;
+    pub use crate::plugin::{Exported, Identity};
     pub use crate::transfer::{Malformed, Outgoing, TailReader, TailWriter, answer, incoming};
     pub use crate::types::{AbiType, Lend, Plain, Returns, lift_part, unknown_variant};
     pub use crate::{abi, capture, desc, export, link, render};

@@ -83,20 +83,33 @@ pub trait Plugin: Sized + Send + Sync + 'static {
 }
 
 /// Name and version of a plugin; written by `export_plugin!`.
-pub trait Identity: Plugin {
+pub trait Identity {
     /// The plugin's name: its identity across builds.
     const NAME: &'static str;
     /// The version of this build, from its `Cargo.toml`.
     const VERSION: &'static str;
+}
 
-    /// What the manifest says about its state.
-    #[doc(hidden)]
-    const STATE: StateDesc = StateDesc { writes: Self::STATE_VERSION, reads_from: Self::OLDEST_STATE };
-    /// Whether the state versions make sense.
-    #[doc(hidden)]
+/// What `export_plugin!` asks of a plugin, all in one place: a type that is none is then one error.
+#[doc(hidden)]
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a plugin: it does not implement `Plugin`",
+    label = "no `impl Plugin`",
+    note = "the least is `impl Plugin for {Self} {{ fn create(host: &Services) -> Result<Self> {{ … }} }}`"
+)]
+pub trait Exported {
+    const NAME: &'static str;
+    const VERSION: &'static str;
+    const STATE: StateDesc;
+    const STATE_IS_POSSIBLE: bool;
+    const CONTRACT: PluginContractRef;
+}
+
+impl<P: Plugin + Identity> Exported for P {
+    const NAME: &'static str = <P as Identity>::NAME;
+    const VERSION: &'static str = <P as Identity>::VERSION;
+    const STATE: StateDesc = StateDesc { writes: P::STATE_VERSION, reads_from: P::OLDEST_STATE };
     const STATE_IS_POSSIBLE: bool =
-        Self::STATE_VERSION == 0 || (1 <= Self::OLDEST_STATE && Self::OLDEST_STATE <= Self::STATE_VERSION);
-    /// The hooks, for the descriptor.
-    #[doc(hidden)]
-    const CONTRACT: PluginContractRef = Hooks::<Self>::CONTRACT;
+        P::STATE_VERSION == 0 || (1 <= P::OLDEST_STATE && P::OLDEST_STATE <= P::STATE_VERSION);
+    const CONTRACT: PluginContractRef = Hooks::<P>::CONTRACT;
 }

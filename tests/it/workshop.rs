@@ -40,6 +40,8 @@ impl Workshop {
                 *path = project().join(relative).to_str().expect("the project's path is text").into();
             }
         }
+        // What is tuned for crates that are not in this workspace.
+        manifest["profile"]["dev"].as_table_mut().expect("it is a table").remove("package");
         toml::to_string(&manifest).expect("what was read can be written")
     }
 
@@ -92,8 +94,13 @@ pub fn cargo() -> Command {
             command.env_remove(&name);
         }
     }
-    command.stdin(Stdio::null());
+    command.stdin(Stdio::null()).env("CARGO_BUILD_BUILD_DIR", build_dir());
     command
+}
+
+/// Where cargo keeps what is not the result: shared by all copies, so that what they depend on is compiled once.
+pub fn build_dir() -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join("workshop")
 }
 
 fn copy_tree(from: &Path, to: &Path) {

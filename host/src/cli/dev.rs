@@ -18,6 +18,9 @@ use super::run::{Greeter, Serving, vouch};
 
 /// How often a build or a wait for edits looks up.
 const TICK: Duration = Duration::from_millis(20);
+/// How often a build is given up for a newer edit. Then one is let finish, or somebody who saves all the time
+/// would never see a result.
+const RESTARTS: u32 = 3;
 
 /// Builds, serves and follows crates.
 pub fn dev(args: &DevArgs) -> Result<(), Failure> {
@@ -97,7 +100,7 @@ impl Bench {
     /// Builds one crate and loads it. An edit of the same crate meanwhile starts over; one of another is noted in
     /// `dirty`.
     fn build(&mut self, index: usize, dirty: &mut BTreeSet<usize>) -> Result<()> {
-        loop {
+        for restarts in 0.. {
             let mut build = self.plans[index].start()?;
             let artifact = loop {
                 if let Some(artifact) = build.poll(TICK)? {
@@ -108,7 +111,7 @@ impl Bench {
                 }
                 let edited = self.sources.next(Duration::ZERO);
                 dirty.extend(self.affected(&edited));
-                if dirty.remove(&index) {
+                if restarts < RESTARTS && dirty.remove(&index) {
                     break None;
                 }
             };
@@ -129,6 +132,7 @@ impl Bench {
                 }
             }
         }
+        Ok(())
     }
 
     fn load(&self, artifact: &Path) {

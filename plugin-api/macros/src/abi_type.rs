@@ -84,6 +84,7 @@ fn expand_struct(name: &Ident, fields: &Fields, repr: &Repr) -> TokenStream {
     let plain = repr.c.then(|| {
         quote! {
             // SAFETY: `#[repr(C)]`, every field is `Plain`, and the crossing form has the same fields.
+            #[doc(hidden)]
             unsafe impl __reseat::Plain for #name
             where
                 for<'__a> #name: ::core::marker::Copy,
@@ -92,7 +93,7 @@ fn expand_struct(name: &Ident, fields: &Fields, repr: &Repr) -> TokenStream {
             }
         }
     });
-    let parts: Vec<_> = (0..types.len()).map(|index| format_ident!("__Part{index}")).collect();
+    let checks = types.iter().map(|ty| on(ty, quote!(DESC)));
     let inline = types.iter().map(|ty| on(ty, quote!(Inline)));
     let tails = types.iter().map(|ty| on(ty, quote!(TAIL)));
     let descriptions = types.iter().map(|ty| on(ty, quote!(DESC)));
@@ -104,24 +105,36 @@ fn expand_struct(name: &Ident, fields: &Fields, repr: &Repr) -> TokenStream {
 
             #[repr(C)]
             #[derive(Clone, Copy)]
-            pub struct __Crossing<#(#parts),*> { #(#names: #parts),* }
+            #[allow(private_bounds)]
+            pub struct __Crossing
+            where
+                #(for<'__a> #types: __reseat::AbiType,)*
+            {
+                #(#names: #inline),*
+            }
+
+            // Where a type cannot cross, this is the error; the bounds below take it for granted.
+            const _: &[&__reseat::desc::TypeDesc] = &[#(#checks),*];
 
             // SAFETY: the description is that of the fields, in their order, and so are both ways of crossing.
             #[allow(deprecated)]
             #[diagnostic::do_not_recommend]
-            unsafe impl __reseat::AbiType for #name {
+            unsafe impl __reseat::AbiType for #name
+            where
+                #(for<'__a> #types: __reseat::AbiType,)*
+            {
                 const DESC: &'static __reseat::desc::TypeDesc = &__reseat::desc::TypeDesc::Struct {
                     name: #text,
                     fields: &[#(__reseat::desc::FieldDesc {
                         name: #texts,
-                        offset: ::core::mem::offset_of!(Self::Inline, #names),
+                        offset: ::core::mem::offset_of!(__Crossing, #names),
                         ty: #descriptions,
                     }),*],
-                    size: ::core::mem::size_of::<Self::Inline>(),
-                    align: ::core::mem::align_of::<Self::Inline>(),
+                    size: ::core::mem::size_of::<__Crossing>(),
+                    align: ::core::mem::align_of::<__Crossing>(),
                 };
                 const TAIL: bool = false #(|| #tails)*;
-                type Inline = __Crossing<#(#inline),*>;
+                type Inline = __Crossing;
                 #[inline]
                 fn lower(self, __tail: &mut __reseat::TailWriter) -> Self::Inline {
                     __Crossing { #(#names: #lower(self.#members, __tail)),* }

@@ -107,7 +107,11 @@ pub fn expand(args: &Args, mut item: ItemTrait) -> syn::Result<TokenStream> {
     let doc = format!("[`{name}`] as a caller sees it: each method returns `Result<T, CallError>`.");
     let caller = caller(args, &item, &proxy, &methods);
     let callee = callee(&item, &methods);
+    let text = name.unraw().to_string();
+    let message = format!("`{{Self}}` does not implement the interface `{text}`");
+    let label = format!("no `impl {text}`");
     Ok(quote! {
+        #[diagnostic::on_unimplemented(message = #message, label = #label)]
         #item
 
         #[doc = #doc]

@@ -208,7 +208,8 @@ impl Method {
         }
         let split = self.split(&call);
         quote! {
-            #[allow(deprecated, unreachable_code, unused_mut, unused_variables, clippy::unit_arg)]
+            #[allow(deprecated, improper_ctypes_definitions, unreachable_code, unused_mut, unused_variables)]
+            #[allow(clippy::unit_arg)]
             unsafe extern "C" fn #name(
                 __instance: *const ::core::ffi::c_void,
                 #(#inputs,)*
