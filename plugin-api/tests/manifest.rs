@@ -76,11 +76,11 @@ panic unwind
 profile release
 features -
 interface Ledger 2.1
-method 88cb9b5b4cbb0c8f 2.0 enter(account: &str, entries: &[Entry{urgent:bool@0,cents:i64@8,account:u32@16}#24/8], note: Option<String>) -> Result<Receipt{0:u16@0,1:String@8,2:Option<u32>@16}#24/8>
-method 0000000000000000 2.0 each(kinds: Vec<Kind|i32{Debit=-3,Credit=-2}>, f: &mut FnMut(u64,Event|u8{Opened=0,Moved=7(u32,String),Closed=8{by:Option<Kind|i32{Debit=-3,Credit=-2}>}})) -> ()
-method 0000000000000000 2.1 match(type: (u8,[i16;3])) -> ()
+method 3d5baf488f4b4b94 2.0 enter(account: &str, entries: &[Entry{urgent:bool@0,cents:i64@8,account:u32@16}#24/8], note: Option<String>) -> Result<Receipt{0:u16@0,1:String@8,2:Option<u32>@16}#24/8>
+method 7e658af81318570e 2.0 each(kinds: Vec<Kind|i32{Debit=-3,Credit=-2}>, f: &mut FnMut(u64,Event|u8{Opened=0,Moved=7(u32,String),Closed=8{by:Option<Kind|i32{Debit=-3,Credit=-2}>}})) -> ()
+method 8ee7b55bdff299e7 2.1 match(type: (u8,[i16;3])) -> ()
 interface Clock 0.3
-method 0000000000000000 0.0 now() -> u64";
+method 9d5e657e1fd5055a 0.0 now() -> u64";
     let golden: Vec<_> = golden.lines().collect();
     assert_eq!(text, golden, "\n{}\n", text.join("\n"));
 }

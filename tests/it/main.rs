@@ -27,5 +27,7 @@ mod cli;
 mod end_to_end;
 /// State on its way from one build to the next, and what can go wrong on it.
 mod handover;
+/// What the README says of the source.
+mod readme;
 /// The ways in which files change, and what follows from each.
 mod reloads;
