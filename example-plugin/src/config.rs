@@ -3,7 +3,7 @@
 
 use plugin_api::prelude::*;
 
-use crate::buckets::{MILLI, Rule};
+use crate::buckets::{Rule, TOKEN};
 use crate::{BURST, MAX_KEYS, REFILL_PER_SECOND};
 
 #[derive(Debug, Deserialize)]
@@ -33,6 +33,9 @@ impl Config {
             refill_per_second.is_finite() && refill_per_second > 0.0,
             "refill_per_second is {refill_per_second}; expected a number above 0"
         );
-        Ok(Rule { full: u64::from(burst) * MILLI, per_ms: refill_per_second, max_keys })
+        let full = u128::from(burst) * TOKEN;
+        // Rounded once, here; from then on everything is exact.
+        let refill = (refill_per_second * (TOKEN / 1000) as f64).round() as u128;
+        Ok(Rule { full, refill: refill.clamp(1, full), max_keys })
     }
 }

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod buckets;
+mod clock;
 mod config;
 mod state;
 
@@ -12,7 +13,9 @@ use plugin_api::prelude::*;
 use rate_limiter_interface::{Decision, RateLimiter};
 
 use buckets::Buckets;
+use clock::{Clock, wall_ms};
 use config::Config;
+use state::{V1, V2};
 
 /// How many tokens a full bucket holds.
 const BURST: u32 = 10;
@@ -23,53 +26,47 @@ const MAX_KEYS: usize = 100_000;
 
 struct TokenBuckets {
     buckets: Buckets,
+    clock: Clock,
     allowed: Counter,
     denied: Counter,
-}
-
-impl TokenBuckets {
-    fn new(host: &Services, known: state::Known) -> Result<Self> {
-        let rule = host.config::<Config>()?.rule()?;
-        let buckets = Buckets::new(rule, known, state::now_ms());
-        Ok(TokenBuckets { buckets, allowed: host.counter("allowed"), denied: host.counter("denied") })
-    }
 }
 
 impl Plugin for TokenBuckets {
     const STATE_VERSION: u32 = 2;
 
     fn create(host: &Services) -> Result<Self> {
-        TokenBuckets::new(host, state::Known::default())
+        let buckets = Buckets::new(host.config::<Config>()?.rule()?);
+        let (allowed, denied) = (host.counter("allowed"), host.counter("denied"));
+        Ok(TokenBuckets { buckets, clock: Clock::start(), allowed, denied })
     }
 
     fn save(&self) -> Result<Saved> {
-        Saved::encode(&self.buckets.known(state::now_ms()))
+        Saved::encode(&V2::of(&self.buckets, self.clock.now_ms(), wall_ms()))
     }
 
     fn restore(host: &Services, saved: Saved) -> Result<Self> {
-        let known = match saved.version() {
-            2 => saved.decode()?,
-            1 => saved.decode::<state::V1>()?.into(),
+        let state = match saved.version() {
+            2 => saved.decode::<V2>()?,
+            1 => saved.decode::<V1>()?.into_v2(wall_ms()),
             other => bail!(saved.unsupported(other)),
         };
-        TokenBuckets::new(host, known)
+        let limiter = TokenBuckets::create(host)?;
+        state.put_into(&limiter.buckets, limiter.clock.now_ms(), wall_ms());
+        Ok(limiter)
     }
 }
 
 impl RateLimiter for TokenBuckets {
     fn check(&self, key: &str, cost: u32) -> Decision {
-        let decision = self.buckets.take(key, cost, state::now_ms());
-        if decision.allowed {
-            self.allowed.add(1)
-        } else {
-            self.denied.add(1)
-        }
+        let decision = self.buckets.take(key, cost, self.clock.now_ms());
+        let counter = if decision.allowed { self.allowed } else { self.denied };
+        counter.add(1);
         decision
     }
 
     fn peek(&self, key: &str) -> Result<Option<Decision>> {
         ensure!(!key.is_empty(), "an empty key has no bucket");
-        Ok(self.buckets.peek(key, state::now_ms()))
+        Ok(self.buckets.peek(key, self.clock.now_ms()))
     }
 }
 

@@ -16,7 +16,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 
 use crate::error::{Refusal, RefusalReason, ReloadError, StartError};
 use crate::events::Event;
-use crate::file::{Progress, Settling};
+use crate::file::{Progress, Settling, StageError};
 use crate::host::{Core, Outcome};
 use crate::options::TrustedFile;
 use crate::reload::Settled;
@@ -338,11 +338,16 @@ impl Desk {
         put_off: u32,
         told: Option<String>,
     ) {
+        let incomplete = match &refusal.reason {
+            RefusalReason::Vet(error) => error.may_be_incomplete(),
+            RefusalReason::Stage(error) => matches!(error, StageError::ChangedWhileCopied),
+            _ => false,
+        };
+        if incomplete && noticed.elapsed() < GRACE {
+            return self.put_off(path, noticed, Duration::from_millis(50), 0, told);
+        }
         if let RefusalReason::Vet(error) = &refusal.reason {
             let serves = self.core.all().iter().any(|plugin| plugin.record().file == path);
-            if error.may_be_incomplete() && noticed.elapsed() < GRACE {
-                return self.put_off(path, noticed, Duration::from_millis(50), 0, told);
-            }
             if !serves && !error.claims_to_be_plugin() {
                 return tracing::debug!("{} is not a plugin: {error}", path.display());
             }

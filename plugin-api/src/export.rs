@@ -226,8 +226,11 @@ macro_rules! __export {
             const VERSION: &'static str = $version;
         }
 
+        // A module, so that this may stand in a function, as in a documentation test.
         #[cfg(not(test))]
-        $crate::__capture!();
+        mod __reseat_capture {
+            $crate::__capture!();
+        }
 
         const _: () = {
             use $crate::__private as __reseat;

@@ -35,14 +35,14 @@ fn field_type<T, F: ?Sized>(_: impl Fn(&T) -> &F) -> &'static str {
     type_name::<F>()
 }
 
-/// A type's name without the paths.
+/// A type's name without paths and lifetimes, which compilers write in different ways.
 fn plain(name: &str) -> String {
     let mut plain = String::new();
     for part in name.split_inclusive(|c: char| !c.is_alphanumeric() && c != '_' && c != ':') {
         let start = part.rfind("::").map_or(0, |at| at + 2);
         plain.push_str(&part[start..]);
     }
-    plain
+    plain.replace("<'_>", "").replace("<'_, ", "<")
 }
 
 fn contract() -> String {

@@ -24,6 +24,9 @@ pub trait Ordinary {
     /// Lends and gives, one parameter without a name.
     fn lent(&self, text: &str, bytes: &[u8], pod: &Pod, _: u32) -> Option<String>;
     /// Takes callbacks.
+    ///
+    /// # Errors
+    /// Never.
     fn callback(&self, each: &mut dyn FnMut(Pod, String)) -> Result<()>;
     /// A unit as an argument.
     fn unit(&self, unit: ());
@@ -35,8 +38,13 @@ pub trait Ordinary {
     #[since("1.3")]
     #[must_use]
     fn later(&self) -> Vec<Shape>;
+    /// Six arguments, which are eight in the exported function.
+    ///
+    /// # Errors
+    /// Never.
+    fn six(&self, one: u8, two: u8, three: u8, four: u8, five: u8, six: u8) -> Result<Vec<(u8, [u16; 2])>>;
     /// Goes soon.
-    #[deprecated(since = "1.2", note = "use `later`")]
+    #[deprecated(since = "1.2.0", note = "use `later`")]
     fn goes_soon(&self) -> u8;
 }
 
@@ -118,6 +126,10 @@ impl Ordinary for Everything {
     fn unit(&self, (): ()) {}
     fn later(&self) -> Vec<Shape> {
         vec![Shape::Point, Shape::Named { name: "a".into() }]
+    }
+    fn six(&self, one: u8, two: u8, three: u8, four: u8, five: u8, six: u8) -> Result<Vec<(u8, [u16; 2])>> {
+        ensure!(one > two, "{three}");
+        Ok(vec![(four, [u16::from(five), u16::from(six)])])
     }
     fn goes_soon(&self) -> u8 {
         1

@@ -26,8 +26,10 @@ fn a_thread_is_created_by_libc_and_runs_what_it_registered_for_its_end() {
         ENDED.fetch_add(object as u32, SeqCst);
     }
     unsafe extern "C-unwind" fn start(argument: *mut c_void) -> *mut c_void {
-        // SAFETY: a function of this program, which is never unloaded.
-        assert_eq!(unsafe { capture::at_thread_exit(at_end, argument, std::ptr::null_mut()) }, 0);
+        // libc asks by an address which library the destructor is in.
+        let library = (&raw const ENDED).cast_mut().cast();
+        // SAFETY: a function and an address of this program, which is never unloaded.
+        assert_eq!(unsafe { capture::at_thread_exit(at_end, argument, library) }, 0);
         argument
     }
     let argument = 5 as *mut c_void;

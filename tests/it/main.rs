@@ -31,3 +31,11 @@ mod handover;
 mod readme;
 /// The ways in which files change, and what follows from each.
 mod reloads;
+/// What the host says of what it does, and what reaches a plugin from it.
+mod status_and_events;
+/// Many threads, many plugins, many builds.
+mod threads;
+/// House rules that a machine can check.
+mod tidy;
+/// Whether what is replaced is out of memory, and why not.
+mod unload;

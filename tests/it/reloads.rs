@@ -308,13 +308,13 @@ fn a_refused_file_does_not_stand_in_the_way_of_a_good_one() {
 }
 
 #[test]
-fn generations_count_up_by_one_for_each_build_that_is_accepted() {
+fn generations_count_up_by_one_for_each_build_that_is_opened() {
     let scene = Scene::with(&["echo_v1"]);
     let _echo = scene.handle::<dyn Echo>("echo");
     for round in 0..5 {
         scene.install("echo_changed_signature").refused();
-        scene.install(Build::of("echo_v1").cut(4096)).refused();
-        assert_eq!(scene.install(stamped(round)).published(), u64::from(round) + 2);
+        scene.install(Build::of("echo_v1").with_descriptor(0, |byte| *byte = 0)).refused();
+        assert_eq!(scene.install(stamped(round)).published(), 2 * u64::from(round) + 3);
     }
 }
 

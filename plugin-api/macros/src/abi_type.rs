@@ -100,12 +100,12 @@ fn expand_struct(name: &Ident, fields: &Fields, repr: &Repr) -> TokenStream {
     let lower = types.iter().map(|ty| on(ty, quote!(lower)));
     let lift = types.iter().map(|ty| on(ty, quote!(lift)));
     quote! {
+        #[allow(deprecated, private_bounds, clippy::type_complexity)]
         const _: () = {
             use ::plugin_api::__private as __reseat;
 
             #[repr(C)]
             #[derive(Clone, Copy)]
-            #[allow(private_bounds)]
             pub struct __Crossing
             where
                 #(for<'__a> #types: __reseat::AbiType,)*
@@ -117,7 +117,6 @@ fn expand_struct(name: &Ident, fields: &Fields, repr: &Repr) -> TokenStream {
             const _: &[&__reseat::desc::TypeDesc] = &[#(#checks),*];
 
             // SAFETY: the description is that of the fields, in their order, and so are both ways of crossing.
-            #[allow(deprecated)]
             #[diagnostic::do_not_recommend]
             unsafe impl __reseat::AbiType for #name
             where
@@ -217,12 +216,12 @@ fn expand_enum(name: &Ident, data: &DataEnum, repr: &Repr) -> syn::Result<TokenS
     }
     let has_payload = !types.is_empty();
     Ok(quote! {
+        #[allow(deprecated, private_bounds, clippy::type_complexity)]
         const _: () = {
             use ::plugin_api::__private as __reseat;
 
             // SAFETY: the description is that of the fields or variants, in their order, and so are both ways
             // of crossing.
-            #[allow(deprecated)]
             #[diagnostic::do_not_recommend]
             unsafe impl __reseat::AbiType for #name {
                 const DESC: &'static __reseat::desc::TypeDesc = &__reseat::desc::TypeDesc::Enum {

@@ -117,6 +117,9 @@ pub fn expand(args: &Args, mut item: ItemTrait) -> syn::Result<TokenStream> {
         #[doc = #doc]
         #vis struct #proxy(::plugin_api::__private::RawProxy);
 
+        // The author answers for the declaration, not for what it becomes.
+        #[allow(deprecated, improper_ctypes_definitions, unreachable_code, unused_mut, unused_variables)]
+        #[allow(clippy::too_many_arguments, clippy::type_complexity, clippy::unit_arg)]
         const _: () = {
             use ::plugin_api::__private as __reseat;
 
@@ -196,7 +199,6 @@ fn callee(item: &ItemTrait, methods: &[Method]) -> TokenStream {
         }
 
         impl<P: #name> __Shims<P> {
-            #[allow(deprecated, unreachable_code)]
             unsafe extern "C" fn __dynamic(
                 __instance: *const ::core::ffi::c_void,
                 __method: __reseat::RStr<'static>,

@@ -157,7 +157,6 @@ impl Method {
         quote! {
             #(#attrs)*
             #[inline]
-            #[allow(unused_mut, clippy::unit_arg)]
             pub fn #name(&self, #(#params),*) -> #returns {
                 // SAFETY: `Interface` and the proxy come from the same declaration, so every build whose
                 // fingerprint agrees has this method at this index.
@@ -208,8 +207,6 @@ impl Method {
         }
         let split = self.split(&call);
         quote! {
-            #[allow(deprecated, improper_ctypes_definitions, unreachable_code, unused_mut, unused_variables)]
-            #[allow(clippy::unit_arg)]
             unsafe extern "C" fn #name(
                 __instance: *const ::core::ffi::c_void,
                 #(#inputs,)*
@@ -274,7 +271,6 @@ impl Method {
             #text => {
                 #(let #readers = (&#probes).reader(#text, #texts)?;)*
                 let __write = (&#result_probe).writer(#text)?;
-                #[allow(unused_mut, unused_variables)]
                 let mut __args = __reseat::Arguments::parse(#text, &[#(#texts),*], __text)?;
                 #(let #names: #owned = #readers(&mut __args, #texts)?;)*
                 let __result: #result = <P as #interface>::#name(__plugin, #(#passed),*);

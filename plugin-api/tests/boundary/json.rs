@@ -12,7 +12,7 @@ pub trait Spoken {
     fn lent(&self, bytes: &[u8], point: &Point, points: &[Point]) -> i64;
     fn optional(&self, a: Option<u32>, b: Option<String>) -> String;
     fn nothing(&self);
-    fn fallible(&self, signal: Signal) -> Result<Vec<(u8, String)>>;
+    fn fallible(&self, signal: Signal) -> Result<Vec<(u8, bool)>>;
     fn keyword(&self, r#type: String) -> String;
     fn panics(&self) -> u32;
     fn opaque(&self, cost: u32, opaque: Opaque);
@@ -78,9 +78,9 @@ impl Spoken for Speaker {
         format!("{a:?} {b:?}")
     }
     fn nothing(&self) {}
-    fn fallible(&self, signal: Signal) -> Result<Vec<(u8, String)>> {
+    fn fallible(&self, signal: Signal) -> Result<Vec<(u8, bool)>> {
         ensure!(signal == Signal::Go, anyhow!("it is {signal:?}").context("not yet"));
-        Ok(vec![(1, "go".into())])
+        Ok(vec![(1, true)])
     }
     fn keyword(&self, r#type: String) -> String {
         r#type
@@ -253,7 +253,7 @@ fn an_unknown_method_is_said_so() {
 
 #[test]
 fn errors_and_panics_are_those_of_any_call() {
-    assert_eq!(call("fallible", r#"{"signal":"Go"}"#).unwrap(), json!([[1, "go"]]));
+    assert_eq!(call("fallible", r#"{"signal":"Go"}"#).unwrap(), json!([[1, true]]));
     assert_eq!(
         call("fallible", r#"{"signal":"Stop"}"#).unwrap_err(),
         CallError::Plugin("not yet: it is Stop".into())

@@ -1,6 +1,7 @@
 use plugin_api::prelude::*;
 
 #[plugin_api::interface(version = "1.2")]
+#[allow(clippy::too_many_arguments, clippy::type_complexity)] // that is what it is for
 pub trait Kinds {
     fn integers(
         &self,

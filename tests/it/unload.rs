@@ -1,0 +1,312 @@
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+
+use reseat::{CallError, Handle, Host, Options};
+use reseat_tests::misc::Misc;
+
+use crate::callers::Callers;
+use crate::child::{in_child, in_child_with};
+use crate::process::{Belongings, mapped};
+use crate::scene::Scene;
+use crate::waiting::DEADLINE;
+
+/// A scene with one of the fixtures that implement `Misc`, each under its own name.
+#[track_caller]
+fn scene(fixture: &str) -> (Scene, Handle<dyn Misc>) {
+    let scene = Scene::with(&[fixture]);
+    let misc = scene.handle(fixture);
+    (scene, misc)
+}
+
+/// Replaces the serving generation by another one of the same file; returns which one retires.
+#[track_caller]
+fn replace(scene: &Scene, plugin: &str) -> u64 {
+    let old = scene.generation(plugin).expect("it serves");
+    scene.host.reload(plugin).unwrap();
+    old
+}
+
+/// The private copy of one generation, as far as its name is known.
+fn copy(scene: &Scene, plugin: &str, generation: u64) -> PathBuf {
+    scene.state().join("run").join(std::process::id().to_string()).join(format!("{plugin}-{generation}-"))
+}
+
+/// The host says that it is unloaded, and the kernel says so too.
+#[track_caller]
+fn gone(scene: &Scene, plugin: &str, generation: u64) {
+    scene.unloaded(plugin, generation);
+    assert_eq!(mapped(&copy(scene, plugin, generation)), [""; 0]);
+    scene.settled();
+}
+
+/// The host says that it lingers, and the kernel has it mapped.
+#[track_caller]
+fn stays(scene: &Scene, plugin: &str, generation: u64, words: &[&str]) {
+    scene.lingers(plugin, generation, words);
+    assert_ne!(mapped(&copy(scene, plugin, generation)), [""; 0]);
+}
+
+/// A thread that calls when it is told to, and otherwise sleeps.
+struct Sleeper {
+    orders: Sender<()>,
+    answers: Receiver<Result<String, CallError>>,
+    thread: JoinHandle<()>,
+}
+
+impl Sleeper {
+    fn new(name: &str, misc: &Handle<dyn Misc>) -> Sleeper {
+        let (orders, ordered) = channel();
+        let (answer, answers) = channel();
+        let misc = misc.clone();
+        let run = move || {
+            for () in ordered {
+                let _ = answer.send(misc.enter().and_then(|guard| guard.call("awake")));
+            }
+        };
+        let thread = std::thread::Builder::new().name(name.into()).spawn(run).expect("a thread");
+        Sleeper { orders, answers, thread }
+    }
+
+    #[track_caller]
+    fn call(&self) -> String {
+        self.orders.send(()).unwrap();
+        self.answers.recv_timeout(DEADLINE).unwrap().unwrap()
+    }
+
+    fn end(self) {
+        drop(self.orders);
+        self.thread.join().unwrap();
+    }
+}
+
+#[test]
+fn thread_locals_with_destructors_are_gone_when_their_threads_have_come_by() {
+    let (scene, misc) = scene("tls_with_drop");
+    let sleepers: Vec<_> = (0..4).map(|n| Sleeper::new(&format!("sleeper-{n}"), &misc)).collect();
+    for sleeper in &sleepers {
+        sleeper.call();
+        sleeper.call();
+    }
+    let old = replace(&scene, "tls_with_drop");
+    for sleeper in &sleepers {
+        sleeper.call();
+    }
+    gone(&scene, "tls_with_drop", old);
+    // One per thread, and each of them once.
+    assert_eq!(scene.status("tls_with_drop").counters, [("destroyed".to_owned(), 4)]);
+    sleepers.into_iter().for_each(Sleeper::end);
+    assert_eq!(scene.status("tls_with_drop").counters, [("destroyed".to_owned(), 8)]);
+    let last = replace(&scene, "tls_with_drop");
+    gone(&scene, "tls_with_drop", last);
+}
+
+#[test]
+fn a_sleeping_thread_keeps_a_generation_by_name_until_it_calls_again() {
+    let (scene, misc) = scene("tls_with_drop");
+    let sleeper = Sleeper::new("late-riser", &misc);
+    sleeper.call();
+    let old = replace(&scene, "tls_with_drop");
+    let words = ["thread \"late-riser\"", "has thread-locals of the plugin and has not come by since"];
+    stays(&scene, "tls_with_drop", old, &words);
+    assert_eq!(scene.status("tls_with_drop").counters, [("destroyed".to_owned(), 0)]);
+    sleeper.call();
+    gone(&scene, "tls_with_drop", old);
+    assert_eq!(scene.status("tls_with_drop").counters, [("destroyed".to_owned(), 1)]);
+    sleeper.end();
+}
+
+#[test]
+fn a_sleeping_thread_keeps_a_generation_until_it_ends() {
+    let (scene, misc) = scene("tls_with_drop");
+    let sleepers: Vec<_> = (0..3).map(|n| Sleeper::new(&format!("sleeper-{n}"), &misc)).collect();
+    sleepers.iter().for_each(|sleeper| drop(sleeper.call()));
+    let old = replace(&scene, "tls_with_drop");
+    stays(&scene, "tls_with_drop", old, &["has not come by since, and 2 other threads"]);
+    sleepers.into_iter().for_each(Sleeper::end);
+    gone(&scene, "tls_with_drop", old);
+    assert_eq!(scene.status("tls_with_drop").counters, [("destroyed".to_owned(), 3)]);
+}
+
+#[test]
+fn the_handle_of_the_current_thread_is_gone_when_its_threads_have_come_by() {
+    let (scene, misc) = scene("thread_current");
+    let sleepers: Vec<_> = (0..4).map(|n| Sleeper::new(&format!("sleeper-{n}"), &misc)).collect();
+    for round in 1..=5 {
+        for sleeper in &sleepers {
+            sleeper.call();
+        }
+        let old = replace(&scene, "thread_current");
+        assert_eq!(old, round);
+        for sleeper in &sleepers {
+            sleeper.call();
+        }
+        gone(&scene, "thread_current", old);
+    }
+    sleepers.into_iter().for_each(Sleeper::end);
+}
+
+#[test]
+fn a_thread_that_called_old_generations_ends_without_harm() {
+    in_child("unload::a_thread_that_called_old_generations_ends_without_harm", || {
+        let (scene, misc) = scene("thread_current");
+        for _ in 0..10 {
+            let sleeper = Sleeper::new("once", &misc);
+            sleeper.call();
+            let old = replace(&scene, "thread_current");
+            sleeper.end();
+            gone(&scene, "thread_current", old);
+        }
+    });
+}
+
+#[test]
+fn threads_of_the_plugin_end_with_it() {
+    let (scene, misc) = scene("spawned_thread_joined");
+    let beats = || scene.status("spawned_thread_joined").counters[0].1;
+    scene.eventually(|_| beats() > 0);
+    assert_eq!(misc.enter().unwrap().call("hi").unwrap(), "hi");
+    let old = replace(&scene, "spawned_thread_joined");
+    gone(&scene, "spawned_thread_joined", old);
+    let before = beats();
+    scene.eventually(|_| beats() > before);
+
+    scene.host.unload("spawned_thread_joined").unwrap();
+    gone(&scene, "spawned_thread_joined", 2);
+    let last = beats();
+    assert_eq!(beats(), last);
+}
+
+#[test]
+fn a_runtime_inside_of_a_plugin_ends_with_it() {
+    let (scene, misc) = scene("runs_tokio");
+    let callers = Callers::start(2, |_| {
+        let misc = misc.clone();
+        move || match misc.enter().and_then(|guard| guard.call("hi")) {
+            Ok(said) if said == "hi" => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    });
+    for _ in 0..5 {
+        callers.go_on(&scene, 20);
+        let old = replace(&scene, "runs_tokio");
+        callers.go_on(&scene, 20);
+        gone(&scene, "runs_tokio", old);
+    }
+    callers.finish();
+}
+
+#[test]
+fn panics_with_backtraces_asked_for_leave_nothing_mapped() {
+    let name = "unload::panics_with_backtraces_asked_for_leave_nothing_mapped";
+    in_child_with(name, &[("RUST_BACKTRACE", "1")], || {
+        let (scene, misc) = scene("panics_in_call");
+        for _ in 0..3 {
+            let panicked = misc.enter().unwrap().call("panic").unwrap_err();
+            assert!(matches!(panicked, CallError::Panicked { .. }));
+            let old = replace(&scene, "panics_in_call");
+            gone(&scene, "panics_in_call", old);
+        }
+    });
+}
+
+#[test]
+fn a_stray_thread_keeps_its_generation_by_name_until_it_ends() {
+    let (scene, misc) = scene("stray_thread");
+    let hold = scene.hold();
+    misc.enter().unwrap().call(&hold.until()).unwrap();
+    hold.entered();
+    let old = replace(&scene, "stray_thread");
+    stays(&scene, "stray_thread", old, &["thread \"stray\"", "of the plugin still runs"]);
+    let status = scene.status("stray_thread");
+    assert_eq!(status.generations.len(), 2);
+    assert!(status.generations[0].reason.as_ref().unwrap().contains("stray"), "{status:?}");
+    hold.release();
+    gone(&scene, "stray_thread", old);
+}
+
+#[test]
+fn a_signal_handler_keeps_its_generation_by_number_until_it_is_removed() {
+    in_child("unload::a_signal_handler_keeps_its_generation_by_number_until_it_is_removed", || {
+        let (scene, misc) = scene("signal_handler");
+        misc.enter().unwrap().call("install").unwrap();
+        let old = replace(&scene, "signal_handler");
+        stays(&scene, "signal_handler", old, &["handler of signal 12 is still installed"]);
+        // SAFETY: sends a signal to this process, whose handler does nothing and is still there.
+        assert_eq!(unsafe { libc::raise(libc::SIGUSR2) }, 0);
+        misc.enter().unwrap().call("remove").unwrap();
+        gone(&scene, "signal_handler", old);
+    });
+}
+
+#[test]
+fn a_plugin_that_is_unloaded_is_gone_and_so_is_its_copy() {
+    let (scene, misc) = scene("thread_current");
+    misc.enter().unwrap().call("hi").unwrap();
+    scene.host.unload("thread_current").unwrap();
+    // This thread has called it, and comes by.
+    assert!(misc.enter().is_err());
+    gone(&scene, "thread_current", 1);
+    assert_eq!(scene.staged(), 0);
+}
+
+#[test]
+fn a_shutdown_on_a_thread_that_has_called_leaves_nothing() {
+    for fixture in ["tls_with_drop", "thread_current", "runs_tokio", "spawned_thread_joined"] {
+        let (scene, misc) = scene(fixture);
+        misc.enter().unwrap().call("hi").unwrap();
+        assert!(scene.host.shutdown(DEADLINE), "{fixture}: {scene}");
+        assert_eq!(mapped(&scene.state()), [""; 0]);
+    }
+}
+
+#[test]
+fn after_300_reloads_the_process_has_what_it_had_before() {
+    in_child("unload::after_300_reloads_the_process_has_what_it_had_before", || {
+        let scene = Scene::with(&["thread_current", "tls_with_drop"]);
+        let plugins = ["thread_current", "tls_with_drop"];
+        let callers = Callers::start(4, |number| {
+            let misc: Handle<dyn Misc> = scene.handle(plugins[number % 2]);
+            move || misc.enter().and_then(|guard| guard.call("hi")).map(drop).map_err(|e| e.to_string())
+        });
+        let reloads = |count: u64| {
+            for number in 0..count {
+                let plugin = plugins[number as usize % 2];
+                let old = replace(&scene, plugin);
+                // Settled now and then only, so that generations overlap as well.
+                if number % 10 == 9 {
+                    scene.unloaded(plugin, old);
+                }
+            }
+            scene.settled();
+        };
+        reloads(20);
+        let before = Belongings::now();
+        reloads(300);
+        scene.eventually(|_| Belongings::now() == before);
+        callers.finish();
+    });
+}
+
+#[test]
+fn what_a_dead_host_left_is_swept_when_the_next_one_starts() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    let name = "unload::what_a_dead_host_left_is_swept_when_the_next_one_starts";
+    in_child_with(name, &[("RESEAT_TEST_STATE", state.to_str().unwrap())], || {
+        let state = PathBuf::from(std::env::var("RESEAT_TEST_STATE").unwrap());
+        let scene = Scene::with_options(&["echo_v1"], |options| options.state_dir = state);
+        // The process ends without a word to the host.
+        std::mem::forget(scene);
+    });
+    let left = || std::fs::read_dir(state.join("run")).unwrap().count();
+    assert_eq!(left(), 1);
+    let options = Options { state_dir: state.clone(), ..Options::default() };
+    let host = Host::start(options).unwrap();
+    let own = state.join("run").join(std::process::id().to_string());
+    assert!(own.exists());
+    assert_eq!(left(), 1);
+    assert!(host.shutdown(DEADLINE));
+    drop(host);
+    assert_eq!(left(), 0);
+}
