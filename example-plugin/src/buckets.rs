@@ -126,7 +126,9 @@ impl Buckets {
             shard.buckets[place].1 = level;
             return;
         }
-        let room = |count| (count < self.rule.max_keys).then_some(count + 1);
+        // A shard that has nothing to forget may go beyond the limit: whoever takes tokens is remembered.
+        let nothing = shard.buckets.is_empty();
+        let room = |count| (nothing || count < self.rule.max_keys).then_some(count + 1);
         if self.count.fetch_update(Relaxed, Relaxed, room).is_ok() {
             shard.add(key.into(), level);
         } else {
@@ -156,12 +158,10 @@ impl Shard {
         self.buckets.push((key, level));
     }
 
-    /// Forgets the bucket in a place, if there is one.
     fn replace(&mut self, place: usize, key: Arc<str>, level: Level) {
-        let Some(bucket) = self.buckets.get_mut(place) else { return };
-        self.places.remove(&bucket.0);
-        self.places.insert(key.clone(), place);
-        *bucket = (key, level);
+        let (forgotten, _) = std::mem::replace(&mut self.buckets[place], (key.clone(), level));
+        self.places.remove(&forgotten);
+        self.places.insert(key, place);
     }
 
     /// The place of the bucket to forget at the limit: of the next few that the hand comes to, the fullest, and
@@ -169,13 +169,13 @@ impl Shard {
     /// fullest has the least to gain by it: a flood of new keys pushes out itself, and not those who have used
     /// up their tokens.
     fn least_missed(&mut self, rule: &Rule, now_ms: u64) -> usize {
-        let count = self.buckets.len().max(1);
+        let count = self.buckets.len();
         let rank = |place: &usize| {
-            let level = self.buckets.get(*place)?.1;
-            Some((rule.refilled(level, now_ms).units, now_ms.saturating_sub(level.at_ms)))
+            let level = self.buckets[*place].1;
+            (rule.refilled(level, now_ms).units, now_ms.saturating_sub(level.at_ms))
         };
         let sample = (0..SAMPLE.min(count)).map(|step| (self.hand + step) % count);
-        let place = sample.max_by_key(rank).unwrap_or(0);
+        let place = sample.max_by_key(rank).expect("at the limit, a shard that forgets has a bucket");
         self.hand = (self.hand + SAMPLE) % count;
         place
     }

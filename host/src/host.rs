@@ -15,6 +15,7 @@ use crate::error::{CheckError, PluginError, Refusal, RefusalReason, ReloadError,
 use crate::events::{Event, Events, Journal, Recorded, Step};
 use crate::ffi::{Dynamic, MAX_INTERFACES, dynamic_call};
 use crate::file::{self, StagingDir};
+use crate::gate;
 use crate::handle::Handle;
 use crate::intake::Intake;
 use crate::options::{Options, TrustedFile};
@@ -254,6 +255,8 @@ impl Host {
             }
         }
         while self.core.reaper.unfinished() > 0 && !left().is_zero() {
+            // This thread may have called: what it has to clear away, nobody else can.
+            gate::run_errands();
             std::thread::sleep(Duration::from_millis(1));
         }
         let clean = self.core.reaper.unfinished() == 0;

@@ -153,10 +153,9 @@ fn the_status_is_what_a_program_can_read() {
     assert_eq!(plugin["hash"].as_str().unwrap().len(), 64);
     assert_eq!(plugin["busy"], json!(null));
     assert_eq!(plugin["interfaces"][0]["name"], "Counter");
-    assert_eq!(
-        plugin["interfaces"][0]["methods"][0],
-        json!({ "name": "add", "signature": "add(n: u64) -> u64", "example": { "n": 0 } })
-    );
+    let add = &plugin["interfaces"][0]["methods"][0];
+    assert_eq!((&add["name"], &add["signature"]), (&json!("add"), &json!("add(n: u64) -> u64")));
+    assert!(add["example"]["n"].is_u64(), "{add}");
     let serving = json!([{ "generation": 1, "version": "0.1.0", "phase": "serving", "reason": null }]);
     assert_eq!(plugin["generations"], serving);
     drop(lease);

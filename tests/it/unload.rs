@@ -8,7 +8,7 @@ use reseat_tests::misc::Misc;
 use crate::callers::Callers;
 use crate::child::{in_child, in_child_with};
 use crate::process::{Belongings, mapped};
-use crate::scene::Scene;
+use crate::scene::{Scene, Verdict};
 use crate::waiting::DEADLINE;
 
 /// A scene with one of the fixtures that implement `Misc`, each under its own name.
@@ -80,6 +80,16 @@ impl Sleeper {
     }
 }
 
+/// These threads call now and then, until a generation is gone.
+#[track_caller]
+fn come_by(scene: &Scene, plugin: &str, generation: u64, sleepers: &[Sleeper]) {
+    scene.eventually(|s| {
+        sleepers.iter().for_each(|sleeper| drop(sleeper.call()));
+        s.verdict_of(plugin, generation) == Some(Verdict::Unloaded)
+    });
+    gone(scene, plugin, generation);
+}
+
 #[test]
 fn thread_locals_with_destructors_are_gone_when_their_threads_have_come_by() {
     let (scene, misc) = scene("tls_with_drop");
@@ -89,10 +99,7 @@ fn thread_locals_with_destructors_are_gone_when_their_threads_have_come_by() {
         sleeper.call();
     }
     let old = replace(&scene, "tls_with_drop");
-    for sleeper in &sleepers {
-        sleeper.call();
-    }
-    gone(&scene, "tls_with_drop", old);
+    come_by(&scene, "tls_with_drop", old, &sleepers);
     // One per thread, and each of them once.
     assert_eq!(scene.status("tls_with_drop").counters, [("destroyed".to_owned(), 4)]);
     sleepers.into_iter().for_each(Sleeper::end);
@@ -138,10 +145,7 @@ fn the_handle_of_the_current_thread_is_gone_when_its_threads_have_come_by() {
         }
         let old = replace(&scene, "thread_current");
         assert_eq!(old, round);
-        for sleeper in &sleepers {
-            sleeper.call();
-        }
-        gone(&scene, "thread_current", old);
+        come_by(&scene, "thread_current", old, &sleepers);
     }
     sleepers.into_iter().for_each(Sleeper::end);
 }
@@ -202,8 +206,9 @@ fn panics_with_backtraces_asked_for_leave_nothing_mapped() {
     in_child_with(name, &[("RUST_BACKTRACE", "1")], || {
         let (scene, misc) = scene("panics_in_call");
         for _ in 0..3 {
-            let panicked = misc.enter().unwrap().call("panic").unwrap_err();
-            assert!(matches!(panicked, CallError::Panicked { .. }));
+            let misc = misc.clone();
+            let panicked = std::thread::spawn(move || misc.enter().unwrap().call("panic").unwrap_err());
+            assert!(matches!(panicked.join().unwrap(), CallError::Panicked { .. }));
             let old = replace(&scene, "panics_in_call");
             gone(&scene, "panics_in_call", old);
         }
@@ -214,7 +219,8 @@ fn panics_with_backtraces_asked_for_leave_nothing_mapped() {
 fn a_stray_thread_keeps_its_generation_by_name_until_it_ends() {
     let (scene, misc) = scene("stray_thread");
     let hold = scene.hold();
-    misc.enter().unwrap().call(&hold.until()).unwrap();
+    let until = hold.until();
+    std::thread::spawn(move || misc.enter().unwrap().call(&until).unwrap()).join().unwrap();
     hold.entered();
     let old = replace(&scene, "stray_thread");
     stays(&scene, "stray_thread", old, &["thread \"stray\"", "of the plugin still runs"]);
@@ -245,7 +251,10 @@ fn a_plugin_that_is_unloaded_is_gone_and_so_is_its_copy() {
     misc.enter().unwrap().call("hi").unwrap();
     scene.host.unload("thread_current").unwrap();
     // This thread has called it, and comes by.
-    assert!(misc.enter().is_err());
+    scene.eventually(|s| {
+        assert!(misc.enter().is_err());
+        s.verdict_of("thread_current", 1) == Some(Verdict::Unloaded)
+    });
     gone(&scene, "thread_current", 1);
     assert_eq!(scene.staged(), 0);
 }

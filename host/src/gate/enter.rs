@@ -96,8 +96,8 @@ impl<T: Send + Sync + 'static> Slot<T> {
         let State::Open(guess) = State::of(self.current.load(Ordering::Relaxed)) else { return None };
         frame.fill_unvalidated(guess.as_ptr().cast()); // R2
         self.fence.light(); // R3: partner of W2
-        // R4. Acquire: partner of W1. On x86-64, and in the models, Relaxed would do as well: R1 and
-        // the fence have the value already when it is unchanged. The language does not promise that.
+        // R4. Acquire: partner of W1. No model can tell it from Relaxed: there the full fence that
+        // stands for R3 acquires what R1 has read.
         let current = self.current.load(Ordering::Acquire);
         if current != guess.as_ptr() {
             self.retract(frame);

@@ -63,7 +63,8 @@ impl Frame {
 
 impl Frame {
     /// R2. Release: partner of W3, which may read this in place of an earlier call's R6, and must see
-    /// that call's effects all the same. No model can tell: there the fence of R7 has done it.
+    /// that call's effects all the same. No model can tell: there the full fence that stands for R7 has
+    /// released them.
     ///
     /// The tag is for signal handlers, which may interrupt between here and R5 and must not follow the
     /// pointer. No model has signals.
@@ -72,7 +73,7 @@ impl Frame {
         self.word().write(generation.map_addr(|a| a | UNVALIDATED), Ordering::Release);
     }
 
-    /// R5, and the copy of case 3. Release: partner of W3, as for R2.
+    /// R5, and the copy of case 3. Release: partner of W3, and unseen by the models, as for R2.
     #[inline(always)]
     pub(super) fn fill(self, generation: *mut Header) {
         self.word().write(generation, Ordering::Release);

@@ -212,8 +212,9 @@ impl Record {
     /// The owner ends. Release: partner of [`claim`](Self::claim).
     ///
     /// With an occupied frame the record is never recycled: that generation must not be unloaded, and
-    /// every scan must see why. `NOTICE` stays, since only a notifying exit may take it; an old one
-    /// costs the next owner one needless notification.
+    /// every scan must see why. `NOTICE` stays; it could go, and no model can tell: whoever asked before
+    /// its D3 has been answered by the last exit or sees the frames empty. An old one costs the next
+    /// owner a needless notification.
     pub(super) fn give_back(&'static self) {
         if self.depth() != 0 {
             self.state.store(ORPHANED, Ordering::Release);

@@ -161,9 +161,8 @@ impl<T: Send + Sync + 'static> Slot<T> {
 
     /// W1, if the state allows it; the old word, or the state that did not.
     ///
-    /// AcqRel. Release: R4 of a call that reads the new word sees the new value whole. Acquire: the old
-    /// generation is about to be looked at. No model can miss the Release in `swap`, since loom lets a
-    /// read-modify-write publish more than it must.
+    /// AcqRel. Release: partner of R4, which must find the new value whole. Acquire: partner of the
+    /// Release of the writer before, whose value is about to be looked at.
     fn replace(
         &self,
         new: *mut Generation<T>,
