@@ -217,7 +217,7 @@ fn a_library_with_bytes_changed_at_random_is_inspected_without_harm() {
     // Headers, notes and tables are at the beginning: that is where it hurts.
     for (round, at) in random(100, 8192).into_iter().enumerate() {
         let damaged = whole.clone().changed(|bytes| bytes[at] ^= 1 << (round % 8));
-        fs::write(&path, &damaged.bytes()[..]).unwrap();
+        fs::write(&path, damaged.bytes()).unwrap();
         let _ = inspect(&path);
     }
 }

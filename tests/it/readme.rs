@@ -12,7 +12,7 @@ fn the_readmes_examples_are_the_files_that_are_compiled() {
         |name: &str| std::fs::read_to_string(project().join(name)).unwrap_or_else(|e| panic!("{name}: {e}"));
     let readme = read("README.md");
     let files = ["plugin-api/examples/greeter.rs", "host/examples/embed.rs"];
-    assert_eq!(blocks(&readme), files.map(|file| read(file)), "the README shows {files:?}");
+    assert_eq!(blocks(&readme), files.map(read), "the README shows {files:?}");
     for file in files {
         assert!(readme.contains(&format!("`{file}`")), "the README names {file}");
     }

@@ -79,16 +79,20 @@ fn eight_threads_on_four_plugins_get_right_answers_across_300_publishes() {
         let mut caller = Caller::new(&scene);
         move || caller.turn()
     });
-    let mut waiting = Vec::new();
+    let mut waiting: Vec<crate::scene::Expecting> = Vec::new();
     for number in 0..PUBLISHES {
         let fixture = fixtures[number as usize % fixtures.len()];
         // Each plugin's builds one after the other, the plugins all at once.
         if waiting.len() == fixtures.len() {
-            waiting.drain(..).for_each(|expecting: crate::scene::Expecting| drop(expecting.published()));
+            for expecting in waiting.drain(..) {
+                expecting.published();
+            }
         }
         waiting.push(scene.install(Build::of(fixture).stamped(2 + number)));
     }
-    waiting.into_iter().for_each(|expecting| drop(expecting.published()));
+    for expecting in waiting {
+        expecting.published();
+    }
     callers.go_on(&scene, 100);
     let turns = callers.finish();
     assert_eq!(scene.handle::<dyn Counter>("counter").enter().unwrap().get().unwrap(), turns);
