@@ -17,8 +17,9 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use crate::error::{Refusal, RefusalReason, ReloadError, StartError};
 use crate::events::Event;
 use crate::file::{Progress, Settling, StageError};
-use crate::host::{Core, Outcome};
+use crate::host::Outcome;
 use crate::options::TrustedFile;
+use crate::registry::Core;
 use crate::reload::Settled;
 use crate::watch::{Notice, Watcher};
 

@@ -40,6 +40,7 @@ mod intake;
 mod options;
 mod plugin;
 mod reaper;
+mod registry;
 mod reload;
 mod scope;
 mod status;

@@ -15,9 +15,10 @@ use crate::events::{Event, Step};
 use crate::ffi::{Hooks, Instance, Tables, open_trusted};
 use crate::file::{self, Expect, Incoming, Manifest, Staged, Vetted};
 use crate::gate::{Paused, Retired};
-use crate::host::{Core, Outcome};
+use crate::host::Outcome;
 use crate::options::TrustedFile;
 use crate::plugin::{Build, Loaded, Plugin, Serving, Transaction, stated};
+use crate::registry::Core;
 
 /// A file that nobody writes to any more.
 pub(crate) struct Settled {

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use crate::gate;
-use crate::host::Core;
 use crate::plugin::{Old, Plugin};
+use crate::registry::Core;
 
 /// A whole host.
 #[derive(Clone, Debug, Serialize)]

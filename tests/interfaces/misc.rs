@@ -19,9 +19,9 @@ pub trait Blocker {
 /// Results that do not fit into a register.
 #[plugin_api::interface(version = "1.0")]
 pub trait Big {
-    /// `len` bytes, each of them its own index, as far as that fits.
+    /// `len` bytes, 0 to 255 again and again; `len` is a multiple of 256.
     fn bytes(&self, len: u64) -> Vec<u8>;
-    /// A text of `len` letters.
+    /// A text of `len` bytes.
     fn text(&self, len: u64) -> String;
     /// What was lent, back again.
     fn back(&self, bytes: &[u8]) -> Vec<u8>;

@@ -1,12 +1,12 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use reseat::{CallError, PluginError};
+use reseat::{CallError, PluginError, Step};
 use reseat_tests::echo::{Echo, Measure};
-use reseat_tests::misc::{Big, Feeder, Misc};
+use reseat_tests::misc::{Big, Blocker, Feeder, Misc};
 use reseat_tests::{echo_appended, echo_layout, echo_signature};
 
-use crate::scene::{Build, Scene};
+use crate::scene::{Build, Hold, Scene};
 use crate::waiting::DEADLINE;
 
 #[test]
@@ -142,24 +142,43 @@ fn a_plugin_answers_through_each_of_its_interfaces() {
 }
 
 #[test]
+fn a_build_without_an_interface_that_is_in_use_is_refused() {
+    let scene = Scene::with(&["two_interfaces"]);
+    let echo = scene.handle::<dyn Echo>("two_interfaces");
+    let misc = scene.handle::<dyn Misc>("two_interfaces");
+    let words = ["two_interfaces 0.1.0 no longer implements Misc 1.0, of which the host has handles"];
+    scene.install("one_interface").refused().at(Step::Vet, &words);
+    assert_eq!(misc.enter().unwrap().call("hi").unwrap(), "misc: hi");
+    assert_eq!(echo.enter().unwrap().say("hi").unwrap(), "both: hi");
+}
+
+#[test]
+fn an_interface_that_nobody_uses_may_go() {
+    let scene = Scene::with(&["two_interfaces"]);
+    let echo = scene.handle::<dyn Echo>("two_interfaces");
+    assert_eq!(scene.install("one_interface").published(), 2);
+    assert_eq!(echo.enter().unwrap().say("hi").unwrap(), "one: hi");
+    let error = scene.host.plugin::<dyn Misc>("two_interfaces").unwrap_err().to_string();
+    assert_eq!(error, "plugin `two_interfaces` does not implement Misc 1.0: it implements Echo 1.0");
+}
+
+#[test]
 fn results_of_64_mib_arrive_intact() {
     const LEN: usize = 64 << 20;
     let scene = Scene::with(&["returns_big"]);
     let big = scene.handle::<dyn Big>("returns_big");
-    let pattern: Vec<u8> = (0..=255).collect();
+    let (expected, letters) = ((0..=255).collect::<Vec<u8>>().repeat(LEN / 256), "ä".repeat(LEN / 2));
 
     let bytes = big.enter().unwrap().bytes(LEN as u64).unwrap();
-    assert_eq!(bytes.len(), LEN);
-    assert!(bytes.chunks(256).all(|chunk| chunk == pattern));
+    assert!(bytes == expected);
     let text = big.enter().unwrap().text(LEN as u64).unwrap();
-    assert_eq!(text.len(), LEN);
-    assert!(text.as_bytes().chunks(64).all(|chunk| chunk == "ä".repeat(32).as_bytes()));
+    assert!(text == letters);
     assert!(big.enter().unwrap().back(&bytes).unwrap() == bytes);
 
     // They are the host's own: nothing of them goes with the library.
     scene.host.unload("returns_big").unwrap();
     scene.unloaded("returns_big", 1);
-    assert!(bytes.chunks(256).all(|chunk| chunk == pattern) && text.ends_with('ä'));
+    assert!(bytes == expected && text == letters);
 }
 
 #[test]
@@ -269,6 +288,24 @@ fn a_shutdown_waits_for_a_call_and_says_when_it_did_not_end() {
     assert!(!scene.host.shutdown(Duration::from_millis(20)));
     // What is in use stays as it is.
     assert_eq!(lease.say("hi").unwrap(), "v1: hi");
+}
+
+#[test]
+fn a_host_dropped_during_a_call_lets_it_finish() {
+    let dir = tempfile::tempdir().unwrap();
+    let hold = Hold::at(dir.path().join("go"));
+    let limit = Duration::from_millis(20);
+    let scene = Scene::with_options(&["blocker"], |options| options.drain_deadline = limit);
+    let blocker = scene.handle::<dyn Blocker>("blocker");
+    let inside = std::thread::spawn({
+        let (blocker, until) = (blocker.clone(), hold.until());
+        move || blocker.enter().unwrap().hold(&until).unwrap()
+    });
+    hold.entered();
+    drop(scene);
+    assert_eq!(blocker.enter().err(), Some(CallError::Closed));
+    hold.release();
+    assert_eq!(inside.join().unwrap(), 1);
 }
 
 #[test]

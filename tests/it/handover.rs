@@ -1,7 +1,7 @@
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use reseat::{Event, Handle, ReloadError, Step};
+use reseat::{CallError, Event, Handle, PluginError, ReloadError, Step};
 use reseat_tests::counter::Counter;
 use reseat_tests::echo::Echo;
 use reseat_tests::misc::Feeder;
@@ -313,18 +313,25 @@ fn a_stateless_plugin_may_be_reloaded_from_inside_of_a_call_to_it() {
     scene.unloaded("callback", 1);
 }
 
+/// A scene for fixtures that hang: their configuration names `hold`, and nobody waits long for them.
+fn impatient(fixtures: &[&str], hold: &Hold) -> Scene {
+    Scene::with_options(fixtures, |options| {
+        options.hook_deadline = Duration::from_secs(2);
+        for plugin in ["counter", "echo"] {
+            options.config.insert(plugin.into(), json!({ "until": hold.until() }));
+        }
+    })
+}
+
 #[test]
-fn a_hook_that_hangs_is_left_behind_and_the_old_generation_serves() {
+fn a_restore_that_hangs_is_left_behind_and_the_old_generation_serves() {
     let dir = tempfile::tempdir().unwrap();
     let hold = Hold::at(dir.path().join("go"));
-    let scene = Scene::with_options(&["counter_stamped"], |options| {
-        options.hook_deadline = Duration::from_millis(200);
-        options.config.insert("counter".into(), json!({ "until": hold.until() }));
-    });
+    let scene = impatient(&["counter_stamped"], &hold);
     let counter = scene.handle::<dyn Counter>("counter");
     counter.enter().unwrap().add(5).unwrap();
     let refused = scene.install("hangs_in_restore").refused();
-    refused.at(Step::Restore, &["restore has not returned within 200ms", "its thread is left behind"]);
+    refused.at(Step::Restore, &["restore has not returned within 2s", "its thread is left behind"]);
     hold.entered();
     assert_eq!(now(&counter), (1, 1, 5));
     scene.lingers("counter", 2, &["one of its hooks has not returned"]);
@@ -333,4 +340,62 @@ fn a_hook_that_hangs_is_left_behind_and_the_old_generation_serves() {
     assert_eq!(now(&counter), (3, 2, 5));
     hold.release();
     nothing_left_but(&scene, 3);
+}
+
+#[test]
+fn a_create_that_hangs_is_left_behind_and_the_old_generation_serves() {
+    let dir = tempfile::tempdir().unwrap();
+    let hold = Hold::at(dir.path().join("go"));
+    let scene = impatient(&["echo_v1"], &hold);
+    let echo = scene.handle::<dyn Echo>("echo");
+    scene.install("hangs_in_create").refused().at(Step::Create, &["create has not returned within 2s"]);
+    assert_eq!(echo.enter().unwrap().build().unwrap(), 1);
+    scene.lingers("echo", 2, &["one of its hooks has not returned"]);
+    assert_eq!(scene.install("echo_v2").published(), 3);
+    assert_eq!(echo.enter().unwrap().build().unwrap(), 2);
+    hold.release();
+    scene.settled();
+}
+
+#[test]
+fn an_old_build_whose_save_hangs_goes_on_and_is_unloaded_once_it_has_returned() {
+    let dir = tempfile::tempdir().unwrap();
+    let hold = Hold::at(dir.path().join("go"));
+    let scene = impatient(&["hangs_in_save"], &hold);
+    let counter = scene.handle::<dyn Counter>("counter");
+    counter.enter().unwrap().add(5).unwrap();
+    scene.install(stamped(2)).refused().at(Step::Save, &["save has not returned within 2s"]);
+    assert_eq!(now(&counter), (1, 43, 5));
+    hold.entered();
+    hold.release();
+    // From now on it saves at once.
+    assert_eq!(scene.install(stamped(3)).published(), 3);
+    assert_eq!(now(&counter), (3, 3, 5));
+    nothing_left_but(&scene, 3);
+}
+
+#[test]
+fn a_caller_waits_at_a_closed_gate_no_longer_than_it_may() {
+    let wait = Duration::from_millis(50);
+    let scene = Scene::with_options(&["counter_v1"], |options| options.call_wait = wait);
+    let counter = scene.handle::<dyn Counter>("counter");
+    let hold = scene.hold();
+    let in_old = blocked(&counter, &hold);
+    let expecting = scene.install("counter_v2");
+    scene.eventually(|s| s.status("counter").busy.is_some_and(|busy| busy.starts_with("drain")));
+    let error = counter.enter().err().unwrap();
+    assert!(matches!(error, CallError::TimedOut { waited } if waited >= wait), "{error}");
+    assert!(matches!(counter.lease().err(), Some(CallError::TimedOut { .. })));
+    let error = scene.host.call("counter", "get", "{}").unwrap_err().to_string();
+    assert!(error.starts_with("waited") && error.ends_with("for a reload to finish"), "{error}");
+    // Nor does one that asks for a handle of an interface.
+    let error = scene.host.plugin::<dyn Echo>("counter").unwrap_err();
+    assert!(
+        matches!(error, PluginError::Busy { .. }) && error.to_string().contains("at step drain"),
+        "{error}"
+    );
+    hold.release();
+    assert_eq!(in_old.join().unwrap(), 1);
+    assert_eq!(expecting.published(), 2);
+    assert_eq!(now(&counter), (2, 2, 0));
 }

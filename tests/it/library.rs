@@ -3,6 +3,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
+use object::elf;
 use reseat_tests::stamp;
 
 /// The bytes of a library, as a fixture's build or made from one.
@@ -79,6 +80,37 @@ impl Build {
         })
     }
 
+    /// As if it had been linked with `-z nodelete`.
+    pub fn never_unloaded(self) -> Build {
+        let mut entry = elf::DT_FLAGS_1.0.to_le_bytes().to_vec();
+        entry.extend(elf::DF_1_NOW.0.to_le_bytes());
+        self.changed(|bytes| {
+            let places = find(bytes, &entry);
+            assert_eq!(places.len(), 1, "libraries of Rust are linked with -z now");
+            bytes[places[0] + 8] |= elf::DF_1_NODELETE.0 as u8;
+        })
+    }
+
+    /// As if its descriptor were a symbol of which the loader keeps one for the whole process.
+    pub fn with_unique_descriptor(self) -> Build {
+        let symbol = self.descriptor_symbol();
+        self.changed(|bytes| {
+            // The table for the loader comes before the one for debuggers.
+            let at = find(bytes, &symbol)[0];
+            // Four bytes before address and size: binding and type, then visibility and section.
+            bytes[at - 4] = (elf::STB_GNU_UNIQUE.0 << 4) | elf::STT_OBJECT.0;
+        })
+    }
+
+    /// Address and size of the descriptor, as they stand in the table of symbols.
+    fn descriptor_symbol(&self) -> Vec<u8> {
+        use object::{Object as _, ObjectSymbol as _};
+        let file = object::File::parse(&**self.bytes).expect("fixtures are ELF files");
+        let mut symbols = file.dynamic_symbols();
+        let symbol = symbols.find(|symbol| symbol.name() == Ok("RESEAT_PLUGIN")).expect("it is exported");
+        [symbol.address().to_le_bytes(), symbol.size().to_le_bytes()].concat()
+    }
+
     /// The first so many bytes.
     pub fn cut(self, len: usize) -> Build {
         self.changed(|bytes| bytes.truncate(len))
@@ -104,12 +136,12 @@ impl Build {
     /// The ends of its headers, tables, segments and sections: where a writer might have stopped.
     pub fn boundaries(&self) -> Vec<usize> {
         use object::read::elf::{ElfFile64, FileHeader, ProgramHeader, SectionHeader};
-        let elf = ElfFile64::<object::Endianness>::parse(&**self.bytes).expect("fixtures are ELF files");
-        let (endian, header) = (elf.endian(), elf.elf_header());
-        let segments = elf.elf_program_headers().iter().map(|s| s.p_offset(endian) + s.p_filesz(endian));
-        let sections = elf.elf_section_table().iter().filter_map(|s| s.file_range(endian));
+        let file = ElfFile64::<object::Endianness>::parse(&**self.bytes).expect("fixtures are ELF files");
+        let (endian, header) = (file.endian(), file.elf_header());
+        let segments = file.elf_program_headers().iter().map(|s| s.p_offset(endian) + s.p_filesz(endian));
+        let sections = file.elf_section_table().iter().filter_map(|s| s.file_range(endian));
         let mut all: Vec<u64> = vec![0, 4, 16, size_of_val(header) as u64, header.e_shoff(endian)];
-        all.push(header.e_phoff(endian) + 56 * elf.elf_program_headers().len() as u64);
+        all.push(header.e_phoff(endian) + 56 * file.elf_program_headers().len() as u64);
         all.extend(segments);
         all.extend(sections.flat_map(|(start, len)| [start, start + len]));
         let mut all: Vec<usize> =

@@ -31,6 +31,8 @@ mod handover;
 mod readme;
 /// The ways in which files change, and what follows from each.
 mod reloads;
+/// Units of work that see one generation of each plugin.
+mod scopes;
 /// What the host says of what it does, and what reaches a plugin from it.
 mod status_and_events;
 /// Many threads, many plugins, many builds.

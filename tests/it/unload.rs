@@ -1,14 +1,17 @@
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
-use reseat::{CallError, Handle, Host, Options};
+use reseat::{CallError, Handle, Host, Options, Step};
+use reseat_tests::echo::Echo;
 use reseat_tests::misc::Misc;
+use serde_json::json;
 
 use crate::callers::Callers;
 use crate::child::{in_child, in_child_with};
 use crate::process::{Belongings, mapped};
-use crate::scene::{Scene, Verdict};
+use crate::scene::{Build, Hold, Scene, Verdict};
 use crate::waiting::DEADLINE;
 
 /// A scene with one of the fixtures that implement `Misc`, each under its own name.
@@ -243,6 +246,60 @@ fn a_signal_handler_keeps_its_generation_by_number_until_it_is_removed() {
         misc.enter().unwrap().call("remove").unwrap();
         gone(&scene, "signal_handler", old);
     });
+}
+
+#[test]
+fn a_library_marked_never_to_be_unloaded_is_unloaded_all_the_same() {
+    in_child("unload::a_library_marked_never_to_be_unloaded_is_unloaded_all_the_same", || {
+        let scene = Scene::with(&[]);
+        let marked = Build::of("echo_v1").never_unloaded();
+        let notes = reseat::inspect(&scene.shelve(&marked)).unwrap().notes;
+        assert!(notes[0].contains("marked never to be unloaded"), "{notes:?}");
+        scene.install(marked.clone()).published();
+        let old = replace(&scene, "echo");
+        gone(&scene, "echo", old);
+        // The author's file is as it was.
+        assert!(std::fs::read(scene.plugins().join(marked.file_name())).unwrap() == marked.bytes());
+    });
+}
+
+#[test]
+fn a_library_that_the_loader_keeps_lingers_and_its_code_is_not_taken_for_the_next_one() {
+    let name = "unload::a_library_that_the_loader_keeps_lingers_and_its_code_is_not_taken_for_the_next_one";
+    in_child(name, || {
+        let scene = Scene::with(&[]);
+        let unique = |number| Build::of("echo_stamped").stamped(number).with_unique_descriptor();
+        let notes = reseat::inspect(&scene.shelve(&unique(1))).unwrap().notes;
+        assert!(notes[0].contains("will not be unloaded") && notes[0].contains("RESEAT_PLUGIN"), "{notes:?}");
+        scene.install(unique(1)).published();
+        let echo = scene.handle::<dyn Echo>("echo");
+        assert_eq!(echo.enter().unwrap().build().unwrap(), 1);
+        // The loader gives the first library's descriptor for the second's name.
+        scene.install(unique(2)).refused().at(Step::Open, &["its descriptor lies in another library"]);
+        assert_eq!(echo.enter().unwrap().build().unwrap(), 1);
+
+        assert_eq!(scene.install(Build::of("echo_stamped").stamped(3)).published(), 3);
+        assert_eq!(echo.enter().unwrap().build().unwrap(), 3);
+        stays(&scene, "echo", 1, &["the loader keeps it"]);
+    });
+}
+
+#[test]
+fn a_last_hook_that_hangs_keeps_its_generation_until_it_returns() {
+    let dir = tempfile::tempdir().unwrap();
+    let hold = Hold::at(dir.path().join("go"));
+    let scene = Scene::with_options(&["hangs_in_stopping"], |options| {
+        options.hook_deadline = Duration::from_secs(2);
+        options.config.insert("counter".into(), json!({ "until": hold.until() }));
+    });
+    scene.install("counter_v2").published();
+    hold.entered();
+    stays(&scene, "counter", 1, &["its last hooks have not returned within 2s"]);
+    // Others are not held up by it.
+    let old = replace(&scene, "counter");
+    scene.unloaded("counter", old);
+    hold.release();
+    gone(&scene, "counter", 1);
 }
 
 #[test]

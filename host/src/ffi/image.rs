@@ -26,6 +26,10 @@ pub(crate) enum OpenError {
     #[error("the loader refuses it: {0}")]
     Loader(String),
     #[error(
+        "its descriptor lies in another library: its symbol {DESCRIPTOR_SYMBOL} is marked unique, which export_plugin! never does"
+    )]
+    OtherImage,
+    #[error(
         "the symbol {DESCRIPTOR_SYMBOL} is not a descriptor: it begins with {found:02x?}, expected {MAGIC:02x?}: rebuild the plugin"
     )]
     Magic { found: [u8; 16] },
@@ -93,10 +97,14 @@ impl Image {
             .as_raw_ptr()
             .cast::<Descriptor>()
             .cast_const();
-        // SAFETY: the address of a symbol of the open library.
-        unsafe { check(descriptor, manifest_hash) }?;
         let range = os::mapped_range(path)
             .ok_or_else(|| OpenError::Loader("it is not in the loader's list".into()))?;
+        // A symbol that the loader keeps unique leads to the first library that had it.
+        if !range.contains(&descriptor.addr()) {
+            return Err(OpenError::OtherImage);
+        }
+        // SAFETY: the address of a symbol of the open library.
+        unsafe { check(descriptor, manifest_hash) }?;
         let record =
             Box::new(GenerationRecord { plugin: plugin.to_owned(), number, book: Book::open(), counters });
         let image = Image {

@@ -603,19 +603,31 @@ fn check_callback(object: &syn::TypeTraitObject) -> syn::Result<()> {
     })
 }
 
+const REFERENCE_INSIDE: &str =
+    "a reference inside another type cannot cross: only a whole argument can be lent";
+const REFERENCE_RETURNED: &str = "a result cannot hold a reference: it would point into a library that may be unloaded; return an owned value (String, Vec<T>)";
+
 fn check_result(ty: &Type) -> syn::Result<()> {
-    if let Type::Reference(reference) = ty {
-        return Err(Error::new(
-            reference.span(),
-            "a result cannot be a reference: it would point into a library that may be unloaded; return an owned value (String, Vec<T>)",
-        ));
+    // The error of a `Result` crosses as its text, whatever it is.
+    if let Type::Path(path) = ty
+        && let Some(last) = path.path.segments.last()
+        && last.ident == "Result"
+        && let PathArguments::AngleBracketed(args) = &last.arguments
+        && let Some(GenericArgument::Type(value)) = args.args.first()
+    {
+        return check_parts(value, REFERENCE_RETURNED);
     }
-    check_type(ty)
+    check_parts(ty, REFERENCE_RETURNED)
+}
+
+fn check_type(ty: &Type) -> syn::Result<()> {
+    check_parts(ty, REFERENCE_INSIDE)
 }
 
 /// What can be said of a type by looking at it; the rest is said by the traits.
-fn check_type(ty: &Type) -> syn::Result<()> {
+fn check_parts(ty: &Type, reference: &str) -> syn::Result<()> {
     let refuse = |span, text: &str| Err(Error::new(span, text));
+    let check = |inner| check_parts(inner, reference);
     match ty {
         Type::ImplTrait(it) => {
             refuse(it.span(), "`impl Trait` cannot cross: name a type that derives AbiType")
@@ -628,10 +640,7 @@ fn check_type(ty: &Type) -> syn::Result<()> {
         Type::Ptr(it) => {
             refuse(it.span(), "a raw pointer cannot cross: nobody could say who owns what it points to")
         }
-        Type::Reference(it) => refuse(
-            it.span(),
-            "a reference inside another type cannot cross: only a whole argument can be lent",
-        ),
+        Type::Reference(it) => refuse(it.span(), reference),
         Type::Path(path) => {
             for segment in &path.path.segments {
                 if segment.ident == "Self" {
@@ -640,17 +649,17 @@ fn check_type(ty: &Type) -> syn::Result<()> {
                 let PathArguments::AngleBracketed(args) = &segment.arguments else { continue };
                 for arg in &args.args {
                     if let GenericArgument::Type(inner) = arg {
-                        check_type(inner)?;
+                        check(inner)?;
                     }
                 }
             }
             Ok(())
         }
-        Type::Tuple(tuple) => tuple.elems.iter().try_for_each(check_type),
-        Type::Array(array) => check_type(&array.elem),
-        Type::Slice(slice) => check_type(&slice.elem),
-        Type::Paren(inner) => check_type(&inner.elem),
-        Type::Group(inner) => check_type(&inner.elem),
+        Type::Tuple(tuple) => tuple.elems.iter().try_for_each(check),
+        Type::Array(array) => check(&array.elem),
+        Type::Slice(slice) => check(&slice.elem),
+        Type::Paren(inner) => check(&inner.elem),
+        Type::Group(inner) => check(&inner.elem),
         _ => Ok(()),
     }
 }

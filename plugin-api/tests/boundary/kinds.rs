@@ -60,6 +60,8 @@ pub trait Kinds {
     fn fallible(&self, refuse: Option<String>) -> Result<String>;
     fn own_error(&self, refuse: bool) -> std::result::Result<u32, Refusal>;
     fn fallible_unit(&self, refuse: bool) -> Result<()>;
+    fn boxed_error(&self) -> std::result::Result<u32, Box<dyn std::error::Error>>;
+    fn static_error(&self) -> std::result::Result<u32, &'static str>;
 
     #[since("1.1")]
     fn later(&self, number: u32) -> u32;
@@ -250,6 +252,12 @@ impl Kinds for Echo {
     fn fallible_unit(&self, refuse: bool) -> Result<()> {
         ensure!(!refuse, "no");
         Ok(())
+    }
+    fn boxed_error(&self) -> std::result::Result<u32, Box<dyn std::error::Error>> {
+        Err("boxed".into())
+    }
+    fn static_error(&self) -> std::result::Result<u32, &'static str> {
+        Err("static")
     }
     fn much_later(&self) -> Result<u32> {
         Ok(9)

@@ -143,6 +143,8 @@ fn an_error_of_the_interfaces_own_comes_back_as_its_text() {
     let kinds = loaded.enter::<dyn Kinds>();
     assert_eq!(kinds.own_error(false).unwrap(), 7);
     assert_eq!(kinds.own_error(true).unwrap_err(), CallError::Plugin("refused, politely".into()));
+    assert_eq!(kinds.boxed_error().unwrap_err(), CallError::Plugin("boxed".into()));
+    assert_eq!(kinds.static_error().unwrap_err(), CallError::Plugin("static".into()));
 }
 
 #[test]

@@ -1,0 +1,223 @@
+//! What the parts of a host share: its plugins by name, and the ways in which a file gets to one of them.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use plugin_api::desc::InterfaceDesc;
+
+use crate::error::{PluginError, Refusal, RefusalReason, ReloadError};
+use crate::events::{Event, Journal, Step};
+use crate::ffi::MAX_INTERFACES;
+use crate::file::{self, StagingDir};
+use crate::host::Outcome;
+use crate::options::{Options, TrustedFile};
+use crate::plugin::{Build, Loaded, Plugin, same, stated};
+use crate::reaper::Reaper;
+use crate::reload::{self, Settled};
+
+/// What the parts of a host share.
+pub(crate) struct Core {
+    pub(crate) options: Options,
+    pub(crate) staging: StagingDir,
+    pub(crate) journal: Arc<Journal>,
+    pub(crate) reaper: Reaper,
+    pub(crate) captures: bool,
+    plugins: Mutex<BTreeMap<String, Arc<Plugin>>>,
+    closed: AtomicBool,
+}
+
+impl Core {
+    pub(crate) fn new(
+        options: Options,
+        staging: StagingDir,
+        journal: Arc<Journal>,
+        reaper: Reaper,
+    ) -> Arc<Core> {
+        let captures = crate::ffi::self_test();
+        let (plugins, closed) = (Mutex::default(), AtomicBool::new(false));
+        Arc::new(Core { options, staging, journal, reaper, captures, plugins, closed })
+    }
+
+    /// Closes the host for newcomers; whether it was open.
+    pub(crate) fn close(&self) -> bool {
+        !self.closed.swap(true, Ordering::SeqCst)
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn find(&self, name: &str) -> Option<Arc<Plugin>> {
+        lock(&self.plugins).get(name).cloned()
+    }
+
+    pub(crate) fn all(&self) -> Vec<Arc<Plugin>> {
+        lock(&self.plugins).values().cloned().collect()
+    }
+
+    /// The names of what is loaded.
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.all().iter().filter(|plugin| plugin.is_loaded()).map(|plugin| plugin.name.clone()).collect()
+    }
+
+    /// A plugin's configuration, as JSON.
+    pub(crate) fn config(&self, plugin: &str) -> String {
+        self.options.config.get(plugin).map_or_else(|| "{}".into(), ToString::to_string)
+    }
+
+    /// The plugin that a build belongs to. The first file that claims a name keeps it, for as long as it is there
+    /// and serves.
+    pub(crate) fn claim(&self, build: &Build) -> Result<Arc<Plugin>, (Arc<Plugin>, RefusalReason)> {
+        let name = &build.manifest.plugin;
+        let plugin = lock(&self.plugins)
+            .entry(name.clone())
+            .or_insert_with(|| Plugin::new(name.clone(), build.file.clone(), self.options.call_wait))
+            .clone();
+        let owner = plugin.record().file.clone();
+        let taken = owner != build.file && plugin.is_loaded() && owner.exists();
+        if taken {
+            return Err((plugin, RefusalReason::NameTaken { plugin: name.clone(), by: owner }));
+        }
+        Ok(plugin)
+    }
+
+    pub(crate) fn load(self: &Arc<Self>, file: &TrustedFile, force: bool) -> Result<Outcome, ReloadError> {
+        let result = self.settle(file).and_then(|settled| self.admit(&settled, force));
+        if let Err(ReloadError::Refused(refusal)) = &result {
+            self.report(refusal);
+        }
+        result
+    }
+
+    pub(crate) fn admit(self: &Arc<Self>, settled: &Settled, force: bool) -> Result<Outcome, ReloadError> {
+        if self.is_closed() {
+            return Err(ReloadError::Closed);
+        }
+        reload::admit(self, settled, force)
+    }
+
+    /// Waits until nobody writes to the file.
+    fn settle(&self, file: &TrustedFile) -> Result<Settled, ReloadError> {
+        let noticed = Instant::now();
+        let mut settling = file::Settling::start(file.path());
+        let refuse = |reason: RefusalReason| {
+            ReloadError::Refused(Refusal {
+                plugin: None,
+                file: file.path().to_owned(),
+                step: Step::Settle,
+                serving: None,
+                reason,
+            })
+        };
+        loop {
+            match settling.poll(Instant::now()) {
+                file::Progress::Ready(open) => {
+                    return Ok(Settled { file: open, origin: file.clone(), noticed });
+                }
+                file::Progress::Wait(pause) if noticed.elapsed() < self.options.drain_deadline => {
+                    std::thread::sleep(pause.min(Duration::from_millis(20)));
+                }
+                file::Progress::Wait(_) => {
+                    let waited = noticed.elapsed();
+                    let why = format!(
+                        "it is still being written to after {waited:.1?}: wait for the build to finish"
+                    );
+                    return Err(refuse(RefusalReason::NotSettled(why)));
+                }
+                file::Progress::Gone => {
+                    return Err(refuse(RefusalReason::NotSettled("there is no such file".into())));
+                }
+                file::Progress::Unreadable(source) => {
+                    return Err(refuse(RefusalReason::Vet(file::VetError::Unreadable { source })));
+                }
+                file::Progress::NotAFile(kind) => {
+                    return Err(refuse(RefusalReason::Vet(file::VetError::NotAFile { kind })));
+                }
+            }
+        }
+    }
+
+    /// Tells of a refusal.
+    pub(crate) fn report(&self, refusal: &Refusal) {
+        if let Some(plugin) = refusal.plugin.as_ref().and_then(|name| self.find(name)) {
+            plugin.record().last_refusal = Some(format!("{}: {}", refusal.step, refusal.reason));
+        }
+        self.journal.record(Event::Refused {
+            plugin: refusal.plugin.clone(),
+            file: refusal.file.clone(),
+            step: refusal.step,
+            reason: refusal.reason.to_string(),
+            serving: refusal.serving,
+        });
+    }
+
+    /// Gives an interface its number, and resolves it for the serving generation.
+    pub(crate) fn register(
+        &self,
+        plugin: &Arc<Plugin>,
+        desc: &'static InterfaceDesc,
+    ) -> Result<usize, PluginError> {
+        // While this turn lasts no generation is bound without the new interface.
+        let _turn = plugin
+            .begin_within(Step::Publish, self.options.call_wait)
+            .map_err(|error| PluginError::Busy { name: plugin.name.clone(), busy: error.to_string() })?;
+        let known = plugin.record().interfaces.iter().position(|known| same(known, desc));
+        if let Some(number) = known {
+            return Ok(number);
+        }
+        let number = plugin.record().interfaces.len();
+        if number == MAX_INTERFACES {
+            return Err(PluginError::TooManyInterfaces { limit: MAX_INTERFACES });
+        }
+        // On a thread of its own: inside of a call, entering would give that call's generation, which may be an
+        // older one.
+        std::thread::scope(|scope| {
+            let bind = || match plugin.slot.try_enter() {
+                Ok(loaded) => bind(&plugin.name, number, desc, &loaded),
+                Err(_) => Err(PluginError::NotLoaded { name: plugin.name.clone() }),
+            };
+            scope.spawn(bind).join().expect("binding does not panic")
+        })?;
+        plugin.record().interfaces.push(desc);
+        Ok(number)
+    }
+
+    /// Empties a plugin's slot; its generation goes to the reaper. The caller has the turn.
+    pub(crate) fn take_down(&self, plugin: &Arc<Plugin>) -> Option<u64> {
+        let old = plugin.slot.close().ok().flatten()?;
+        let number = old.value().number;
+        plugin.record().serving = None;
+        self.reaper.retire(plugin.clone(), old);
+        Some(number)
+    }
+}
+
+/// Resolves an interface for the serving generation.
+fn bind(name: &str, number: usize, desc: &InterfaceDesc, loaded: &Loaded) -> Result<(), PluginError> {
+    let (ours, manifest) = (stated(desc), &loaded.build.manifest);
+    let not_implemented = |interface: String| PluginError::NotImplemented {
+        name: name.to_owned(),
+        interface,
+        implements: implemented(&loaded.build),
+    };
+    let theirs = manifest
+        .interface(&ours.name)
+        .ok_or_else(|| not_implemented(format!("{} {}", ours.name, ours.version)))?;
+    file::compare(&ours, theirs, &manifest.plugin, &manifest.version).map_err(PluginError::Interface)?;
+    loaded
+        .tables
+        .bind(number, desc, loaded.instance.image())
+        .map_err(|reason| not_implemented(format!("{} {}: {reason}", ours.name, ours.version)))
+}
+
+fn implemented(build: &Build) -> String {
+    let names: Vec<_> =
+        build.manifest.interfaces.iter().map(|i| format!("{} {}", i.name, i.version)).collect();
+    names.join(", ")
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,9 @@
+#[plugin_api::interface(version = "1.0")]
+pub trait Limiter {
+    #[rustfmt::skip]
+    fn check(
+        &self, a: u8, b: u8, c: u8, d: u8, e: u8, f: u8, g: u8, h: u8, i: u8, j: u8, k: u8, l: u8, m: u8,
+    ) -> bool;
+}
+
+fn main() {}
