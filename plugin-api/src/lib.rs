@@ -57,6 +57,7 @@ pub mod testing;
 pub mod transfer;
 pub mod types;
 
+mod callback;
 #[doc(hidden)]
 pub mod capture;
 mod contain;

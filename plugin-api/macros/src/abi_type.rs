@@ -154,9 +154,9 @@ fn expand_struct(name: &Ident, fields: &Fields, repr: &Repr) -> TokenStream {
     }
 }
 
-/// `<Type as AbiType>::item`, all of it in the place of the type: see `method::on`.
+/// `<Type as AbiType>::item`, all of it in the place of the type: see `place::on`.
 fn on(ty: &Type, item: TokenStream) -> TokenStream {
-    crate::method::on(ty, quote!(AbiType), None, item)
+    crate::place::on(ty, quote!(AbiType), None, item)
 }
 
 fn expand_enum(name: &Ident, data: &DataEnum, repr: &Repr) -> syn::Result<TokenStream> {

@@ -4,10 +4,13 @@
 //! traits there, so that an alias crosses exactly as the type it stands for.
 
 mod abi_type;
+mod check;
 mod errors;
 mod export;
 mod interface;
 mod method;
+mod param;
+mod place;
 
 use proc_macro::TokenStream;
 use syn::parse_macro_input;
