@@ -223,7 +223,7 @@ fn a_new_plugin_builds_passes_its_test_and_serves() {
 
 #[test]
 fn dev_builds_serves_follows_an_edit_shows_an_error_and_recovers() {
-    let workshop = Workshop::open();
+    let workshop = Workshop::open("followed");
     // Nothing flows back, so that levels can be compared.
     workshop.set("REFILL_PER_SECOND", "1e-9");
     let state = tempfile::tempdir().expect("a temporary directory can be made");

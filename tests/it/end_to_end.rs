@@ -76,7 +76,7 @@ fn newer(burst: u32, last: &mut u32) -> Result<(), String> {
 
 #[test]
 fn twenty_builds_take_over_under_load_and_nothing_is_lost() {
-    let workshop = Workshop::open();
+    let workshop = Workshop::open("rebuilt");
     workshop.set("BURST", &BURST.to_string());
     workshop.build();
 

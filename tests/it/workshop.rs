@@ -7,6 +7,9 @@ use tempfile::TempDir;
 /// a plugin author has. Nothing tracked is touched.
 pub struct Workshop {
     dir: TempDir,
+    /// The plugin's directory. Cargo tells packages in a shared build directory apart by their path within the
+    /// workspace, so two copies that are built at the same time need two names.
+    name: &'static str,
 }
 
 /// Where this project's sources are.
@@ -15,9 +18,9 @@ pub fn project() -> &'static Path {
 }
 
 impl Workshop {
-    pub fn open() -> Workshop {
+    pub fn open(name: &'static str) -> Workshop {
         let dir = tempfile::tempdir().expect("a temporary directory can be made");
-        let workshop = Workshop { dir };
+        let workshop = Workshop { dir, name };
         copy_tree(&project().join("example-plugin"), &workshop.plugin());
         std::fs::copy(project().join("Cargo.lock"), workshop.path("Cargo.lock"))
             .expect("there is a lock file");
@@ -30,13 +33,15 @@ impl Workshop {
         let text = std::fs::read_to_string(project().join("Cargo.toml")).expect("the project has a manifest");
         let mut manifest: toml::Table = text.parse().expect("it is TOML");
         let workspace = manifest["workspace"].as_table_mut().expect("it is a workspace");
-        let members = ["example-plugin", "example-plugin/interface"].map(toml::Value::from);
+        let members = [self.name.to_owned(), format!("{}/interface", self.name)].map(toml::Value::from);
         workspace.insert("members".into(), toml::Value::Array(members.to_vec()));
         let dependencies = workspace["dependencies"].as_table_mut().expect("it shares dependencies");
         for (_, dependency) in dependencies.iter_mut() {
             let Some(path) = dependency.get_mut("path") else { continue };
             let relative = path.as_str().expect("a path is text").to_owned();
-            if !relative.starts_with("example-plugin") {
+            if relative.starts_with("example-plugin") {
+                *path = relative.replacen("example-plugin", self.name, 1).into();
+            } else {
                 *path = project().join(relative).to_str().expect("the project's path is text").into();
             }
         }
@@ -47,7 +52,7 @@ impl Workshop {
 
     /// The plugin's crate.
     pub fn plugin(&self) -> PathBuf {
-        self.path("example-plugin")
+        self.path(self.name)
     }
 
     /// Where cargo puts what it builds.
