@@ -56,6 +56,8 @@ pub(crate) fn admit(core: &Arc<Core>, settled: &Settled, force: bool) -> Result<
     let turn = plugin.begin(Step::Vet)?;
     let serving = plugin.record().serving.clone();
     if let Some(serving) = serving.as_ref().filter(|serving| serving.build.hash == build.hash && !force) {
+        // It may have been moved: `claim` has seen that nothing is left where it was.
+        plugin.record().file.clone_from(&build.file);
         return Ok(Outcome::Unchanged { plugin: plugin.name.clone(), generation: serving.number });
     }
     let reload = Reload {

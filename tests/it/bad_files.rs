@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 use object::elf::EM_AARCH64;
-use reseat::{Handle, Step, inspect};
+use reseat::{Handle, Host, Options, Step, inspect};
 use reseat_tests::echo::Echo;
 
 use crate::callers::Callers;
@@ -37,6 +37,15 @@ fn c_library(scene: &Scene) -> Build {
     let cc = Command::new("cc").args(["-shared", "-fPIC", "-o"]).args([&library, &source]).status();
     assert!(cc.expect("a C compiler is there, since Rust links with it").success());
     Build::raw("greet", fs::read(library).unwrap())
+}
+
+/// With another name for something that the library needs.
+fn renamed(from: &str, to: &str) -> Build {
+    assert_eq!(from.len(), to.len());
+    echo_v2().changed(|bytes| {
+        let at = find(bytes, format!("\0{from}\0").as_bytes())[0] + 1;
+        bytes[at..at + to.len()].copy_from_slice(to.as_bytes());
+    })
 }
 
 /// Calls `echo` without pause; every answer must be one of build 1.
@@ -81,6 +90,7 @@ fn a_build_that_does_not_fit_is_refused_by_its_bytes_and_the_old_generation_serv
         (c_library(&scene), "has no reseat manifest"),
         (Build::raw("echo", "just a text"), "is not a shared library: it begins with 6a 75 73 74"),
         (Build::raw("echo", vec![0x5a; 100_000]), "is not a shared library"),
+        (renamed("libgcc_s.so.1", "libgcc_x.so.1"), "needs libgcc_x.so.1, which was not found in"),
         (Build::of("echo_changed_signature"), "method `say` differs"),
         (Build::of("echo_changed_layout"), "method `measure` differs"),
     ];
@@ -91,21 +101,26 @@ fn a_build_that_does_not_fit_is_refused_by_its_bytes_and_the_old_generation_serv
 }
 
 #[test]
-fn a_descriptor_that_is_not_what_the_bytes_promised_is_refused_when_it_is_opened() {
+fn a_library_that_is_not_what_its_bytes_promised_is_refused_when_it_is_opened() {
     let scene = Scene::with(&["echo_v1"]);
     let _echo = scene.handle::<dyn Echo>("echo");
     let kinds = [
-        (echo_v2().with_descriptor(0, |byte| *byte = b'X'), "is not a descriptor"),
-        (echo_v2().with_descriptor(16, |byte| *byte = 9), "speaks boundary 9, this host speaks 1"),
-        (echo_v2().with_descriptor(20, |byte| *byte = 8), "descriptor has 8 bytes"),
-        (echo_v2().with_descriptor(24, |byte| *byte ^= 1), "belongs to another manifest"),
+        (echo_v2().with_descriptor(0, |byte| *byte = b'X'), "is not a descriptor", "rebuild the plugin"),
+        (echo_v2().with_descriptor(16, |byte| *byte = 9), "speaks boundary 9, this host speaks 1", "rebuild"),
+        (echo_v2().with_descriptor(20, |byte| *byte = 8), "descriptor has 8 bytes", "rebuild the plugin"),
+        (
+            echo_v2().with_descriptor(24, |byte| *byte ^= 1),
+            "belongs to another manifest",
+            "rebuild the plugin",
+        ),
+        (renamed("dlsym", "dlsyx"), "the loader refuses it", "undefined symbol: dlsyx"),
     ];
-    for (build, words) in kinds {
-        refused_while_serving(&scene, build).at(Step::Open, &[words, "rebuild the plugin"]);
+    for (build, words, more) in kinds {
+        refused_while_serving(&scene, build).at(Step::Open, &[words, more]);
         // What was opened has been closed again.
         scene.settled();
     }
-    assert_eq!(scene.install("echo_v2").published(), 2 + 4);
+    assert_eq!(scene.install("echo_v2").published(), 2 + 5);
 }
 
 #[test]
@@ -159,6 +174,29 @@ fn a_file_that_others_can_write_to_is_refused() {
     fs::rename(&shelved, &expecting.file).unwrap();
     expecting.refused().at(Step::Vet, &["is writable by others (mode 0666; chmod o-w)"]);
     assert_eq!(scene.generation("echo"), Some(1));
+}
+
+#[test]
+fn a_file_in_a_directory_that_others_can_write_to_is_refused() {
+    let scene = Scene::with(&["echo_v1"]);
+    fs::set_permissions(scene.plugins(), Permissions::from_mode(0o777)).unwrap();
+    let refused = scene.install("echo_v2").refused();
+    refused
+        .at(Step::Vet, &["lies in", scene.plugins().to_str().unwrap(), "is writable by others (mode 0777"]);
+    assert_eq!(scene.generation("echo"), Some(1));
+}
+
+#[test]
+fn a_state_directory_that_others_can_write_to_keeps_a_host_from_starting() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    fs::create_dir_all(state.join("run")).unwrap();
+    fs::set_permissions(state.join("run"), Permissions::from_mode(0o777)).unwrap();
+    let error = Host::start(Options { state_dir: state, ..Options::default() }).err().unwrap().to_string();
+    assert!(
+        error.starts_with("the state directory cannot be used: ") && error.contains("writable by others"),
+        "{error}"
+    );
 }
 
 #[test]

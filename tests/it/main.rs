@@ -23,6 +23,8 @@ mod bad_files;
 mod calls;
 /// The command line, HTTP, and what they say.
 mod cli;
+/// Things that happen at the same time.
+mod encounters;
 /// Real builds of a real plugin, under load.
 mod end_to_end;
 /// State on its way from one build to the next, and what can go wrong on it.

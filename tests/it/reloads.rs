@@ -3,7 +3,7 @@ use std::io::{Seek, SeekFrom, Write};
 use std::os::unix::fs::symlink;
 use std::time::{Duration, SystemTime};
 
-use reseat::{Event, Outcome, ReloadError, Step};
+use reseat::{Event, Outcome, PluginStatus, ReloadError, Step, TrustedDir};
 use reseat_tests::echo::Echo;
 use reseat_tests::misc::Blocker;
 
@@ -239,6 +239,43 @@ fn a_plugin_whose_file_is_removed_serves_on() {
 }
 
 #[test]
+fn a_file_moved_to_another_name_is_followed_there() {
+    let scene = Scene::with(&["echo_v1"]);
+    let (from, to) = (scene.plugins().join(FILE), scene.plugins().join("libmoved.so"));
+    fs::rename(from, &to).unwrap();
+    scene.eventually(|s| s.status("echo").file == to);
+    assert_eq!(scene.generation("echo"), Some(1));
+    assert_eq!(scene.install(Build::of("echo_v2").in_slot("moved")).published(), 2);
+    assert_eq!(build_of(&scene), 2);
+}
+
+#[test]
+fn a_plugin_that_was_unloaded_comes_back_with_a_new_build_and_not_by_itself() {
+    let scene = Scene::with(&["echo_v1"]);
+    scene.host.unload("echo").unwrap();
+    looked(&scene);
+    assert_eq!(scene.generation("echo"), None);
+    assert_eq!(scene.install("echo_v2").published(), 2);
+    assert_eq!(build_of(&scene), 2);
+}
+
+#[test]
+fn a_directory_that_is_not_there_yet_is_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let late = dir.path().join("late");
+    // SAFETY: only this test writes there.
+    let trusted = unsafe { TrustedDir::new(&late) };
+    let scene = Scene::with_options(&["echo_v1"], |options| options.watch.push(trusted));
+    let told = |e: &Event| matches!(e, Event::Trouble { what } if what.contains(late.to_str().unwrap()));
+    scene.eventually(|s| s.events().iter().any(told));
+    fs::create_dir(&late).unwrap();
+    let callback = Build::of("callback");
+    fs::rename(scene.shelve(&callback), late.join(callback.file_name())).unwrap();
+    let serves = |p: &PluginStatus| p.name == "callback" && p.generation == Some(1);
+    scene.eventually(|s| s.host.status().plugins.iter().any(serves));
+}
+
+#[test]
 fn a_host_that_does_not_follow_changes_only_on_demand() {
     let scene = Scene::with_options(&["echo_v1"], |options| options.follow = false);
     drop(scene.install("echo_v2"));
@@ -274,6 +311,16 @@ fn a_load_of_another_file_on_demand_is_refused_or_taken_as_if_it_had_appeared() 
     let text = scene.host.load(&scene.trusted("notes.txt")).unwrap_err();
     assert!(text.to_string().contains("is not a shared library"), "{text}");
     assert!(scene.trusted("libmissing.so").path().starts_with(scene.plugins()));
+}
+
+#[test]
+fn only_what_lies_in_a_directory_is_vouched_for_with_it() {
+    // SAFETY: nothing is loaded from there.
+    let trusted = unsafe { TrustedDir::new("plugins") };
+    for outside in ["../libecho.so", "/libecho.so", "sub/libecho.so", "..", ".", ""] {
+        assert_eq!(trusted.file(outside), None, "{outside:?}");
+    }
+    assert!(trusted.file("libecho.so").unwrap().path().is_absolute());
 }
 
 #[test]

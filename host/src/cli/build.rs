@@ -62,6 +62,14 @@ impl Plan {
         })
     }
 
+    /// Asks once more: the manifest has changed.
+    ///
+    /// # Errors
+    /// As for [`Plan::of`].
+    pub fn again(&self) -> Result<Plan> {
+        Plan::of(&self.dir, self.release, self.features.as_deref())
+    }
+
     /// Starts a build.
     pub fn start(&self) -> Result<Build> {
         let mut command = Command::new(cargo());

@@ -10,7 +10,8 @@ use serde_json::Value;
 use super::Failure;
 use super::args::{CallArgs, CheckArgs, EventsArgs, PluginArgs, PsArgs, StateDir};
 use super::output;
-use crate::serve::protocol::{Request, Response, SOCKET};
+use crate::serve::claim::SocketPath;
+use crate::serve::protocol::{REQUEST_LIMIT, Request, Response, SOCKET};
 
 /// `reseat call`
 pub fn call(args: &CallArgs) -> Result<(), Failure> {
@@ -106,16 +107,19 @@ fn answer(line: &str) -> Result<Value, Failure> {
 }
 
 fn send(state: &StateDir, request: &Request) -> Result<UnixStream, Failure> {
-    let path = state.state_dir.join(SOCKET);
-    let mut stream = UnixStream::connect(&path).map_err(|error| {
+    let mut line = serde_json::to_vec(request)?;
+    line.push(b'\n');
+    if line.len() as u64 > REQUEST_LIMIT {
+        return Err(anyhow!("this is too long to be sent: {} MiB is the most", REQUEST_LIMIT >> 20).into());
+    }
+    let connected = SocketPath::of(&state.state_dir).and_then(|path| UnixStream::connect(path.as_path()));
+    let mut stream = connected.map_err(|error| {
         Failure::Unreachable(anyhow!(
             "no host answers at {} ({error}): start one with `{} run DIR`, or name its --state-dir",
-            show(&path),
+            show(&state.state_dir.join(SOCKET)),
             output::program()
         ))
     })?;
-    let mut line = serde_json::to_vec(request)?;
-    line.push(b'\n');
     stream.write_all(&line).context("the host does not listen")?;
     Ok(stream)
 }
@@ -128,10 +132,10 @@ fn pretty(value: &Value) -> String {
     format!("{value:#}")
 }
 
-/// Prints a line. A reader that has gone away, as in `| head`, is no error of ours.
+/// Prints a line.
 fn print(text: &str) -> Result<(), Failure> {
     match writeln!(std::io::stdout(), "{text}") {
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Err(Failure::Unread),
         other => Ok(other?),
     }
 }

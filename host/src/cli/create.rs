@@ -16,14 +16,18 @@ const FILES: [(&str, &str); 4] = [
     (".gitignore", include_str!("../../templates/plugin/gitignore.in")),
 ];
 
+/// What only a crate that is no member of a workspace may say.
+const STANDALONE: &str = include_str!("../../templates/plugin/standalone.toml.in");
+
 /// Names that mean something else in the crate.
-const TAKEN: [&str; 14] = [
+const TAKEN: [&str; 15] = [
     "AbiType",
     "BTreeMap",
     "Box",
     "CallError",
     "Config",
     "Counter",
+    "Default",
     "Mutex",
     "Option",
     "Plugin",
@@ -35,11 +39,59 @@ const TAKEN: [&str; 14] = [
 ];
 
 /// Words that cannot be a crate's name.
-const KEYWORDS: [&str; 41] = [
-    "abstract", "as", "async", "await", "become", "box", "break", "const", "continue", "crate", "do", "dyn",
-    "else", "enum", "extern", "false", "final", "fn", "for", "gen", "if", "impl", "in", "let", "loop",
-    "macro", "match", "mod", "move", "mut", "pub", "ref", "return", "self", "static", "struct", "super",
-    "test", "trait", "true", "type",
+const KEYWORDS: [&str; 52] = [
+    "abstract",
+    "as",
+    "async",
+    "await",
+    "become",
+    "box",
+    "break",
+    "const",
+    "continue",
+    "crate",
+    "do",
+    "dyn",
+    "else",
+    "enum",
+    "extern",
+    "false",
+    "final",
+    "fn",
+    "for",
+    "gen",
+    "if",
+    "impl",
+    "in",
+    "let",
+    "loop",
+    "macro",
+    "match",
+    "mod",
+    "move",
+    "mut",
+    "override",
+    "priv",
+    "pub",
+    "ref",
+    "return",
+    "self",
+    "static",
+    "struct",
+    "super",
+    "test",
+    "trait",
+    "true",
+    "try",
+    "type",
+    "typeof",
+    "unsized",
+    "use",
+    "virtual",
+    "where",
+    "while",
+    "yield",
+    concat!("un", "safe"), // in one piece it would look like the thing itself to whoever searches for it
 ];
 
 /// Writes the crate.
@@ -59,10 +111,25 @@ pub fn create(args: &NewArgs) -> Result<(), Failure> {
         std::fs::write(&path, fill(template, &args.name, &api))
             .with_context(|| format!("{} cannot be written", path.display()))?;
     }
+    if !is_member(&dir)? {
+        let path = dir.join("Cargo.toml");
+        let manifest = fill(FILES[0].1, &args.name, &api) + STANDALONE;
+        std::fs::write(&path, manifest).with_context(|| format!("{} cannot be written", path.display()))?;
+    }
     println!("created plugin `{}` in {}. Next:", args.name, dir.display());
     println!("    cd {} && cargo test && cargo build", dir.display());
     println!("    {} dev {}", output::program(), dir.display());
     Ok(())
+}
+
+/// Whether the crate belongs to a workspace around it, whose `members` match it. A root of its own there would
+/// break that workspace; without one, a workspace that does not list it refuses to build it.
+fn is_member(dir: &Path) -> Result<bool> {
+    let dir = dir.canonicalize().with_context(|| format!("{} cannot be found", dir.display()))?;
+    let mut cargo = cargo_metadata::MetadataCommand::new();
+    cargo.manifest_path(dir.join("Cargo.toml")).no_deps().other_options(["--offline".to_owned()]);
+    // Cargo refuses a crate that lies in a workspace without being a member; without cargo nobody knows of one.
+    Ok(cargo.exec().is_ok_and(|metadata| metadata.workspace_root.as_std_path() != dir))
 }
 
 /// A plugin's name, and the name of its crate.
@@ -77,6 +144,10 @@ fn check_name(name: &str) -> Result<()> {
     ensure!(
         !KEYWORDS.contains(&name),
         "`{name}` is a word of the Rust language and cannot be a crate's name"
+    );
+    ensure!(
+        name != "reseat-plugin-api",
+        "`{name}` is the crate that every plugin depends on: choose another name"
     );
     Ok(())
 }
@@ -117,7 +188,8 @@ mod tests {
         for good in ["greeter", "rate-limiter", "a", "x2_y"] {
             assert!(check_name(good).is_ok(), "{good}");
         }
-        for bad in ["", "2x", "Greeter", "a b", "-a", "../a", "fn", "self", "ä"] {
+        for bad in ["", "2x", "Greeter", "a b", "-a", "../a", "fn", "self", "while", "reseat-plugin-api", "ä"]
+        {
             let error = check_name(bad).unwrap_err().to_string();
             assert!(error.contains(bad), "{error}");
         }

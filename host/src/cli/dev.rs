@@ -35,7 +35,14 @@ pub fn dev(args: &DevArgs) -> Result<(), Failure> {
     // What is built is loaded from where cargo puts it; no directory is watched.
     let serving = Serving::start(&args.serve, Vec::new())?;
     let stop = Arc::new(AtomicBool::new(false));
-    let bench = Bench { greeter: serving.greeter(), sources, plans, stop: stop.clone(), greeted: false };
+    let bench = Bench {
+        greeter: serving.greeter(),
+        sources,
+        plans,
+        stop: stop.clone(),
+        greeted: None,
+        replan: false,
+    };
     let thread = std::thread::Builder::new()
         .name("reseat-dev".into())
         .spawn(move || bench.work())
@@ -53,7 +60,10 @@ struct Bench {
     sources: Sources,
     plans: Vec<Plan>,
     stop: Arc<AtomicBool>,
-    greeted: bool,
+    /// Whether something was served when the greeting was said.
+    greeted: Option<bool>,
+    /// A manifest has changed: there may be other sources.
+    replan: bool,
 }
 
 impl Bench {
@@ -69,10 +79,8 @@ impl Bench {
                     return;
                 }
             }
-            if !self.greeted {
-                self.greeter.greet();
-                self.greeted = true;
-            }
+            self.greet();
+            self.plan_again();
             while dirty.is_empty() {
                 if self.is_stopped() {
                     return;
@@ -87,8 +95,41 @@ impl Bench {
         self.stop.load(Ordering::Relaxed)
     }
 
+    fn serves(&self) -> bool {
+        self.greeter.host().status().plugins.iter().any(|plugin| plugin.generation.is_some())
+    }
+
+    /// Says once where it serves, and once how to call what is served: the first build may have failed.
+    fn greet(&mut self) {
+        if self.greeted == Some(true) {
+            return;
+        }
+        let serves = self.serves();
+        if self.greeted != Some(serves) {
+            self.greeter.greet();
+            self.greeted = Some(serves);
+        }
+    }
+
+    /// Follows what the crates depend on now. A manifest that cargo does not understand is left to the next build,
+    /// which says so.
+    fn plan_again(&mut self) {
+        if !std::mem::take(&mut self.replan) {
+            return;
+        }
+        for plan in &mut self.plans {
+            if let Ok(newer) = plan.again() {
+                *plan = newer;
+            }
+        }
+        let roots: BTreeSet<PathBuf> =
+            self.plans.iter().flat_map(|plan| plan.sources.iter().cloned()).collect();
+        self.sources.extend(roots);
+    }
+
     /// The crates that these paths belong to.
-    fn affected(&self, edited: &BTreeSet<PathBuf>) -> BTreeSet<usize> {
+    fn affected(&mut self, edited: &BTreeSet<PathBuf>) -> BTreeSet<usize> {
+        self.replan |= edited.iter().any(|path| path.ends_with("Cargo.toml"));
         let within = |plan: &Plan, path: &Path| plan.sources.iter().any(|dir| path.starts_with(dir));
         let plans = self.plans.iter().enumerate();
         plans
@@ -103,14 +144,15 @@ impl Bench {
         for restarts in 0.. {
             let mut build = self.plans[index].start()?;
             let artifact = loop {
-                if let Some(artifact) = build.poll(TICK)? {
-                    break Some(artifact);
-                }
+                let artifact = build.poll(TICK)?;
                 if self.is_stopped() {
                     return Ok(());
                 }
-                let edited = self.sources.next(Duration::ZERO);
+                let edited = self.sources.during_a_build();
                 dirty.extend(self.affected(&edited));
+                if artifact.is_some() {
+                    break artifact;
+                }
                 if restarts < RESTARTS && dirty.remove(&index) {
                     break None;
                 }
@@ -122,8 +164,8 @@ impl Bench {
                     return Ok(());
                 }
                 Some(None) => {
-                    let serving = self.greeter.host().status().plugins.iter().any(|p| p.generation.is_some());
-                    let what = if serving { "what served before serves on" } else { "nothing is served yet" };
+                    let what =
+                        if self.serves() { "what served before serves on" } else { "nothing is served yet" };
                     eprintln!(
                         "the build of {} failed: {what}; waiting for an edit",
                         self.plans[index].dir.display()

@@ -2,7 +2,8 @@
 //!
 //! Directories are watched one by one, not recursively, so that build output below them costs nothing.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hasher};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -21,6 +22,8 @@ pub struct Sources {
     watched: BTreeSet<PathBuf>,
     /// Paths that have changed.
     edits: Receiver<PathBuf>,
+    /// What was in the files that have changed, as a hash; `None`: nothing that could be read.
+    seen: BTreeMap<PathBuf, Option<u64>>,
 }
 
 impl Sources {
@@ -29,13 +32,23 @@ impl Sources {
         let (sender, edits) = unbounded();
         let watcher = notify::recommended_watcher(move |event| tell(event, &sender))
             .context("the sources cannot be watched")?;
-        let mut sources = Sources { watcher, roots, watched: BTreeSet::new(), edits };
+        let mut sources = Sources { watcher, roots, watched: BTreeSet::new(), edits, seen: BTreeMap::new() };
         sources.refresh();
         Ok(sources)
     }
 
+    /// Watches these directories as well.
+    pub fn extend(&mut self, roots: impl IntoIterator<Item = PathBuf>) {
+        for root in roots {
+            if !self.roots.contains(&root) {
+                self.roots.push(root);
+            }
+        }
+        self.refresh();
+    }
+
     /// Watches directories that have come since.
-    pub fn refresh(&mut self) {
+    fn refresh(&mut self) {
         for root in self.roots.clone() {
             self.descend(&root);
         }
@@ -59,6 +72,25 @@ impl Sources {
 
     /// Waits for edits, for `limit` at most, and takes together what comes together.
     pub fn next(&mut self, limit: Duration) -> BTreeSet<PathBuf> {
+        let edited = self.told(limit);
+        for path in &edited {
+            self.seen.insert(path.clone(), content(path));
+        }
+        edited
+    }
+
+    /// The edits that came during a build. A file that was written with what was in it before does not count: build
+    /// scripts write among the sources too, and a build must not be what starts the next.
+    pub fn during_a_build(&mut self) -> BTreeSet<PathBuf> {
+        let mut edited = self.told(Duration::ZERO);
+        edited.retain(|path| {
+            let now = content(path);
+            self.seen.insert(path.clone(), now) != Some(now)
+        });
+        edited
+    }
+
+    fn told(&mut self, limit: Duration) -> BTreeSet<PathBuf> {
         let mut edited = BTreeSet::new();
         let mut wait = limit;
         while let Ok(path) = self.edits.recv_timeout(wait) {
@@ -66,10 +98,19 @@ impl Sources {
             wait = COALESCE;
         }
         if !edited.is_empty() {
+            // A directory that is told of was made, moved or removed: what was watched by that name is no more.
+            self.watched.retain(|dir| !edited.iter().any(|path| dir.starts_with(path)));
             self.refresh();
         }
         edited
     }
+}
+
+/// A hash of what is in a file.
+fn content(path: &Path) -> Option<u64> {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(&std::fs::read(path).ok()?);
+    Some(hasher.finish())
 }
 
 fn tell(event: notify::Result<notify::Event>, sender: &Sender<PathBuf>) {
@@ -96,7 +137,13 @@ fn is_source(path: &Path) -> bool {
         || [".swp", ".swx", ".tmp", ".bak"].iter().any(|end| name.ends_with(end))
         || name == "Cargo.lock"
         || name == "4913"; // vim's test whether it can write here
-    !left_behind && !path.join("CACHEDIR.TAG").exists() && name != "target"
+    !left_behind && !is_build_directory(path, name)
+}
+
+/// Cargo's own, whatever it is called; `src/target` is as good a source as any.
+fn is_build_directory(path: &Path, name: &str) -> bool {
+    let beside_a_manifest = || path.parent().is_some_and(|dir| dir.join("Cargo.toml").exists());
+    path.join("CACHEDIR.TAG").exists() || (name == "target" && beside_a_manifest())
 }
 
 #[cfg(test)]
@@ -108,6 +155,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir_all(dir.path().join("src")).unwrap();
         std::fs::create_dir_all(dir.path().join("target/debug")).unwrap();
+        std::fs::write(dir.path().join("Cargo.toml"), "").unwrap();
         let mut sources = Sources::watch(vec![dir.path().to_owned()]).unwrap();
         std::fs::write(dir.path().join("target/debug/out"), "").unwrap();
         std::fs::write(dir.path().join("src/.lib.rs.swp"), "").unwrap();
@@ -125,5 +173,55 @@ mod tests {
         assert!(sources.next(Duration::from_secs(20)).contains(&module));
         std::fs::write(module.join("mod.rs"), "").unwrap();
         assert!(sources.next(Duration::from_secs(20)).contains(&module.join("mod.rs")));
+    }
+
+    #[test]
+    fn a_directory_that_is_replaced_is_followed_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let (module, file) = (dir.path().join("module"), dir.path().join("module/mod.rs"));
+        std::fs::create_dir(&module).unwrap();
+        std::fs::write(&file, "").unwrap();
+        let mut sources = Sources::watch(vec![dir.path().to_owned()]).unwrap();
+        std::fs::remove_dir_all(&module).unwrap();
+        assert!(sources.next(Duration::from_secs(20)).contains(&module));
+        std::fs::create_dir(&module).unwrap();
+        assert!(sources.next(Duration::from_secs(20)).contains(&module));
+        std::fs::write(&file, "").unwrap();
+        assert!(sources.next(Duration::from_secs(20)).contains(&file));
+    }
+
+    #[test]
+    fn a_module_may_be_called_target() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("target")).unwrap();
+        assert!(is_source(&dir.path().join("target")));
+        std::fs::write(dir.path().join("Cargo.toml"), "").unwrap();
+        assert!(!is_source(&dir.path().join("target")));
+    }
+
+    #[test]
+    fn a_build_that_writes_the_same_again_is_no_edit() {
+        let dir = tempfile::tempdir().unwrap();
+        let (made, mut sources) =
+            (dir.path().join("made.rs"), Sources::watch(vec![dir.path().to_owned()]).unwrap());
+        let write = |text: &str| std::fs::write(&made, text).unwrap();
+        let mut edited = |during_a_build: bool| {
+            // Told is told at once, but by another thread.
+            let deadline = std::time::Instant::now() + Duration::from_secs(20);
+            while sources.edits.is_empty() && std::time::Instant::now() < deadline {
+                std::thread::yield_now();
+            }
+            let edited =
+                if during_a_build { sources.during_a_build() } else { sources.next(Duration::from_secs(20)) };
+            !edited.is_empty()
+        };
+        write("1");
+        assert!(edited(true), "not seen before");
+        write("1");
+        assert!(!edited(true), "the same");
+        write("2");
+        assert!(edited(true), "another");
+        write("2");
+        assert!(edited(false), "a person has saved it");
     }
 }

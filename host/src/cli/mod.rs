@@ -23,6 +23,8 @@ pub enum Failure {
     Refused(anyhow::Error),
     /// No host could be reached: exit code 3.
     Unreachable(anyhow::Error),
+    /// Whoever read what it prints has gone away, as in `| head`: no error of ours, and nothing left to do.
+    Unread,
     /// Asked to hurry: exit code 130.
     Hurried,
 }
@@ -48,7 +50,7 @@ pub fn main() -> ExitCode {
         Command::Events(args) => client::events(&args),
     };
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) | Err(Failure::Unread) => ExitCode::SUCCESS,
         Err(Failure::Refused(error)) => complain(&error, 1),
         Err(Failure::Unreachable(error)) => complain(&error, 3),
         Err(Failure::Hurried) => ExitCode::from(130),
@@ -56,6 +58,36 @@ pub fn main() -> ExitCode {
 }
 
 fn complain(error: &anyhow::Error, code: u8) -> ExitCode {
-    eprintln!("reseat: {error:#}");
+    eprintln!("reseat: {}", sentence(error));
     ExitCode::from(code)
+}
+
+/// The error with its causes on one line. A cause that has been told already is left out: the library's errors are
+/// whole sentences.
+fn sentence(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.contains(&cause) {
+            continue;
+        }
+        if !text.is_empty() {
+            text.push_str(": ");
+        }
+        text.push_str(&cause);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context;
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let cause = || std::io::Error::other("no space");
+        let error = Err::<(), _>(cause()).context("x cannot be written: no space").unwrap_err();
+        assert_eq!(super::sentence(&error), "x cannot be written: no space");
+        let error = Err::<(), _>(cause()).context("x cannot be written").unwrap_err();
+        assert_eq!(super::sentence(&error), "x cannot be written: no space");
+    }
 }

@@ -1,5 +1,6 @@
 //! `reseat run`: a host until somebody says stop.
 
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -10,13 +11,15 @@ use reseat::{Host, Options, TrustedDir};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 
 use super::Failure;
 use super::args::{RunArgs, ServeArgs};
 use super::output;
 use super::settings::Settings;
-use crate::serve::{control::Control, http};
+use crate::serve::calls::Calls;
+use crate::serve::control::{CLIENTS, Control};
+use crate::serve::http;
 
 /// Serves directories.
 pub fn run(args: &RunArgs) -> Result<(), Failure> {
@@ -34,6 +37,9 @@ pub fn vouch(dir: &Path) -> TrustedDir {
     // SAFETY: the operator's word, see above.
     unsafe { TrustedDir::new(dir) }
 }
+
+/// How long clients may take, after the host has ended, to receive what it has answered.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
 /// A host that can be reached.
 pub struct Serving {
@@ -81,16 +87,20 @@ impl Serving {
         let clean = runtime.block_on(async {
             let mut interrupt = signal(SignalKind::interrupt())?;
             let mut terminate = signal(SignalKind::terminate())?;
-            let control = tokio::spawn(control.serve(host.clone()));
+            let calls = Calls::of(host.clone());
+            let clients = Arc::new(Semaphore::new(CLIENTS as usize));
+            let control = tokio::spawn(control.serve(calls.clone(), clients.clone()));
             let (stop, stopped) = oneshot::channel();
             let http = http.map(|(listener, _)| {
-                let router = http::router(host.clone());
+                let router = http::router(calls);
                 let ended = async move { drop(stopped.await) };
                 tokio::spawn(axum::serve(listener, router).with_graceful_shutdown(ended).into_future())
             });
             next(&mut interrupt, &mut terminate).await;
             eprintln!("stopping: calls in flight finish first; once more to hurry");
             let stopping = async {
+                // At once, so that a build does not go on while calls finish.
+                let own_work = tokio::task::spawn_blocking(on_stop);
                 // HTTP calls in flight end with their answers.
                 let _ = stop.send(());
                 if let Some(http) = http {
@@ -98,11 +108,11 @@ impl Serving {
                 }
                 control.abort();
                 let _ = control.await;
-                let shutdown = move || {
-                    on_stop();
-                    host.shutdown(drain_deadline)
-                };
-                tokio::task::spawn_blocking(shutdown).await.unwrap_or(false)
+                let _ = own_work.await;
+                let clean = tokio::task::spawn_blocking(move || host.shutdown(drain_deadline)).await;
+                // The calls are over, but their answers may still be on their way.
+                let _ = tokio::time::timeout(LAST_ANSWERS, clients.acquire_many(CLIENTS)).await;
+                clean.unwrap_or(false)
             };
             tokio::select! {
                 clean = stopping => Ok::<_, Failure>(clean),
@@ -130,7 +140,8 @@ impl Greeter {
     }
 
     pub fn greet(&self) {
-        print!("{}", output::greeting(&self.host.status(), self.http));
+        // Serving goes on even if nobody reads this.
+        let _ = std::io::stdout().write_all(output::greeting(&self.host.status(), self.http).as_bytes());
     }
 }
 

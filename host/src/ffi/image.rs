@@ -45,6 +45,14 @@ pub(crate) enum OpenError {
     Layout(String),
 }
 
+impl OpenError {
+    /// What the loader says is the source of what `libloading` says.
+    fn of_loader(error: &libloading::Error) -> Self {
+        let source = std::error::Error::source(error);
+        OpenError::Loader(source.map_or_else(|| error.to_string(), ToString::to_string))
+    }
+}
+
 /// See the module.
 pub(crate) struct Image {
     library: ManuallyDrop<Library>,
@@ -90,10 +98,10 @@ impl Image {
             return Err(OpenError::AlreadyOpen(path.to_owned()));
         }
         // SAFETY: promised by the caller.
-        let library = unsafe { os::open(path) }.map_err(|e| OpenError::Loader(e.to_string()))?;
+        let library = unsafe { os::open(path) }.map_err(|e| OpenError::of_loader(&e))?;
         // SAFETY: plugins export a `Descriptor` under this name; its magic is checked before the rest is read.
         let descriptor = unsafe { library.get::<*const Descriptor>(DESCRIPTOR_SYMBOL) }
-            .map_err(|e| OpenError::Loader(e.to_string()))?
+            .map_err(|e| OpenError::of_loader(&e))?
             .as_raw_ptr()
             .cast::<Descriptor>()
             .cast_const();

@@ -1,28 +1,35 @@
 //! The control socket: `control.sock` in the state directory, for nobody but the host's own user.
 
-use std::fs::{DirBuilder, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-use std::os::unix::net::UnixStream as StdStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
-use reseat::Host;
+use anyhow::{Context, Result};
+use reseat::{Event, Host, Recorded};
+use rustix::fs::{Mode, fchmod};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::net::{UnixListener, UnixSocket, UnixStream};
+use tokio::sync::Semaphore;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::time::timeout;
 
+use super::calls::Calls;
+use super::claim::{Claim, SocketPath};
+use super::feed::Feed;
 use super::protocol::{REQUEST_LIMIT, Request, Response, SOCKET};
 
-/// How many clients are answered at a time; further ones wait.
-const CLIENTS: usize = 64;
+/// How many clients are answered at a time; further ones are told so.
+pub const CLIENTS: u32 = 64;
+/// How long a client may take to say what it wants.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A socket that is removed with the value.
 pub struct Control {
     listener: UnixListener,
     path: PathBuf,
+    _claim: Claim, // after the socket has been removed
 }
 
 impl Control {
@@ -31,55 +38,46 @@ impl Control {
     /// # Errors
     /// A host listens there already, or the directory cannot be used.
     pub fn bind(state_dir: &Path) -> Result<Control> {
+        let claim = Claim::take(state_dir)?;
         let path = state_dir.join(SOCKET);
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(state_dir)
-            .with_context(|| format!("the state directory {} cannot be made", state_dir.display()))?;
-        match StdStream::connect(&path) {
-            Ok(_) => bail!(
-                "a host already runs in {}: stop it, or give this one another --state-dir",
-                state_dir.display()
-            ),
-            // Left behind by a host that was killed.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                std::fs::remove_file(&path)
-                    .with_context(|| format!("{} cannot be replaced", path.display()))?;
+        // Left behind by a host that was killed: the claim says that there is no other.
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("{} cannot be replaced", path.display()));
             }
-            Err(_) => {}
+            _ => {}
         }
-        // Bound under another name and given its mode before anybody can know it: there is no moment at which
-        // others could connect.
-        let unnamed = state_dir.join(format!(".{SOCKET}.{}", std::process::id()));
-        let _ = std::fs::remove_file(&unnamed);
-        let listener = UnixListener::bind(&unnamed)
-            .with_context(|| format!("the control socket {} cannot be made", unnamed.display()))?;
-        std::fs::set_permissions(&unnamed, Permissions::from_mode(0o600))?;
-        std::fs::rename(&unnamed, &path)?;
-        Ok(Control { listener, path })
+        let listener = listen(state_dir)
+            .with_context(|| format!("the control socket {} cannot be made", path.display()))?;
+        Ok(Control { listener, path, _claim: claim })
     }
 
-    /// Answers clients until it is dropped.
-    pub async fn serve(self, host: Arc<Host>) {
-        let places = Arc::new(Semaphore::new(CLIENTS));
+    /// Answers clients until it is dropped. Each holds one of `places` ([`CLIENTS`] of them) until it is done.
+    pub async fn serve(self, calls: Calls, places: Arc<Semaphore>) {
+        let feed = match Feed::start(calls.host().events()) {
+            Ok(feed) => feed,
+            Err(error) => return tracing::error!("nobody can be answered: no thread for events: {error}"),
+        };
         loop {
-            let Ok(place) = places.clone().acquire_owned().await else { return };
             match self.listener.accept().await {
                 Ok((stream, _)) => {
-                    let host = host.clone();
+                    let (place, calls, feed) =
+                        (places.clone().try_acquire_owned(), calls.clone(), feed.clone());
                     tokio::spawn(async move {
+                        let answered = match &place {
+                            Ok(_) => answer(stream, calls, feed).await,
+                            Err(_) => turn_away(stream).await,
+                        };
                         // A client that goes away in the middle harms nobody.
-                        if let Err(error) = answer(stream, host).await {
+                        if let Err(error) = answered {
                             tracing::debug!("a client of the control socket: {error}");
                         }
-                        drop(place);
                     });
                 }
                 Err(error) => {
                     // Out of descriptors, most likely: others will be closed.
                     tracing::warn!("the control socket: {error}");
-                    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                    tokio::time::sleep(Duration::from_millis(100)).await;
                 }
             }
         }
@@ -92,11 +90,28 @@ impl Drop for Control {
     }
 }
 
-async fn answer(mut stream: UnixStream, host: Arc<Host>) -> io::Result<()> {
+fn listen(state_dir: &Path) -> io::Result<UnixListener> {
+    let socket = UnixSocket::new_stream()?;
+    // Its name in the directory gets the socket's own mode, so there is no moment at which others could connect.
+    fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
+    socket.bind(SocketPath::of(state_dir)?.as_path())?;
+    socket.listen(CLIENTS)
+}
+
+async fn turn_away(mut stream: UnixStream) -> io::Result<()> {
+    let text = format!("{CLIENTS} clients are being answered already: try again");
+    write(&mut stream, &Response::Error(text)).await
+}
+
+async fn answer(mut stream: UnixStream, calls: Calls, feed: Feed) -> io::Result<()> {
     let (reader, mut writer) = stream.split();
-    let mut line = String::new();
     let mut reader = BufReader::new(reader.take(REQUEST_LIMIT));
-    reader.read_line(&mut line).await?;
+    let mut line = String::new();
+    timeout(PATIENCE, reader.read_line(&mut line)).await??;
+    if line.len() as u64 == REQUEST_LIMIT && !line.ends_with('\n') {
+        let text = format!("this request is too long: {} MiB is the most", REQUEST_LIMIT >> 20);
+        return write(&mut writer, &Response::Error(text)).await;
+    }
     let request = match serde_json::from_str::<Request>(&line) {
         Ok(request) => request,
         Err(error) => {
@@ -105,70 +120,73 @@ async fn answer(mut stream: UnixStream, host: Arc<Host>) -> io::Result<()> {
             return write(&mut writer, &Response::Error(text)).await;
         }
     };
-    if let Request::Events { follow } = request {
-        return events(&mut reader, &mut writer, host, follow).await;
-    }
-    // Calls of plugins block for as long as they take.
-    let response = tokio::task::spawn_blocking(move || perform(&host, request))
-        .await
-        .unwrap_or_else(|error| Response::Error(format!("the host's own error: {error}")));
+    let response = match request {
+        Request::Events { follow } => return events(&mut reader, &mut writer, calls, feed, follow).await,
+        Request::Call { plugin, method, arguments } => {
+            let result = calls.call(plugin, method, arguments).await;
+            result.map(|result| {
+                Response::of(
+                    result.map(|json| serde_json::from_str::<Value>(&json).unwrap_or(Value::String(json))),
+                )
+            })
+        }
+        other => calls.ask(move |host| perform(host, other)).await,
+    };
+    let response = response.unwrap_or_else(|error| Response::Error(format!("the host's own error: {error}")));
     write(&mut writer, &response).await
 }
 
 fn perform(host: &Host, request: Request) -> Response {
     match request {
-        Request::Call { plugin, method, arguments } => {
-            let result = host.call(&plugin, &method, &arguments);
-            Response::of(
-                result.map(|json| serde_json::from_str::<Value>(&json).unwrap_or(Value::String(json))),
-            )
-        }
         Request::Status => Response::of(Ok::<_, String>(host.status())),
         Request::Reload { plugin } => Response::of(host.reload(&plugin)),
         Request::Unload { plugin } => Response::of(host.unload(&plugin)),
         Request::Check { file, plugin } => Response::of(host.check(&file, &plugin)),
-        Request::Events { .. } => Response::Error("events are answered elsewhere".into()),
+        Request::Call { .. } | Request::Events { .. } => Response::Error("this is answered elsewhere".into()),
     }
 }
 
 async fn events(
     reader: &mut (impl AsyncReadExt + Unpin),
     writer: &mut (impl AsyncWriteExt + Unpin),
-    host: Arc<Host>,
+    calls: Calls,
+    feed: Feed,
     follow: bool,
 ) -> io::Result<()> {
     // Subscribed before the past is read, so that nothing falls between the two.
-    let subscription = follow.then(|| host.events());
-    let past = host.recent_events();
-    let last = past.last().map_or(0, |recorded| recorded.sequence);
+    let subscription = if follow { feed.subscribe() } else { None };
+    let past = calls.host().recent_events();
+    // A host that ends is not kept by those who watch it end.
+    drop(calls);
+    let mut last = 0;
     for recorded in &past {
+        last = recorded.sequence;
         write(writer, &line(recorded)).await?;
     }
-    drop(host);
     let Some(mut subscription) = subscription else { return Ok(()) };
-    // The subscription blocks, so it has a thread; it ends with the client or with the host.
-    let (sender, mut receiver) = mpsc::channel(64);
-    std::thread::Builder::new().name("reseat-follow".into()).spawn(move || {
-        while let Some(recorded) = subscription.next_recorded() {
-            if recorded.sequence > last && sender.blocking_send(line(&recorded)).is_err() {
-                return;
-            }
-        }
-    })?;
     let mut end = [0];
     loop {
-        tokio::select! {
-            next = receiver.recv() => match next {
-                Some(line) => write(writer, &line).await?,
-                None => return Ok(()),
-            },
+        let next = tokio::select! {
+            next = subscription.recv() => next,
             // The client says nothing more, so this is its end.
             _ = reader.read(&mut end) => return Ok(()),
+        };
+        match next {
+            Ok(recorded) if recorded.sequence > last => write(writer, &line(&recorded)).await?,
+            Ok(_) => {} // shown as the past
+            Err(RecvError::Lagged(count)) => write(writer, &line(&missed(last, count))).await?,
+            Err(RecvError::Closed) => return Ok(()),
         }
     }
 }
 
-fn line(recorded: &reseat::Recorded) -> Response {
+fn missed(sequence: u64, count: u64) -> Recorded {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let at_ms = now.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
+    Recorded { sequence, at_ms, event: Event::Missed { count } }
+}
+
+fn line(recorded: &Recorded) -> Response {
     let mut value = json!(recorded);
     value["text"] = Value::String(recorded.event.to_string());
     Response::Ok(value)

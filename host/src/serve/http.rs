@@ -1,18 +1,20 @@
 //! HTTP on loopback: `POST /call/{plugin}/{method}`, `GET /plugins`.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
+use axum::extract::rejection::StringRejection;
 use axum::extract::{DefaultBodyLimit, Path, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use reseat::{CallError, Host};
+use reseat::CallError;
 use serde_json::json;
 use tokio::net::TcpListener;
+
+use super::calls::Calls;
 
 /// The largest request body, in bytes.
 const BODY_LIMIT: usize = 16 << 20;
@@ -27,9 +29,11 @@ pub async fn bind(wish: Option<SocketAddr>) -> Result<TcpListener> {
     let Some(address) = wish else {
         return match TcpListener::bind(DEFAULT).await {
             Ok(listener) => Ok(listener),
-            Err(_) => {
+            Err(error) => {
                 let any = SocketAddr::new(DEFAULT.ip(), 0);
-                TcpListener::bind(any).await.context("no port of 127.0.0.1 is free")
+                let listener = TcpListener::bind(any).await.context("no port of 127.0.0.1 is free")?;
+                tracing::info!("{DEFAULT} cannot be served ({error}): {} is instead", listener.local_addr()?);
+                Ok(listener)
             }
         };
     };
@@ -44,7 +48,7 @@ pub async fn bind(wish: Option<SocketAddr>) -> Result<TcpListener> {
 }
 
 /// The routes of a host.
-pub fn router(host: Arc<Host>) -> Router {
+pub fn router(calls: Calls) -> Router {
     Router::new()
         .route(
             "/",
@@ -54,9 +58,13 @@ pub fn router(host: Arc<Host>) -> Router {
         )
         .route("/plugins", get(plugins))
         .route("/call/{plugin}/{method}", post(call))
+        .fallback(async || refuse(StatusCode::NOT_FOUND, "no-such-page", "nothing is here: see /"))
+        .method_not_allowed_fallback(async || {
+            refuse(StatusCode::METHOD_NOT_ALLOWED, "method", "calls are POST, everything else is GET")
+        })
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
         .layer(middleware::from_fn(only_from_here))
-        .with_state(host)
+        .with_state(calls)
 }
 
 /// Refuses what a web page of somebody else might send through a browser on this machine.
@@ -88,18 +96,23 @@ fn is_local(authority: &str) -> bool {
         || name.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
-async fn plugins(State(host): State<Arc<Host>>) -> Response {
-    Json(host.status()).into_response()
+async fn plugins(State(calls): State<Calls>) -> Response {
+    match calls.ask(|host| host.status()).await {
+        Ok(status) => Json(status).into_response(),
+        Err(error) => refuse(StatusCode::INTERNAL_SERVER_ERROR, "host", &error.to_string()),
+    }
 }
 
 async fn call(
-    State(host): State<Arc<Host>>,
+    State(calls): State<Calls>,
     Path((plugin, method)): Path<(String, String)>,
-    body: String,
+    body: Result<String, StringRejection>,
 ) -> Response {
-    // A call blocks for as long as the plugin takes.
-    let result = tokio::task::spawn_blocking(move || host.call(&plugin, &method, &body)).await;
-    match result {
+    let body = match body {
+        Ok(body) => body,
+        Err(rejection) => return refuse(rejection.status(), "bad-arguments", &rejection.body_text()),
+    };
+    match calls.call(plugin, method, body).await {
         Ok(Ok(json)) => ([(header::CONTENT_TYPE, "application/json")], json).into_response(),
         Ok(Err(error)) => {
             let (status, kind) = status_of(&error);

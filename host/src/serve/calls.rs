@@ -1,0 +1,54 @@
+//! The host's blocking calls, for clients that must not block.
+
+use std::sync::Arc;
+
+use reseat::{CallError, Host};
+use tokio::sync::Semaphore;
+use tokio::task::{JoinError, spawn_blocking};
+
+/// How many calls run at a time; further ones wait for their turn. Well below the number of threads that may block,
+/// so that plugins that hang never keep anybody from asking for the status or for a reload.
+const CALLS: usize = 256;
+
+/// A host with a limit on the calls that run in it.
+#[derive(Clone)]
+pub struct Calls {
+    host: Arc<Host>,
+    turns: Arc<Semaphore>,
+}
+
+impl Calls {
+    pub fn of(host: Arc<Host>) -> Calls {
+        Calls { host, turns: Arc::new(Semaphore::new(CALLS)) }
+    }
+
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
+    /// Calls a method. A client that goes away while it waits for its turn never calls.
+    pub async fn call(
+        &self,
+        plugin: String,
+        method: String,
+        arguments: String,
+    ) -> Result<Result<String, CallError>, JoinError> {
+        let turn = self.turns.clone().acquire_owned().await;
+        let host = self.host.clone();
+        spawn_blocking(move || {
+            // Until the plugin has answered, not until the client has gone.
+            let _turn = turn;
+            host.call(&plugin, &method, &arguments)
+        })
+        .await
+    }
+
+    /// Asks the host for anything but a call.
+    pub async fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&Host) -> T + Send + 'static,
+    ) -> Result<T, JoinError> {
+        let host = self.host.clone();
+        spawn_blocking(move || question(&host)).await
+    }
+}
