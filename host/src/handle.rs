@@ -11,7 +11,7 @@ use std::sync::Arc;
 use plugin_api::interface::RawProxy;
 use plugin_api::{CallError, Interface};
 
-use crate::gate::{self, EnterError};
+use crate::gate::{self, EnterError, NoteCell};
 use crate::plugin::{Loaded, Plugin};
 
 /// A plugin, typed by one of its interfaces. Cheap to clone; stays valid across reloads, and beyond the host,
@@ -38,12 +38,19 @@ impl<I: Interface + ?Sized> Handle<I> {
     // other sizes, which stalls for longer than the rest of the call takes.
     #[inline(always)]
     pub fn enter(&self) -> Result<Guard<'_, I>, CallError> {
-        match self.plugin.slot.enter() {
-            Ok(held) => match proxy::<I>(&held, self.interface) {
-                Some(proxy) => Ok(Guard { proxy, held }),
-                None => Err(self.plugin.not_loaded()),
+        let held = match self.plugin.slot.enter_outermost() {
+            Some(held) => held,
+            None => match self.plugin.enter_slow() {
+                Ok(held) => held,
+                Err(error) => return Err(*error),
             },
-            Err(error) => Err(self.plugin.cannot_enter(&error)),
+        };
+        match proxy::<I>(&held, self.interface, Some(held.note())) {
+            Some(proxy) => Ok(Guard { proxy, held }),
+            None => {
+                drop(held);
+                Err(self.plugin.not_loaded())
+            }
         }
     }
 
@@ -74,9 +81,14 @@ impl<I: Interface + ?Sized> std::fmt::Debug for Handle<I> {
     }
 }
 
-/// The proxy of one generation. Whoever calls this keeps the proxy beside what holds the generation.
+/// The proxy of one generation, which notes there what is called. Whoever calls this keeps the proxy beside what
+/// holds the generation.
 #[inline(always)]
-pub(crate) fn proxy<I: Interface + ?Sized>(loaded: &Loaded, interface: usize) -> Option<I::Proxy> {
+pub(crate) fn proxy<I: Interface + ?Sized>(
+    loaded: &Loaded,
+    interface: usize,
+    note: Option<&'static NoteCell>,
+) -> Option<I::Proxy> {
     let methods = loaded.tables.get(interface);
     if methods.is_null() {
         return None;
@@ -84,7 +96,11 @@ pub(crate) fn proxy<I: Interface + ?Sized>(loaded: &Loaded, interface: usize) ->
     // SAFETY: `Tables::bind` resolved this table for `I` (a handle's number is that of its interface), checking
     // every fingerprint. The caller keeps the generation, and with it table and instance, for as long as the
     // proxy: it is a private field of a guard or lease, behind `Deref`.
-    Some(I::Proxy::from(unsafe { RawProxy::new(methods, loaded.raw_instance()) }))
+    let proxy = unsafe { RawProxy::new(methods, loaded.raw_instance()) };
+    Some(I::Proxy::from(match note {
+        Some(note) => proxy.noting(note),
+        None => proxy,
+    }))
 }
 
 /// Keeps one generation callable, on one thread. Holding a guard holds up the handover of a stateful plugin
@@ -141,7 +157,7 @@ pub struct Lease<I: Interface + ?Sized> {
 impl<I: Interface + ?Sized> Lease<I> {
     /// `None`: this generation is not bound to the handle's interface.
     pub(crate) fn new(held: gate::Lease<Loaded>, handle: &Handle<I>) -> Option<Self> {
-        let proxy = proxy::<I>(&held, handle.interface)?;
+        let proxy = proxy::<I>(&held, handle.interface, None)?;
         Some(Lease { proxy, held })
     }
 
@@ -159,6 +175,13 @@ impl<I: Interface + ?Sized> Deref for Lease<I> {
 }
 
 impl Plugin {
+    /// Enters otherwise than by the usual case. The error is boxed so that the guard comes back in registers.
+    #[cold]
+    #[inline(never)]
+    fn enter_slow(&self) -> Result<gate::Guard<'_, Loaded>, Box<CallError>> {
+        self.slot.enter().map_err(|error| Box::new(self.cannot_enter(&error)))
+    }
+
     #[cold]
     pub(crate) fn cannot_enter(&self, error: &EnterError) -> CallError {
         match *error {

@@ -1,6 +1,7 @@
 //! The host: what an embedder starts, asks and stops.
 
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -132,6 +133,7 @@ impl Host {
                 method: method.into(),
                 known: method_names(&loaded.build),
             })?;
+        loaded.note().store(dynamic.address(), Ordering::Relaxed);
         dynamic_call(&loaded.instance, &dynamic, arguments)
     }
 

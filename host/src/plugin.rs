@@ -18,7 +18,7 @@ use crate::ffi::{Counters, Instance, Tables};
 use crate::file::{
     ContentHash, Facts, InterfaceManifest, InterfaceVersion, Manifest, MethodManifest, Staged,
 };
-use crate::gate::Slot;
+use crate::gate::{Slot, Stragglers};
 use crate::status::Phase;
 
 /// See the module.
@@ -34,11 +34,12 @@ pub(crate) struct Plugin {
     record: Mutex<Record>,
 }
 
-/// One loaded generation: the value that a slot hands on.
+/// One loaded generation: the value that a slot hands on. What a call reads comes first, in one cache line.
+#[repr(C)]
 pub(crate) struct Loaded {
     pub(crate) number: u64,
-    pub(crate) tables: Tables,
     pub(crate) instance: Instance,
+    pub(crate) tables: Tables,
     pub(crate) build: Arc<Build>,
     pub(crate) staged: Staged,
 }
@@ -48,6 +49,11 @@ impl Loaded {
     #[inline(always)]
     pub(crate) fn raw_instance(&self) -> InstanceRef {
         self.instance.raw()
+    }
+
+    /// Who is in this generation, and in which methods.
+    pub(crate) fn holders(&self, stragglers: &Stragglers) -> String {
+        stragglers.explained(&|address| self.instance.methods_at(address))
     }
 }
 

@@ -24,6 +24,9 @@ use crate::status::Phase;
 /// How soon a holder is named.
 const NAME_HOLDERS_AFTER: Duration = Duration::from_millis(50);
 
+/// How often the guards are looked at: how well the age of a call is known.
+const SAMPLE_EVERY: Duration = Duration::from_millis(40);
+
 /// Sends generations to the reaper.
 pub(crate) struct Reaper {
     queue: Sender<Message>,
@@ -49,6 +52,7 @@ impl Reaper {
             hook_deadline,
             unfinished: unfinished.clone(),
             nudge: queue.clone(),
+            sampled: Instant::now(),
         };
         let thread =
             std::thread::Builder::new().name("reseat-reaper".into()).spawn(move || round.serve(&incoming))?;
@@ -163,6 +167,8 @@ struct Round {
     hook_deadline: Duration,
     unfinished: Arc<AtomicUsize>,
     nudge: Sender<Message>,
+    /// When the guards were last looked at.
+    sampled: Instant,
 }
 
 impl Round {
@@ -175,6 +181,7 @@ impl Round {
                 Ok(Message::Look) | Err(RecvTimeoutError::Timeout) => {}
                 Ok(Message::End) | Err(RecvTimeoutError::Disconnected) => break,
             }
+            self.sample();
             let mut departures = std::mem::take(&mut self.departures);
             for departure in &mut departures {
                 self.advance(departure);
@@ -192,10 +199,18 @@ impl Round {
     fn pause(&self) -> Duration {
         let youngest = self.departures.iter().map(|departure| departure.since.elapsed()).min();
         match youngest {
-            None => Duration::from_secs(3600),
+            None => SAMPLE_EVERY,
             Some(age) if age < Duration::from_millis(20) => Duration::from_micros(200),
             Some(age) if age < Duration::from_secs(1) => Duration::from_millis(2),
             Some(_) => Duration::from_millis(20),
+        }
+    }
+
+    /// So that holders can be named together with how long they have held.
+    fn sample(&mut self) {
+        if self.sampled.elapsed() >= SAMPLE_EVERY {
+            gate::sample_ages();
+            self.sampled = Instant::now();
         }
     }
 
@@ -243,7 +258,7 @@ impl Round {
             };
         }
         let since = departure.since.elapsed();
-        let holders = (since >= departure.name_at).then(|| old.stragglers().to_string());
+        let holders = (since >= departure.name_at).then(|| old.value().holders(&old.stragglers()));
         departure.phase(Phase::Draining, holders.clone().or(departure.told.clone()));
         if let Some(holders) = holders {
             departure.name_at = since * 4;

@@ -241,7 +241,7 @@ impl Reload<'_> {
             let reason = if stragglers.self_deadlock {
                 RefusalReason::SelfDeadlock
             } else {
-                RefusalReason::Held { limit, holders: stragglers.to_string() }
+                RefusalReason::Held { limit, holders: pause.value().holders(&stragglers) }
             };
             stop(Step::Drain, reason)
         })

@@ -69,10 +69,11 @@ impl<'h> Scope<'h> {
                 held.len() - 1
             }
         };
-        let loaded = &held[at].1;
+        let guard = &held[at].1;
         // The proxy lives no longer than the borrow of the scope, and the guard until the scope ends.
-        let proxy = proxy::<I>(loaded, handle.interface).ok_or_else(|| plugin.not_loaded())?;
-        Ok(Scoped { proxy, generation: loaded.number, _scope: PhantomData })
+        let proxy =
+            proxy::<I>(guard, handle.interface, Some(guard.note())).ok_or_else(|| plugin.not_loaded())?;
+        Ok(Scoped { proxy, generation: guard.number, _scope: PhantomData })
     }
 }
 

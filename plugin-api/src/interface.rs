@@ -1,6 +1,7 @@
 //! Interfaces: what a trait with `#[interface]` becomes on the caller's side.
 
 use std::ffi::c_void;
+use std::sync::atomic::{AtomicPtr, Ordering};
 
 use abi_stable::std_types::{RSlice, RStr};
 
@@ -166,6 +167,7 @@ impl From<Malformed> for CallError {
 pub struct RawProxy {
     methods: *const *const c_void,
     instance: InstanceRef,
+    note: Option<&'static AtomicPtr<()>>,
 }
 
 // SAFETY: plugins are `Send + Sync`, and a method is code that nobody changes. A proxy that is lent to another
@@ -183,7 +185,15 @@ impl RawProxy {
     /// instance stay valid for as long as the proxy lives.
     #[inline(always)]
     pub const unsafe fn new(methods: *const *const c_void, instance: InstanceRef) -> Self {
-        RawProxy { methods, instance }
+        RawProxy { methods, instance, note: None }
+    }
+
+    /// The same, and each call first stores the address of its method here: for whoever is asked what a thread
+    /// was calling last.
+    #[inline(always)]
+    #[must_use]
+    pub const fn noting(self, note: &'static AtomicPtr<()>) -> Self {
+        RawProxy { note: Some(note), ..self }
     }
 
     /// The instance, as methods take it.
@@ -197,9 +207,13 @@ impl RawProxy {
     /// # Safety
     /// `index` is a method of the interface this proxy was made for, and hosts refuse builds without it.
     #[inline(always)]
-    pub const unsafe fn method(&self, index: usize) -> *const c_void {
+    pub unsafe fn method(&self, index: usize) -> *const c_void {
         // SAFETY: `new` promises the entries.
-        unsafe { *self.methods.add(index) }
+        let method = unsafe { *self.methods.add(index) };
+        if let Some(note) = self.note {
+            note.store(method.cast_mut().cast(), Ordering::Relaxed);
+        }
+        method
     }
 
     /// A method that came later and may be missing.
@@ -293,7 +307,7 @@ fn unsupported<T>(method: &'static str, since: Version) -> Result<T, CallError> 
     Err(CallError::Unsupported { method: method.into(), since })
 }
 
-/// The value of a finished call.
+/// The value of a finished call. Leaves nothing in `outgoing`, which need not be dropped.
 ///
 /// # Errors
 /// Whatever ended the call instead of a value.
@@ -303,29 +317,31 @@ fn unsupported<T>(method: &'static str, since: Version) -> Result<T, CallError> 
 /// value's type.
 #[inline(always)]
 pub unsafe fn finish<T: Copy, V>(
-    outgoing: Outgoing,
+    outgoing: &mut Outgoing,
     reply: Reply<T>,
     tail: bool,
     lift: impl FnOnce(T, &mut TailReader<'_>) -> Result<V, Malformed>,
 ) -> Result<V, CallError> {
     if reply.status != Status::OK {
-        return Err(failed(outgoing, reply.status));
+        return Err(*failed(outgoing, reply.status));
     }
     // SAFETY: the callee initialises the value when it answers OK.
     let inline = unsafe { reply.value.assume_init() };
     let lifted = if tail {
         // SAFETY: the callee wrote the tail of such a value.
-        lift(inline, &mut unsafe { TailReader::owned(outgoing.into_tail()) })
+        lift(inline, &mut unsafe { TailReader::owned(outgoing.take_tail()) })
     } else {
-        // Nothing was written: not even worth the look.
-        std::mem::forget(outgoing);
         lift(inline, &mut TailReader::empty())
     };
     Ok(lifted?)
 }
 
+/// `extern "C"` cannot unwind, which spares the caller a landing pad, and with it keeping the guard in memory for
+/// the landing pad's sake; the box comes back in a register, which spares the result its place in memory. Each of
+/// the two would cost every call more than entering does.
 #[cold]
 #[inline(never)]
-fn failed(outgoing: Outgoing, status: Status) -> CallError {
-    CallError::of(status, outgoing.into_string())
+#[allow(improper_ctypes_definitions)] // called from Rust only
+extern "C" fn failed(outgoing: &mut Outgoing, status: Status) -> Box<CallError> {
+    Box::new(CallError::of(status, outgoing.take_string()))
 }

@@ -244,12 +244,12 @@ unsafe fn whole_bytes(bytes: Vec<Byte>) -> Vec<u8> {
 }
 
 /// The caller's end of a call: the head that the callee sees, and the caller's own memory behind it.
-/// Costs two stores until the callee writes something, and a look when it goes.
+/// Costs one store until the callee writes something, and a look when it goes.
 #[repr(C)]
 pub struct Outgoing {
+    /// Its `append` is [`append_first`] until the callee writes something, and then [`append`].
     head: Transfer,
-    written: bool,
-    /// Initialised if `written`.
+    /// Initialised if something was written.
     text: MaybeUninit<Vec<Byte>>,
 }
 
@@ -259,8 +259,7 @@ impl Outgoing {
     #[allow(clippy::new_without_default)] // never useful as a field or generic parameter
     pub const fn new() -> Self {
         Outgoing {
-            head: Transfer { append, tail: MaybeUninit::uninit() },
-            written: false,
+            head: Transfer { append: append_first, tail: MaybeUninit::uninit() },
             text: MaybeUninit::uninit(),
         }
     }
@@ -278,6 +277,11 @@ impl Outgoing {
         std::ptr::from_mut(self).cast()
     }
 
+    #[inline]
+    fn is_written(&self) -> bool {
+        std::ptr::fn_addr_eq(self.head.append, append as Append)
+    }
+
     /// What the callee wrote, which was bytes: a text, a frame, JSON.
     #[inline]
     pub fn into_text(self) -> Vec<u8> {
@@ -289,41 +293,65 @@ impl Outgoing {
     /// What the callee wrote, padding included.
     #[inline]
     pub fn into_tail(mut self) -> Vec<Byte> {
-        if !self.written {
+        self.take_tail()
+    }
+
+    /// As above, and leaves nothing behind.
+    #[inline]
+    pub fn take_tail(&mut self) -> Vec<Byte> {
+        if !self.is_written() {
             return Vec::new();
         }
-        self.written = false;
-        // SAFETY: `append` initialises the text before it sets `written`; unset now, so nobody else drops it.
+        self.head.append = append_first;
+        // SAFETY: it is initialised before `append` comes into the head, which is undone now, so nobody else
+        // drops it.
         unsafe { self.text.assume_init_read() }
     }
 
     /// What the callee wrote, as text.
-    pub fn into_string(self) -> String {
-        String::from_utf8(self.into_text())
-            .unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned())
+    pub fn into_string(mut self) -> String {
+        self.take_string()
+    }
+
+    /// As above, and leaves nothing behind.
+    pub fn take_string(&mut self) -> String {
+        // SAFETY: as for `into_text`.
+        let text = unsafe { whole_bytes(self.take_tail()) };
+        String::from_utf8(text).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned())
     }
 }
 
 impl Drop for Outgoing {
     #[inline]
     fn drop(&mut self) {
-        if self.written {
-            // SAFETY: `append` initialised the text, and `into_tail` unsets the mark when it takes it.
+        if self.is_written() {
+            // SAFETY: the text is initialised when `append` is in the head, and `into_tail` undoes that when it
+            // takes it.
             unsafe { self.text.assume_init_drop() }
         }
     }
 }
 
+type Append = unsafe extern "C" fn(transfer: *mut Transfer, bytes: *const u8, len: usize);
+
+#[inline(never)] // one address
+unsafe extern "C" fn append_first(transfer: *mut Transfer, bytes: *const u8, len: usize) {
+    let outgoing = transfer.cast::<Outgoing>();
+    // SAFETY: `head()` derived the pointer from a whole `Outgoing`, which the caller keeps for the call; the
+    // text is initialised before it is marked as such.
+    unsafe {
+        (*outgoing).text.write(Vec::new());
+        (*outgoing).head.append = append;
+        append(transfer, bytes, len);
+    }
+}
+
+#[inline(never)] // one address
 unsafe extern "C" fn append(transfer: *mut Transfer, bytes: *const u8, len: usize) {
     let outgoing = transfer.cast::<Outgoing>();
-    // SAFETY: `head()` derived the pointer from a whole `Outgoing`, which the caller keeps for the call.
-    // `text` is initialised before it is used. `bytes` is readable for `len`, and the copy is made without
-    // looking at the bytes, which may be padding.
+    // SAFETY: as above; `append_first` has initialised the text. `bytes` is readable for `len`, and the copy is
+    // made without looking at the bytes, which may be padding.
     unsafe {
-        if !(*outgoing).written {
-            (*outgoing).text.write(Vec::new());
-            (*outgoing).written = true;
-        }
         let text = (*outgoing).text.assume_init_mut();
         text.reserve(len);
         std::ptr::copy_nonoverlapping(bytes, text.as_mut_ptr().add(text.len()).cast(), len);

@@ -1,6 +1,7 @@
 //! Calls into a plugin: its hooks, its interfaces, its JSON entry.
 
 use std::ffi::c_void;
+use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicPtr, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -133,6 +134,7 @@ pub(crate) const MAX_INTERFACES: usize = 16;
 
 /// The methods of one generation, resolved for each interface that the host has handles of. Found by the
 /// interface's number, so that a call costs no search.
+#[repr(C)]
 pub(crate) struct Tables {
     tables: [AtomicPtr<*const c_void>; MAX_INTERFACES],
     owned: Mutex<Vec<Box<[*const c_void]>>>,
@@ -175,7 +177,8 @@ impl Tables {
     #[inline(always)]
     pub(crate) fn get(&self, number: usize) -> *const *const c_void {
         // Acquire: the partner of the store in `bind`; free on x86-64.
-        self.tables[number].load(Ordering::Acquire)
+        // The remainder changes nothing, and needs no branch for the bounds.
+        self.tables[number % MAX_INTERFACES].load(Ordering::Acquire)
     }
 }
 
@@ -221,6 +224,23 @@ impl Dynamic {
                 Some(Dynamic { export: *export, method })
             },
         )
+    }
+
+    /// What proxies note of a call to the same method.
+    pub(crate) fn address(&self) -> *mut () {
+        self.method.call.cast_mut().cast()
+    }
+}
+
+impl Instance {
+    /// The names of the methods at this address; nearly always one. Methods whose machine code is the same may
+    /// have been made one by the compiler.
+    pub(crate) fn methods_at(&self, address: NonZeroUsize) -> Option<String> {
+        let methods = self.image.interfaces().iter().flat_map(|export| export.methods.as_slice());
+        let names =
+            methods.filter(|method| method.call.addr() == address.get()).map(|method| method.name.as_str());
+        let names: Vec<_> = names.collect();
+        (!names.is_empty()).then(|| names.join(" or "))
     }
 }
 

@@ -4,16 +4,18 @@
 
 #![allow(unsafe_code)] // the end of a generation
 
+use super::ages::Marked;
 use super::fence::Fence;
 use super::generation::{Generation, Header, Kept};
 use super::os;
-use super::record::{Occupied, Record, TAGS, wake};
+use super::record::{FrameView, Record, TAGS, UNVALIDATED, wake};
 use super::registry::registry;
-use super::stragglers::{Straggler, Stragglers};
-use super::sync::Deadline;
+use super::stragglers::{Held, Straggler, Stragglers};
+use super::sync::{Deadline, Ordering};
 use super::thread::{self, ThreadRef};
 use std::fmt;
 use std::hint;
+use std::num::NonZeroUsize;
 use std::ptr::{self, NonNull};
 use std::time::{Duration, Instant};
 
@@ -116,7 +118,7 @@ impl<T: Send + Sync + 'static> Retired<T> {
 
     /// D2. Relaxed would do: it is D3 that orders this before the look.
     fn ask_stragglers(&self) -> Vec<&'static Record> {
-        let records: Vec<_> = self.inside().map(|(record, _)| record).collect();
+        let records: Vec<_> = self.inside().collect();
         records.iter().for_each(|record| record.request(wake::NOTICE));
         records
     }
@@ -125,7 +127,7 @@ impl<T: Send + Sync + 'static> Retired<T> {
     fn look(&self, asked: &[&'static Record]) -> Look {
         // Both are in the order of the registry, so one walk over `asked` compares them.
         let mut asked = asked.iter();
-        let mut inside = self.inside().map(|(record, _)| asked.any(|one| ptr::eq(*one, record)));
+        let mut inside = self.inside().map(|record| asked.any(|one| ptr::eq(*one, record)));
         match inside.next() {
             None if self.leases() == 0 => Look::Drained,
             None => Look::AllAsked, // the last lease notifies unasked
@@ -151,28 +153,38 @@ impl<T: Send + Sync + 'static> Retired<T> {
 
     /// Who is inside.
     pub fn stragglers(&self) -> Stragglers {
+        let marked = Marked::lock();
         Stragglers {
-            threads: self.inside().map(|(record, occupied)| self.straggler(record, occupied)).collect(),
+            threads: self.inside().filter_map(|record| self.straggler(record, &marked)).collect(),
             leases: self.leases(),
             self_deadlock: self.is_held_here(),
         }
     }
 
-    fn straggler(&self, record: &'static Record, occupied: Occupied) -> Straggler {
+    /// `None` if it has left meanwhile.
+    fn straggler(&self, record: &'static Record, marked: &Marked) -> Option<Straggler> {
+        let guards: Vec<_> = record.views().filter_map(|frame| self.held(frame, marked)).collect();
         let (os_tid, orphaned) = (record.os_tid(), record.is_orphaned());
         let name_now = if orphaned { None } else { os::name_of_thread(os_tid) };
-        Straggler {
+        (!guards.is_empty()).then(|| Straggler {
             thread: ThreadRef::to(record),
             os_tid,
             name: name_now.or_else(|| record.name()),
-            frames: occupied.total(),
+            guards,
             orphaned,
-            since: (occupied.validated != 0).then(|| self.since.elapsed()),
-        }
+        })
+    }
+
+    fn held(&self, frame: FrameView, marked: &Marked) -> Option<Held> {
+        let word = frame.holds(self.header())?;
+        // Case 9.
+        let since_retirement = (word.addr() & UNVALIDATED == 0).then(|| self.since.elapsed());
+        let note = NonZeroUsize::new(frame.note.load(Ordering::Relaxed).addr());
+        Some(Held { since: marked.age(frame.word, word).max(since_retirement), note })
     }
 
     /// W3: the records with a frame of this generation.
-    fn inside(&self) -> impl Iterator<Item = (&'static Record, Occupied)> {
+    fn inside(&self) -> impl Iterator<Item = &'static Record> {
         registry().inside(self.header())
     }
 

@@ -10,7 +10,7 @@ use super::frame::Frame;
 use super::generation::{Generation, Header, Kept};
 use super::guard::Guard;
 use super::lease::Lease;
-use super::record::{ANNOTATION, Record, UNVALIDATED, wake};
+use super::record::{ANNOTATION, Record, SEEN, TAGS, UNVALIDATED};
 use super::registry::registry;
 use super::slot::{Slot, State};
 use super::sync::{Deadline, Ordering, fence};
@@ -82,11 +82,10 @@ impl<T: Send + Sync + 'static> Slot<T> {
         Ok(self.enter()?.lease())
     }
 
-    /// The whole of the usual case.
+    /// The whole of the usual case; `None` for all others, which [`enter`](Self::enter) knows.
     #[inline(always)]
-    fn enter_outermost(&self) -> Option<Guard<'_, T>> {
-        let record = thread::current().filter(|record| record.is_outside())?;
-        self.publish(record.frame(0))
+    pub(crate) fn enter_outermost(&self) -> Option<Guard<'_, T>> {
+        self.publish(thread::outside()?.frame(0))
     }
 
     /// R1 to R5 in an empty frame. `None` if the slot is closed, or was swapped at this very moment.
@@ -105,9 +104,9 @@ impl<T: Send + Sync + 'static> Slot<T> {
         }
         // From here on the pointer that R4 has read, never the one of R1: if the two are equal by
         // address only (case 2), this one is the one that is alive.
-        frame.fill(current.cast()); // R5
         // SAFETY: equal to `guess`, hence not null.
         unsafe { assert_unchecked(!current.is_null()) };
+        frame.fill(current.cast()); // R5
         // SAFETY: as above; kept by the validated frame (cases 1 and 2).
         let kept = unsafe { Kept::new(NonNull::new_unchecked(current)) };
         Some(Guard::new(kept, frame))
@@ -117,7 +116,7 @@ impl<T: Send + Sync + 'static> Slot<T> {
     #[cold]
     #[inline(never)]
     fn retract(&self, frame: Frame) {
-        if frame.empty() & wake::NOTICE != 0 {
+        if frame.empty() != 0 {
             errand::answer_drainers(frame.block().first());
         }
     }
@@ -141,16 +140,16 @@ impl<T: Send + Sync + 'static> Slot<T> {
     fn inherit(&self, record: &'static Record) -> Option<Guard<'_, T>> {
         let depth = record.depth();
         let word = record.occupied_below(depth).find(|word| {
-            let header: *const Header = word.map_addr(|a| a & !ANNOTATION);
+            let header: *const Header = word.map_addr(|a| a & !(ANNOTATION | SEEN));
             // An unvalidated frame is one that a signal handler has interrupted us in.
             // SAFETY: kept by that frame, or by the lease whose call further up the stack it notes.
             word.addr() & UNVALIDATED == 0 && unsafe { (*header).slot == self.id }
         })?;
-        let header = word.map_addr(|a| a & !ANNOTATION);
+        let header = word.map_addr(|a| a & !TAGS);
         let generation = NonNull::new(header.cast::<Generation<T>>())?;
         // SAFETY: kept as above; it is a `Generation<T>`, since its slot is this one.
         let kept = unsafe { Kept::new(generation) };
-        if word != header {
+        if word.addr() & ANNOTATION != 0 {
             // Case 5: nothing turns a lease into a frame.
             return Some(Guard::new(kept.with_lease(), registry().counted_frame()));
         }

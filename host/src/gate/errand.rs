@@ -66,7 +66,9 @@ impl Drop for Held {
 #[cold]
 pub(super) fn attend(record: &'static Record) {
     answer_drainers(record);
-    if record.depth() != 0 {
+    let depth = record.depth();
+    record.settle(depth);
+    if depth != 0 {
         return; // an errand is run outside any call
     }
     if record.requests() & wake::LATE != 0 {

@@ -6,13 +6,15 @@
 
 use super::fence;
 use super::generation::Header;
-use super::record::{ANNOTATION, Record, UNVALIDATED};
+#[cfg(reseat_loom)]
+use super::record::wake;
+use super::record::{ANNOTATION, NoteCell, Place, Record, UNVALIDATED};
 use super::sync::{Ordering, OwnerPtr};
 use std::ptr;
 
 #[cfg(not(reseat_loom))]
 #[derive(Clone, Copy)]
-pub(super) struct Frame(*const OwnerPtr<Header>);
+pub(super) struct Frame(*const Place);
 
 /// Records are aligned to their size, and every frame is inside one.
 #[cfg(not(reseat_loom))]
@@ -21,18 +23,22 @@ impl Frame {
     /// it may reach.
     #[inline(always)]
     pub(super) fn new(record: &'static Record, index: usize) -> Self {
-        let first = ptr::from_ref(record).wrapping_byte_add(std::mem::offset_of!(Record, frames));
-        Self(first.cast::<OwnerPtr<Header>>().wrapping_add(index))
+        let first = ptr::from_ref(record).wrapping_byte_add(std::mem::offset_of!(Record, places));
+        Self(first.cast::<Place>().wrapping_add(index))
     }
 
     #[inline(always)]
-    fn word(self) -> &'static OwnerPtr<Header> {
-        // SAFETY: `new` made it point to a frame of a record, and records are never freed.
+    fn place(self) -> &'static Place {
+        // SAFETY: `new` made it point to a place of a record, and records are never freed.
         unsafe { &*self.0 }
     }
 
-    /// The record, or the further block of one, that this frame is in.
     #[inline(always)]
+    fn requests(self) -> u32 {
+        self.place().requests()
+    }
+
+    /// The record, or the further block of one, that this frame is in.
     pub(super) fn block(self) -> &'static Record {
         const { assert!(size_of::<Record>() == align_of::<Record>()) };
         let record = self.0.map_addr(|a| a & !(align_of::<Record>() - 1)).cast::<Record>();
@@ -52,8 +58,13 @@ impl Frame {
         Self(record, index)
     }
 
-    fn word(self) -> &'static OwnerPtr<Header> {
-        &self.0.frames[self.1]
+    fn place(self) -> &'static Place {
+        &self.0.places[self.1]
+    }
+
+    /// What is constant is no operation here.
+    fn requests(self) -> u32 {
+        if self.1 == 0 { self.place().requests() } else { wake::NESTED }
     }
 
     pub(super) fn block(self) -> &'static Record {
@@ -62,6 +73,17 @@ impl Frame {
 }
 
 impl Frame {
+    #[inline(always)]
+    fn word(self) -> &'static OwnerPtr<Header> {
+        &self.place().frame
+    }
+
+    /// Beside the frame, for the guard's holder.
+    #[inline(always)]
+    pub(super) fn note(self) -> &'static NoteCell {
+        &self.place().note
+    }
+
     /// R2. Release: partner of W3, which may read this in place of an earlier call's R6, and must see
     /// that call's effects all the same. No model can tell: there the full fence that stands for R7 has
     /// released them.
@@ -70,7 +92,7 @@ impl Frame {
     /// pointer. No model has signals.
     #[inline(always)]
     pub(super) fn fill_unvalidated(self, generation: *mut Header) {
-        self.word().write(generation.map_addr(|a| a | UNVALIDATED), Ordering::Release);
+        self.word().write(generation.map_addr(|a| a + UNVALIDATED), Ordering::Release);
     }
 
     /// R5, and the copy of case 3. Release: partner of W3, and unseen by the models, as for R2.
@@ -84,7 +106,7 @@ impl Frame {
         self.word().write(generation.map_addr(|a| a | ANNOTATION), Ordering::Release);
     }
 
-    /// R6 and R7. Returns the open requests to this thread; normally there are none.
+    /// R6 and R7. Returns the open requests to this thread; normally, after an outermost call, there are none.
     ///
     /// Release: partner of W3. What the call did comes before what follows the drain.
     #[inline(always)]
@@ -92,6 +114,6 @@ impl Frame {
     pub(super) fn empty(self) -> u32 {
         self.word().write(ptr::null_mut(), Ordering::Release); // R6
         fence::light_on_exit(); // R7: partner of D3
-        self.block().requests()
+        self.requests()
     }
 }

@@ -15,6 +15,9 @@ use std::ops::Deref;
 use std::ptr::NonNull;
 
 /// The part that does not depend on the type of the value. Frames point here.
+///
+/// It fills a cache line, so that the value, which calls read, shares none with the leases, which others write.
+#[repr(align(64))]
 pub(super) struct Header {
     /// Which slot this is a generation of; an address would not do, slots move.
     pub(super) slot: u64,

@@ -2,9 +2,9 @@
 
 use super::errand;
 use super::frame::Frame;
-use super::generation::Kept;
+use super::generation::{Header, Kept};
 use super::lease::Lease;
-use super::record::wake;
+use super::record::{NoteCell, wake};
 use std::fmt;
 use std::marker::PhantomData;
 use std::ops::Deref;
@@ -35,15 +35,26 @@ impl<T: Send + Sync + 'static> Guard<'_, T> {
         Lease::new(self.generation.with_lease())
     }
 
-    /// The slow side of leaving: somebody asked for something, or this guard has no frame of its own.
-    #[cold]
-    #[inline(never)]
-    fn drop_slow(&self, requests: u32) {
-        if requests & wake::COUNTED != 0 {
-            self.generation.header.leases.release();
-        } else {
-            errand::attend(self.frame.block().first());
-        }
+    /// A word in which the holder may note what it uses the guard for: an address, which
+    /// [`Held::note`](super::Held::note) gives to those who ask who holds a generation. Nobody follows it.
+    ///
+    /// A new guard comes with the note of the one that was in its place before. Guards that are entered under a
+    /// lease all share one.
+    #[inline(always)]
+    pub fn note(&self) -> &'static NoteCell {
+        self.frame.note()
+    }
+}
+
+/// The slow side of leaving: somebody asked for something, or the guard has no frame of its own. Takes words, not
+/// a guard: a guard whose address is taken lives in memory, where each call would store and load it.
+#[cold]
+#[inline(never)]
+fn leave_slow(generation: &Header, frame: Frame, requests: u32) {
+    if requests & wake::COUNTED != 0 {
+        generation.leases.release();
+    } else {
+        errand::attend(frame.block().first());
     }
 }
 
@@ -61,7 +72,7 @@ impl<T: Send + Sync + 'static> Drop for Guard<'_, T> {
     fn drop(&mut self) {
         let requests = self.frame.empty(); // R6 and R7
         if requests != 0 {
-            self.drop_slow(requests);
+            leave_slow(&self.generation.header, self.frame, requests);
         }
     }
 }

@@ -83,6 +83,11 @@
 //!    each side. So either it is woken, or it does not sleep.
 //! 9. **Ages are true.** A straggler has validated, so its R4 came before its P, which came before the
 //!    end of W2, when the clock is read. Nested guards are younger, but inside one that is not.
+//! 10. **The sampler changes nothing.** [`sample_ages`] adds a mark to an occupied frame by a compare and
+//!    exchange. It fails if the owner has written meanwhile, and it never fills or empties a frame, so each frame
+//!    holds what its owner put there. All readers disregard the mark. As a read-modify-write it continues the
+//!    owner's release sequence: W3 that reads the mark synchronizes with the R2 or R5 below it. The owner's next
+//!    store writes the whole word, so a mark is of the guard that is there, and its age true.
 //!
 //! The models in `tests/loom` check all of this with full fences for membarrier, whose effect is not
 //! part of the language's memory model; `scripts/mutants` breaks each line that matters and demands
@@ -103,6 +108,7 @@
 //! * *Two slots paused at once*, by two writers, and a call in each that nests into the other: a circle
 //!   that only the deadline of a drain breaks. Swapping does not have it.
 
+mod ages;
 mod drain;
 mod enter;
 mod errand;
@@ -124,6 +130,7 @@ mod sync;
 mod tests;
 mod thread;
 
+pub use ages::sample_ages;
 pub use drain::Retired;
 pub use errand::{hold_errands, on_thread_exit, run_errands, set_errand_hook};
 pub use error::{EnterError, PauseError, SwapError};
@@ -131,8 +138,9 @@ pub use fence::fence_mode;
 pub use guard::Guard;
 pub use lease::Lease;
 pub use paused::Paused;
+pub use record::NoteCell;
 pub use slot::Slot;
-pub use stragglers::{Straggler, Stragglers};
+pub use stragglers::{Held, Straggler, Stragglers};
 #[cfg(reseat_loom)]
 pub use thread::end_current_thread;
 pub use thread::{ThreadRef, current_thread};

@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! 1. A record is never freed, only recycled. So a scan needs no lock.
-//! 2. Frames are written by the owner only, and read by anyone.
+//! 2. Frames are written by the owner only, save for the mark of the sampler, and read by anyone.
 //! 3. A frame belongs to one guard (or one lease call) from the moment it is filled until that guard
 //!    empties it; a guard that is never dropped keeps it for ever.
 //! 4. No frame above `high` is occupied. `high` is exact only when a frame is taken.
@@ -17,16 +17,18 @@ use std::ptr;
 use std::sync::atomic::{AtomicU32 as Word, AtomicU64};
 
 /// Frames in one block. Deeper nesting hangs further blocks on the record.
-pub(super) const FRAMES: usize = if cfg!(reseat_loom) { 2 } else { 9 };
+pub(super) const FRAMES: usize = if cfg!(reseat_loom) { 2 } else { 3 };
 
 /// A frame is filled but not yet checked: it holds drains up, and nobody may follow the pointer.
 pub(super) const UNVALIDATED: usize = 1;
 /// The frame is a lease call's: nested calls may follow the pointer, but the lease, not the frame,
 /// holds drains up.
 pub(super) const ANNOTATION: usize = 2;
-pub(super) const TAGS: usize = UNVALIDATED | ANNOTATION;
+/// The sampler has seen the frame's guard, see `ages`. The only thing in a frame that its owner does not write.
+pub(super) const SEEN: usize = 4;
+pub(super) const TAGS: usize = UNVALIDATED | ANNOTATION | SEEN;
 
-/// The bits of [`Record::wake`], which send the owner to the slow side of leaving.
+/// The bits of a record's and of each place's `wake`, which send the owner to the slow side of leaving.
 pub(super) mod wake {
     /// A drainer waits and wants to hear of the next exit.
     pub(in super::super) const NOTICE: u32 = 1;
@@ -38,6 +40,8 @@ pub(super) mod wake {
     pub(in super::super) const EXTENSION: u32 = 8;
     /// The owner's thread-locals are gone: the record goes back with the last frame.
     pub(in super::super) const LATE: u32 = 16;
+    /// For good: not the place of the outermost call. Its exits always look at the record.
+    pub(in super::super) const NESTED: u32 = 32;
 }
 
 const FREE: u32 = 0;
@@ -49,9 +53,7 @@ const ORPHANED: u32 = 2;
 /// save for `wake`.
 #[repr(C, align(128))]
 pub(super) struct Record {
-    wake: AtomicU32,
-    high: OwnerCell,
-    pub(super) frames: [OwnerPtr<Header>; FRAMES],
+    pub(super) places: [Place; FRAMES],
     state: AtomicU32,
     /// Errands wait while this is not 0.
     pub(super) errands_held: OwnerCell,
@@ -65,33 +67,91 @@ pub(super) struct Record {
     name: [AtomicU64; 2],
 }
 
+/// A frame, and what belongs to it. A guard knows the place of its frame, so all that its end needs is beside it.
+#[repr(C)]
+pub(super) struct Place {
+    /// Of the first place: the requests to the owner of the record. Of the others: a constant.
+    wake: AtomicU32,
+    /// Of the first place: see invariant 4.
+    high: OwnerCell,
+    pub(super) frame: OwnerPtr<Header>,
+    /// What the guard's holder has noted, see `Guard::note`.
+    pub(super) note: NoteCell,
+}
+
+impl Place {
+    #[cfg(not(reseat_loom))]
+    const fn new(wake: u32, high: u32) -> Self {
+        Self {
+            wake: AtomicU32::new(wake),
+            high: OwnerCell::new(high),
+            frame: OwnerPtr::null(),
+            note: NoteCell::new(ptr::null_mut()),
+        }
+    }
+
+    #[cfg(reseat_loom)]
+    fn new(wake: u32, high: u32) -> Self {
+        Self {
+            wake: AtomicU32::new(wake),
+            high: OwnerCell::new(high),
+            frame: OwnerPtr::null(),
+            note: NoteCell::new(ptr::null_mut()),
+        }
+    }
+
+    /// Which requests are open; normally none. In a place that is not the first: always something.
+    #[inline(always)]
+    pub(super) fn requests(&self) -> u32 {
+        self.wake.load(Ordering::Relaxed)
+    }
+}
+
 #[cfg(not(reseat_loom))]
 const _: () = assert!(size_of::<Record>() == 128 && align_of::<Record>() == 128);
 
-/// How many frames of a record name a certain generation.
-#[derive(Clone, Copy, Default)]
-pub(super) struct Occupied {
-    pub(super) validated: usize,
-    pub(super) unvalidated: usize,
+/// A word in which whoever holds a guard may note what for. Nothing depends on it.
+pub type NoteCell = std::sync::atomic::AtomicPtr<()>;
+
+/// One frame as the others see it.
+#[derive(Clone, Copy)]
+pub(super) struct FrameView {
+    pub(super) word: &'static OwnerPtr<Header>,
+    pub(super) note: &'static NoteCell,
 }
 
-impl Occupied {
-    pub(super) fn any(self) -> bool {
-        self.total() != 0
-    }
-
-    pub(super) fn total(self) -> usize {
-        self.validated + self.unvalidated
+impl FrameView {
+    /// W3 for one frame: what is in it, if that holds up the drain of this generation.
+    ///
+    /// An unvalidated frame does. An annotation does not: there the lease does.
+    pub(super) fn holds(self, generation: *const Header) -> Option<*mut Header> {
+        let word = self.word.read();
+        (word.map_addr(|a| a & !(UNVALIDATED | SEEN)).cast_const() == generation).then_some(word)
     }
 }
 
 impl Record {
     pub(super) fn new(wake: u32) -> Self {
+        let mut places = std::array::from_fn(|_| Place::new(wake::NESTED, 0));
+        places[0] = Place::new(wake, 0);
         Self {
-            wake: AtomicU32::new(wake),
-            high: OwnerCell::new(0),
-            frames: std::array::from_fn(|_| OwnerPtr::null()),
+            places,
             state: AtomicU32::new(OWNED),
+            errands_held: OwnerCell::new(0),
+            os_tid: Word::new(0),
+            uses: Word::new(0),
+            more: OwnerPtr::null(),
+            next: AtomicPtr::new(ptr::null_mut()),
+            name: [const { AtomicU64::new(0) }; 2],
+        }
+    }
+
+    /// Stands for no record: see `thread`.
+    #[cfg(not(reseat_loom))]
+    pub(super) const fn nobody() -> Self {
+        Self {
+            places: [const { Place::new(0, u32::MAX) }; FRAMES],
+            state: AtomicU32::new(FREE),
             errands_held: OwnerCell::new(0),
             os_tid: Word::new(0),
             uses: Word::new(0),
@@ -106,15 +166,23 @@ impl Record {
     /// Whether no call at all is on this thread's stack: the next one takes frame 0.
     #[inline(always)]
     pub(super) fn is_outside(&'static self) -> bool {
-        self.frames[0].own().is_null() && (self.high.get() == 0 || self.settle())
+        self.places[0].frame.own().addr() | self.high().get() as usize == 0
     }
 
-    /// Lowers `high` to where it is exact; nested calls leave it too high.
-    #[cold]
-    fn settle(&'static self) -> bool {
-        let depth = self.depth();
-        self.high.set(depth.saturating_sub(1) as u32);
-        depth == 0
+    fn high(&self) -> &OwnerCell {
+        &self.places[0].high
+    }
+
+    fn wake(&self) -> &AtomicU32 {
+        &self.places[0].wake
+    }
+
+    /// Lowers `high` to where it is exact, so that the next call finds itself outside. Not in a signal handler:
+    /// what it has interrupted may be between raising `high` and filling the frame.
+    pub(super) fn settle(&'static self, depth: usize) {
+        if self.errands_held.get() == 0 {
+            self.high().set(depth.saturating_sub(1) as u32);
+        }
     }
 
     #[inline(always)]
@@ -127,7 +195,7 @@ impl Record {
     /// block if the thread was never this deep in calls before.
     #[inline]
     pub(super) fn take(&'static self, depth: usize) -> Frame {
-        self.high.set(depth as u32); // a stack of 2³² calls does not fit a thread
+        self.high().set(depth as u32); // a stack of 2³² calls does not fit a thread
         if depth < FRAMES { self.frame(depth) } else { self.take_further(depth) }
     }
 
@@ -153,7 +221,7 @@ impl Record {
     /// were dropped out of order.
     #[inline]
     pub(super) fn depth(&'static self) -> usize {
-        let mut depth = self.high.get() as usize + 1;
+        let mut depth = self.high().get() as usize + 1;
         while depth > 0 && self.word(depth - 1).is_null() {
             depth -= 1;
         }
@@ -168,8 +236,8 @@ impl Record {
 
     #[inline]
     fn word(&'static self, index: usize) -> *mut Header {
-        match self.frames.get(index) {
-            Some(frame) => frame.own(),
+        match self.places.get(index) {
+            Some(place) => place.frame.own(),
             None => self.word_further(index),
         }
     }
@@ -182,7 +250,7 @@ impl Record {
 
     /// The record that the owner of this block of frames is known by.
     pub(super) fn first(&'static self) -> &'static Record {
-        if self.wake.load(Ordering::Relaxed) & wake::EXTENSION == 0 {
+        if self.requests() & wake::EXTENSION == 0 {
             return self;
         }
         // SAFETY: an extension's `next` was set in `extend` to a record, which is never freed.
@@ -220,7 +288,7 @@ impl Record {
             self.state.store(ORPHANED, Ordering::Release);
             return;
         }
-        self.wake.fetch_and(!(wake::ERRAND | wake::LATE), Ordering::Relaxed);
+        self.wake().fetch_and(!(wake::ERRAND | wake::LATE), Ordering::Relaxed);
         self.state.store(FREE, Ordering::Release);
     }
 
@@ -229,40 +297,41 @@ impl Record {
     /// Which requests are open.
     #[inline(always)]
     pub(super) fn requests(&self) -> u32 {
-        self.wake.load(Ordering::Relaxed)
+        self.places[0].requests()
     }
 
     /// Release: what was prepared for the request is seen by whoever [`accept`](Self::accept)s it.
     pub(super) fn request(&self, bit: u32) {
-        self.wake.fetch_or(bit, Ordering::Release);
+        self.wake().fetch_or(bit, Ordering::Release);
     }
 
     /// Takes one request back and says whether it was open. The others stay: they are a set.
     /// Acquire: partner of [`request`](Self::request).
     pub(super) fn accept(&self, bit: u32) -> bool {
-        self.requests() & bit != 0 && self.wake.fetch_and(!bit, Ordering::Acquire) & bit != 0
+        self.requests() & bit != 0 && self.wake().fetch_and(!bit, Ordering::Acquire) & bit != 0
     }
 
-    /// W3 for one record: how many of its frames name this generation.
+    /// The frames, for W3: in ascending order, each to be read before the next is asked for.
     ///
     /// Ascending, and Acquire: if a lower frame is read as already emptied, then whatever was copied
     /// from it to a higher frame before (case 3) is seen when the scan gets there, and so are the
-    /// effects of the call that emptied it (case 1).
-    pub(super) fn count(&'static self, generation: *const Header) -> Occupied {
-        let mut found = Occupied::default();
-        let mut block = Some(self);
-        while let Some(frames) = block {
-            for frame in &frames.frames {
-                let word = frame.read();
-                if word.cast_const() == generation {
-                    found.validated += 1;
-                } else if word.map_addr(|a| a & !UNVALIDATED).cast_const() == generation {
-                    found.unvalidated += 1;
-                }
+    /// effects of the call that emptied it (case 1). The link to a further block is read after the frames of
+    /// this one, for the same reason.
+    pub(super) fn views(&'static self) -> impl Iterator<Item = FrameView> {
+        let (mut block, mut index) = (self, 0);
+        std::iter::from_fn(move || {
+            if index == FRAMES {
+                (block, index) = (follow(block.more.read())?, 0);
             }
-            block = follow(frames.more.read());
-        }
-        found
+            let place = &block.places[index];
+            index += 1;
+            Some(FrameView { word: &place.frame, note: &place.note })
+        })
+    }
+
+    /// W3 for one record.
+    pub(super) fn holds(&'static self, generation: *const Header) -> bool {
+        self.views().any(|frame| frame.holds(generation).is_some())
     }
 
     pub(super) fn next(&self) -> &AtomicPtr<Record> {

@@ -8,7 +8,7 @@
 use super::frame::Frame;
 use super::futex::Futex;
 use super::generation::Header;
-use super::record::{Occupied, Record, wake};
+use super::record::{FrameView, Record, wake};
 use super::sync::{AtomicPtr, Ordering};
 use std::ptr;
 
@@ -70,13 +70,17 @@ impl Registry {
 
     /// W3: the records with a frame in this generation, newest first. One that is pushed meanwhile is
     /// not seen (case 4).
-    pub(super) fn inside(
-        &self,
-        generation: *const Header,
-    ) -> impl Iterator<Item = (&'static Record, Occupied)> {
-        let records = from(self.head.load(Ordering::Acquire)); // partner of `push`
-        let counted = records.map(move |record| (record, record.count(generation)));
-        counted.filter(|(_, occupied)| occupied.any())
+    pub(super) fn inside(&self, generation: *const Header) -> impl Iterator<Item = &'static Record> {
+        self.records().filter(move |record| record.holds(generation))
+    }
+
+    /// All frames of all threads.
+    pub(super) fn frames(&self) -> impl Iterator<Item = FrameView> {
+        self.records().flat_map(Record::views)
+    }
+
+    fn records(&self) -> impl Iterator<Item = &'static Record> {
+        from(self.head.load(Ordering::Acquire)) // partner of `push`
     }
 
     pub(super) fn counted_frame(&'static self) -> Frame {

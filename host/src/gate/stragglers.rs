@@ -2,6 +2,7 @@
 
 use super::thread::ThreadRef;
 use std::fmt;
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 /// Why a generation is not drained.
@@ -28,31 +29,60 @@ pub struct Straggler {
     pub os_tid: u32,
     /// Its name now, or, if it has ended, when it first came to the gate.
     pub name: Option<String>,
-    /// How many guards it holds.
-    pub frames: usize,
+    /// The guards that it holds, outermost first.
+    pub guards: Vec<Held>,
     /// It has ended and left a guard behind: this generation will never be drained.
     pub orphaned: bool,
-    /// It entered at least so long ago: since before the generation was retired, or its gate closed.
-    /// The call path does not look at a clock, so nothing better is known. `None` if the thread was
+}
+
+/// One guard of a straggler.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Held {
+    /// It was entered at least so long ago: since before the generation was retired, or its gate closed, and
+    /// before the sampler first saw it there. The call path does not look at a clock, so what is missing is at
+    /// most the time between two samples, see [`sample_ages`](super::sample_ages). `None` if the thread was
     /// only about to enter and has not found out yet that it came too late.
     pub since: Option<Duration>,
+    /// What was noted last in [`Guard::note`](super::Guard::note), by this guard or by one before it.
+    pub note: Option<NonZeroUsize>,
+}
+
+impl Straggler {
+    /// When the oldest of its guards was entered, at least.
+    pub fn since(&self) -> Option<Duration> {
+        self.guards.iter().filter_map(|held| held.since).max()
+    }
 }
 
 impl Stragglers {
     /// How many guards hold the generation up, leases not counted.
     pub fn guards(&self) -> usize {
-        self.threads.iter().map(|straggler| straggler.frames).sum()
+        self.threads.iter().map(|straggler| straggler.guards.len()).sum()
     }
 }
 
 impl fmt::Display for Stragglers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.print(f, &|_| None)
+    }
+}
+
+type Explain<'a> = &'a dyn Fn(NonZeroUsize) -> Option<String>;
+
+impl Stragglers {
+    /// The same with what the holders have noted, in the words of `explain`: `… by thread http-2 in check`.
+    pub fn explained(&self, explain: Explain<'_>) -> String {
+        std::fmt::from_fn(|f| self.print(f, explain)).to_string()
+    }
+
+    fn print(&self, f: &mut fmt::Formatter<'_>, explain: Explain<'_>) -> fmt::Result {
         match (self.guards(), self.leases) {
             (0, 0) => f.write_str("nobody")?,
             (0, leases) => counted(f, leases, "lease")?,
             (guards, leases) => {
                 counted(f, guards, "guard")?;
-                self.entered(f, guards)?;
+                self.entered(f, guards, explain)?;
                 if leases != 0 {
                     f.write_str(", and ")?;
                     counted(f, leases, "lease")?;
@@ -64,9 +94,9 @@ impl fmt::Display for Stragglers {
 }
 
 impl Stragglers {
-    fn entered(&self, f: &mut fmt::Formatter<'_>, guards: usize) -> fmt::Result {
+    fn entered(&self, f: &mut fmt::Formatter<'_>, guards: usize, explain: Explain<'_>) -> fmt::Result {
         const NAMED: usize = 4;
-        let oldest = self.threads.iter().filter_map(|straggler| straggler.since).max();
+        let oldest = self.threads.iter().filter_map(Straggler::since).max();
         f.write_str(if guards > 1 { ", oldest entered" } else { ", entered" })?;
         if let Some(since) = oldest {
             f.write_str(" at least ")?;
@@ -76,6 +106,10 @@ impl Stragglers {
         f.write_str(if self.threads.len() > 1 { " by threads " } else { " by thread " })?;
         for (i, straggler) in self.threads.iter().take(NAMED).enumerate() {
             write!(f, "{}{straggler}", if i == 0 { "" } else { ", " })?;
+            let explained = straggler.guards.iter().rev().find_map(|held| explain(held.note?));
+            if let Some(what) = explained {
+                write!(f, " in {what}")?;
+            }
         }
         match self.threads.len().saturating_sub(NAMED) {
             0 => Ok(()),

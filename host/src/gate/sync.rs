@@ -52,6 +52,12 @@ impl OwnerCell {
 pub(super) struct OwnerPtr<T>(AtomicPtr<T>);
 
 impl<T> OwnerPtr<T> {
+    #[cfg(not(reseat_loom))]
+    pub(super) const fn null() -> Self {
+        Self(AtomicPtr::new(ptr::null_mut()))
+    }
+
+    #[cfg(reseat_loom)]
     pub(super) fn null() -> Self {
         Self(AtomicPtr::new(ptr::null_mut()))
     }
@@ -64,17 +70,30 @@ impl<T> OwnerPtr<T> {
     }
 
     /// As above; loom checks that whoever reads this way has seen all writes.
-    #[cfg(reseat_loom)]
+    #[cfg(all(reseat_loom, not(reseat_loom_sampled)))]
     #[allow(unsafe_code)]
     pub(super) fn own(&self) -> *mut T {
         // SAFETY: there is no write meanwhile, since the only writer is here.
         unsafe { self.0.unsync_load() }
     }
 
+    /// As above, where a sampler may add a tag meanwhile.
+    #[cfg(reseat_loom_sampled)]
+    pub(super) fn own(&self) -> *mut T {
+        self.0.load(Ordering::Relaxed)
+    }
+
     /// Each writer says why its order is Release.
     #[inline(always)]
     pub(super) fn write(&self, value: *mut T, order: Ordering) {
         self.0.store(value, order);
+    }
+
+    /// The sampler's side: adds a tag, if the word is still this one. Relaxed: a read-modify-write carries on
+    /// what the owner's store has released, and changes nothing else.
+    pub(super) fn mark(&self, word: *mut T, tag: usize) -> bool {
+        let marked = word.map_addr(|a| a | tag);
+        self.0.compare_exchange(word, marked, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
     /// The others' side. Acquire: partner of every [`write`](Self::write).

@@ -10,10 +10,15 @@ use std::cell::Cell;
 use std::hash::{Hash, Hasher};
 use std::{fmt, ptr};
 
+/// The record of threads that have none. It is never outside of all calls, so that the usual case of entering
+/// needs not to ask whether there is a record.
+#[cfg(not(reseat_loom))]
+static NOBODY: Record = Record::nobody();
+
 #[cfg(not(reseat_loom))]
 std::thread_local! {
     // No destructor and no lazy initialisation: one load, and good until the very end of the thread.
-    static CURRENT: Cell<Option<&'static Record>> = const { Cell::new(None) };
+    static CURRENT: Cell<&'static Record> = const { Cell::new(&NOBODY) };
     static ENDED: Cell<bool> = const { Cell::new(false) };
     static REGISTRATION: Cell<Option<Registration>> = const { Cell::new(None) };
 }
@@ -38,9 +43,28 @@ impl Drop for Registration {
 }
 
 /// The calling thread's record, if it has one.
+#[cfg(not(reseat_loom))]
 #[inline(always)]
 pub(super) fn current() -> Option<&'static Record> {
+    let record = CURRENT.try_with(Cell::get).ok()?; // has no destructor, so it is still there
+    (!ptr::eq(record, &raw const NOBODY)).then_some(record)
+}
+
+#[cfg(reseat_loom)]
+pub(super) fn current() -> Option<&'static Record> {
     CURRENT.try_with(Cell::get).ok().flatten()
+}
+
+/// The calling thread's record, if it has one and is in no call.
+#[cfg(not(reseat_loom))]
+#[inline(always)]
+pub(super) fn outside() -> Option<&'static Record> {
+    CURRENT.try_with(Cell::get).ok().filter(|record| record.is_outside())
+}
+
+#[cfg(reseat_loom)]
+pub(super) fn outside() -> Option<&'static Record> {
+    current().filter(|record| record.is_outside())
 }
 
 /// The calling thread's record. The first call on a thread allocates.
@@ -76,6 +100,8 @@ fn has_ended() -> bool {
 }
 
 fn set_current(record: Option<&'static Record>) {
+    #[cfg(not(reseat_loom))]
+    let record = record.unwrap_or(&NOBODY);
     let _ = CURRENT.try_with(|current| current.set(record)); // has no destructor, so it is still there
 }
 

@@ -157,7 +157,11 @@ impl Method {
                 unsafe {
                     let __reply = __reseat::call(__method, self.0.instance(), (#(#names,)*), __outgoing.head());
                     #(#finish)*
-                    __reseat::finish(__outgoing, __reply, const { #result_has_tail }, #lift)
+                    let __result =
+                        __reseat::finish(&mut __outgoing, __reply, const { #result_has_tail }, #lift);
+                    // Empty by now: not even worth the look.
+                    ::core::mem::forget(__outgoing);
+                    __result
                 }
             }
         }

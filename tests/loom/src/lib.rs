@@ -14,9 +14,16 @@
 #[path = "../../../host/src/gate/mod.rs"]
 mod gate;
 
+#[cfg(reseat_loom_sampled)]
+mod ages;
+#[cfg(not(reseat_loom_sampled))]
 mod calls;
+#[cfg(not(reseat_loom_sampled))]
 mod errands;
+#[cfg(not(reseat_loom_sampled))]
 mod handover;
+#[cfg(not(reseat_loom_sampled))]
 mod leases;
 mod scene;
+#[cfg(not(reseat_loom_sampled))]
 mod swaps;

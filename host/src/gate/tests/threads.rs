@@ -1,10 +1,10 @@
 //! Threads that come, go, end badly and hold things up; and what is said about them.
 
-use super::super::{Straggler, Stragglers, current_thread};
+use super::super::{Held, Straggler, Stragglers, current_thread, sample_ages};
 use super::{FOREVER, PATIENCE, SOON, Scene, Stop, end, eventually};
 use std::cell::Cell;
 use std::sync::Barrier;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -170,11 +170,11 @@ fn a_report_names_the_threads_that_are_inside() {
         meeting.wait();
         let mut old = scene.swap(2);
         eventually("a millisecond has passed", || {
-            old.stragglers().threads[0].since >= Some(Duration::from_millis(1))
+            old.stragglers().threads[0].since() >= Some(Duration::from_millis(1))
         });
         let stragglers = old.drain(SOON).unwrap_err();
         let [straggler] = &stragglers.threads[..] else { panic!("one thread: {stragglers:?}") };
-        assert_eq!((straggler.frames, straggler.orphaned), (2, false));
+        assert_eq!((straggler.guards.len(), straggler.orphaned), (2, false));
         if cfg!(all(target_os = "linux", not(miri))) {
             assert_eq!(straggler.thread.name().as_deref(), Some("http-2"));
             assert_eq!(straggler.thread.os_tid(), straggler.os_tid);
@@ -191,13 +191,12 @@ fn a_report_names_the_threads_that_are_inside() {
 
 #[test]
 fn a_report_reads_as_a_sentence() {
-    let thread = |name: &str, frames, orphaned, since| Straggler {
+    let thread = |name: &str, guards, orphaned, since| Straggler {
         thread: current_thread().unwrap(),
         os_tid: 4711,
         name: (!name.is_empty()).then(|| name.to_owned()),
-        frames,
+        guards: vec![Held { since, note: None }; guards],
         orphaned,
-        since,
     };
     let report = |threads: Vec<_>, leases| Stragglers { threads, leases, self_deadlock: false }.to_string();
     let long = Some(Duration::from_millis(4123));
@@ -221,4 +220,74 @@ fn a_report_reads_as_a_sentence() {
     assert_eq!(report(vec![thread("late", 1, false, None)], 0), "1 guard, entered by thread late");
     let own = Stragglers { leases: 2, self_deadlock: true, threads: vec![] };
     assert_eq!(own.to_string(), "2 leases; the draining thread itself is inside");
+}
+
+#[test]
+fn a_report_says_what_the_holders_have_noted() {
+    let scene = Scene::new();
+    let (inner, outer) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let guards = [scene.slot.enter().unwrap(), scene.slot.enter().unwrap()];
+    guards[0].note().store((&raw const outer).cast_mut().cast(), Ordering::Relaxed);
+    guards[1].note().store((&raw const inner).cast_mut().cast(), Ordering::Relaxed);
+    let mut old = scene.swap(2);
+    let stragglers = old.drain(SOON).unwrap_err();
+    let notes: Vec<_> = stragglers.threads[0].guards.iter().map(|held| held.note.unwrap().get()).collect();
+    assert_eq!(notes, [(&raw const outer).addr(), (&raw const inner).addr()]);
+    let explained = |what: &AtomicUsize| {
+        let address = std::ptr::from_ref(what).addr();
+        stragglers.explained(&|note| (note.get() == address).then(|| "read".to_owned()))
+    };
+    // Whichever is known, the innermost first; whatever else is said stays the same.
+    assert!(explained(&inner).contains(" in read"), "{}", explained(&inner));
+    assert!(explained(&outer).contains(" in read"), "{}", explained(&outer));
+    assert!(!stragglers.to_string().contains(" in "), "{stragglers}");
+    drop(guards);
+    old.drain(FOREVER).unwrap();
+    end(old);
+}
+
+#[test]
+fn the_age_of_a_guard_is_known_from_before_the_retirement() {
+    let scene = Scene::new();
+    let guard = scene.slot.enter().unwrap();
+    sample_ages();
+    let sampled = Instant::now();
+    eventually("some time has passed", || sampled.elapsed() >= Duration::from_millis(30));
+    sample_ages(); // finds it marked already
+    let old = scene.swap(2);
+    let age = old.stragglers().threads[0].since().unwrap();
+    assert!(age >= Duration::from_millis(30), "{age:?}");
+    drop(guard);
+    end(old);
+}
+
+#[test]
+fn a_guard_in_the_place_of_another_is_as_old_as_itself() {
+    let scene = Scene::new();
+    let guard = scene.slot.enter().unwrap();
+    sample_ages();
+    let sampled = Instant::now();
+    eventually("some time has passed", || sampled.elapsed() >= Duration::from_millis(30));
+    drop(guard);
+    let entered = Instant::now();
+    let guard = scene.slot.enter().unwrap();
+    let old = scene.swap(2);
+    let age = old.stragglers().threads[0].since().unwrap();
+    assert!(age <= entered.elapsed(), "{age:?}");
+    drop(guard);
+    end(old);
+}
+
+#[test]
+fn a_nested_call_under_a_marked_frame_inherits_and_a_further_one_is_not_marked() {
+    let scene = Scene::new();
+    let outer = scene.slot.enter().unwrap();
+    sample_ages();
+    let old = scene.swap(2);
+    let inner = scene.slot.enter().unwrap();
+    assert_eq!((outer.number, inner.number), (1, 1));
+    assert_eq!(old.stragglers().guards(), 2);
+    drop((outer, inner));
+    assert_eq!(scene.answer(), 2);
+    end(old);
 }

@@ -1,0 +1,34 @@
+//! The sampler beside a call and a drain: case 10.
+//!
+//! Frames have two writers here, which loom tells from one: reading one's own frame is an operation. So
+//! these models are of a build of their own, `--features sampled`.
+
+use crate::gate::sample_ages;
+use crate::scene::{enter, models, slot, swap, unload};
+use loom::thread;
+
+models! {
+    fn a_sampler_beside_a_call_and_a_drain() {
+        let slot = slot();
+        let caller = thread::spawn(move || enter(slot).answer());
+        let sampler = thread::spawn(sample_ages);
+        unload(swap(slot, 2));
+        caller.join().unwrap();
+        sampler.join().unwrap();
+    }
+
+    fn a_sampler_beside_nested_calls() {
+        let slot = slot();
+        let caller = thread::spawn(move || {
+            let outer = enter(slot);
+            let number = outer.answer();
+            let inner = enter(slot);
+            drop(outer);
+            assert_eq!(inner.answer(), number);
+        });
+        let sampler = thread::spawn(sample_ages);
+        unload(swap(slot, 2));
+        caller.join().unwrap();
+        sampler.join().unwrap();
+    }
+}
