@@ -3,21 +3,23 @@
 //! Arguments are one JSON object by parameter name. Whether a type can be read from or written as JSON is
 //! asked of the type itself, where the method is declared: a type without `serde` makes its method typed-only.
 
+use std::collections::BTreeMap;
 use std::marker::PhantomData;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::{Map, Value};
+use serde_json::Value;
+use serde_json::value::RawValue;
 
 use crate::contain::Failure;
 
-/// The arguments of one dynamic call.
-pub struct Arguments {
+/// The arguments of one dynamic call, each still as text: its parameter's type reads it, and nobody before.
+pub struct Arguments<'a> {
     method: &'static str,
-    values: Map<String, Value>,
+    values: BTreeMap<String, &'a RawValue>,
 }
 
-impl Arguments {
+impl<'a> Arguments<'a> {
     /// Reads the object and checks that it names the parameters and nothing else.
     ///
     /// # Errors
@@ -26,21 +28,22 @@ impl Arguments {
     pub fn parse(
         method: &'static str,
         parameters: &[&'static str],
-        text: &str,
-    ) -> Result<Arguments, Failure> {
+        text: &'a str,
+    ) -> Result<Arguments<'a>, Failure> {
         let expected = || match parameters {
             [] => "an empty object `{}`".to_owned(),
             names => format!("an object with {}", names.join(", ")),
         };
         let text = if text.trim().is_empty() { "{}" } else { text };
-        let values = match serde_json::from_str(text) {
-            Ok(Value::Object(values)) => values,
-            Ok(other) => return bad(format!("`{method}` takes {}, found {}", expected(), kind(&other))),
-            Err(e) => {
-                return bad(format!(
-                    "the arguments of `{method}` are not JSON: {e}; expected {}",
-                    expected()
-                ));
+        let values: BTreeMap<String, &RawValue> = match serde_json::from_str(text) {
+            Ok(values) => values,
+            Err(_) => {
+                return bad(match serde_json::from_str(text) {
+                    Ok(other) => format!("`{method}` takes {}, found {}", expected(), kind(&other)),
+                    Err(e) => {
+                        format!("the arguments of `{method}` are not JSON: {e}; expected {}", expected())
+                    }
+                });
             }
         };
         if let Some(unknown) = values.keys().find(|name| !parameters.contains(&name.as_str())) {
@@ -49,9 +52,15 @@ impl Arguments {
         Ok(Arguments { method, values })
     }
 
-    fn take(&mut self, name: &'static str) -> Option<Value> {
+    fn take(&mut self, name: &'static str) -> Option<&'a RawValue> {
         self.values.remove(name)
     }
+}
+
+/// Reads a value. What cannot be read as it stands is tried once more by way of [`Value`], whose errors do not
+/// count lines and columns of a text that the caller has never seen.
+fn read<T: DeserializeOwned>(raw: &RawValue) -> serde_json::Result<T> {
+    serde_json::from_str(raw.get()).or_else(|_| T::deserialize(serde_json::from_str::<Value>(raw.get())?))
 }
 
 fn kind(value: &Value) -> &'static str {
@@ -82,7 +91,7 @@ impl<T> Probe<T> {
 }
 
 /// Takes a parameter of one type out of the arguments.
-pub type JsonReader<T> = fn(&mut Arguments, &'static str) -> Result<T, Failure>;
+pub type JsonReader<T> = fn(&mut Arguments<'_>, &'static str) -> Result<T, Failure>;
 
 /// Types that can be read from JSON.
 pub trait ReadJson<T> {
@@ -98,11 +107,11 @@ impl<T: DeserializeOwned> ReadJson<T> for Probe<T> {
         Ok(|arguments, name| {
             let method = arguments.method;
             let (value, missing) = match arguments.take(name) {
-                Some(value) => (value, false),
+                Some(raw) => (read(raw), false),
                 // An optional parameter reads well from null; for the others this is the error we want.
-                None => (Value::Null, true),
+                None => (T::deserialize(Value::Null), true),
             };
-            T::deserialize(value).map_err(|e| {
+            value.map_err(|e| {
                 Failure::Malformed(if missing {
                     format!("`{method}` needs the parameter `{name}`, which is missing")
                 } else {

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use reseat::gate::Slot;
 
-use crate::rounds::{Ratio, median, quantile};
-use crate::table;
+use harness::rounds::{Ratio, median, quantile};
+use harness::table;
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -51,15 +51,19 @@ fn idle() {
 /// Two threads that spend a tenth of their time in calls.
 fn mostly_outside() {
     let slot = Slot::new(0_u64);
-    let times = with_callers(&slot, call_then_rest, || {
-        (0..2_000)
-            .map(|n| {
-                std::thread::sleep(Duration::from_micros(500));
-                publish(&slot, n)
-            })
-            .collect::<Vec<_>>()
+    let ((publishes, barriers), _) = with_callers(&slot, call_then_rest, || {
+        let both = |n| {
+            std::thread::sleep(Duration::from_micros(500));
+            let published = publish(&slot, n);
+            std::thread::sleep(Duration::from_micros(500));
+            (published, membarrier())
+        };
+        (0..2_000).map(both).unzip::<_, _, Vec<_>, Vec<_>>()
     });
-    table::time("publish and drain, two callers 10 % inside, p50", median(times.0), 20e3);
+    let ratios = publishes.iter().zip(&barriers).map(|(publish, barrier)| publish / barrier).collect();
+    table::time("publish and drain, two callers 10 % inside, p50", median(publishes), 20e3);
+    table::note("— membarrier alone, in the same run, p50", &table::shown(median(barriers)));
+    table::note("— the one against the other, p50", &format!("{:.2}×", median(ratios)));
 }
 
 fn call_then_rest(slot: &Slot<u64>) {
@@ -81,24 +85,26 @@ fn tight() {
         let (taken, slowest) =
             with_callers(&slot, call, || (0..PUBLISHES).map(|n| publish(&slot, n)).collect::<Vec<_>>());
         let lasted = start.elapsed();
-        let ((), slowest_without) = with_callers(&slot, call, || busy_wait(lasted));
+        let ((), slowest_without) = with_callers(&slot, call, || spin(lasted));
         times.extend(taken);
         ratios.push(slowest / slowest_without);
     }
     let publishes = times.len();
     table::note("publishes under two callers in a tight loop, none starved", &publishes.to_string());
-    table::time("— p50", median(times.clone()), f64::INFINITY);
+    table::note("— p50", &table::shown(median(times.clone())));
     table::time("— p99", quantile(times, 0.99), 10e6);
     let all = median(ratios);
     table::ratio("— slowest call, against the same time without publishes", Ratio { all, calm: all }, 3.0);
 }
 
-/// The writer's stand-in: keeps a core as busy as the writer would.
-fn busy_wait(time: Duration) {
+/// What nothing that spares its callers a fence can be quicker than.
+fn membarrier() -> f64 {
+    const PRIVATE_EXPEDITED: i32 = 1 << 3;
     let start = Instant::now();
-    while start.elapsed() < time {
-        std::thread::sleep(Duration::from_micros(50));
-    }
+    // SAFETY: it takes no memory. The gate has registered the process.
+    let result = unsafe { libc::syscall(libc::SYS_membarrier, PRIVATE_EXPEDITED, 0, 0) };
+    assert_eq!(result, 0, "the kernel grants membarrier; what is measured here makes no sense without it");
+    start.elapsed().as_nanos() as f64
 }
 
 /// Runs `work` while two threads call; its result, and the slowest call of the two in ns.

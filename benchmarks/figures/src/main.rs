@@ -2,19 +2,17 @@
 //!
 //! `figures [calls] [drains] [json]`: all of them unless some are named.
 
-mod calls;
 mod drains;
-mod rounds;
-mod table;
 mod ways;
 
 use std::sync::Barrier;
 
 use callee_interface::{Callee, Line, Order};
-use calls::{Calls, PLACES, Way, repeat};
+use harness::calls::{Calls, PLACES, Way, repeat};
+use harness::rounds::{Contestant, Ratio, Rounds, median, on_threads};
+use harness::table;
 use reseat::gate::Slot;
 use reseat::{Handle, Host, Options, TrustedDir};
-use rounds::{Contestant, Ratio, Rounds, median, on_threads};
 use ways::{Guarded, InScope, Leased, Outlined, Plain, Typed};
 
 const ROUNDS: usize = 15;

@@ -4,7 +4,7 @@ use callee_interface::{Callee, Table};
 use reseat::gate::Slot;
 use reseat::{CallError, Handle, Lease, Scoped};
 
-use crate::calls::Way;
+use harness::calls::Way;
 
 /// A pointer to the table of a library that stays loaded: what nothing can be cheaper than.
 #[derive(Clone, Copy)]

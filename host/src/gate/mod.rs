@@ -84,10 +84,10 @@
 //! 9. **Ages are true.** A straggler has validated, so its R4 came before its P, which came before the
 //!    end of W2, when the clock is read. Nested guards are younger, but inside one that is not.
 //! 10. **The sampler changes nothing.** [`sample_ages`] adds a mark to an occupied frame by a compare and
-//!    exchange. It fails if the owner has written meanwhile, and it never fills or empties a frame, so each frame
-//!    holds what its owner put there. All readers disregard the mark. As a read-modify-write it continues the
-//!    owner's release sequence: W3 that reads the mark synchronizes with the R2 or R5 below it. The owner's next
-//!    store writes the whole word, so a mark is of the guard that is there, and its age true.
+//!     exchange. It fails if the owner has written meanwhile, and it never fills or empties a frame, so each
+//!     frame holds what its owner put there. All readers disregard the mark. As a read-modify-write it
+//!     continues the owner's release sequence: W3 that reads the mark synchronizes with the R2 or R5 below it.
+//!     The owner's next store writes the whole word, so a mark is of the guard that is there, and its age true.
 //!
 //! The models in `tests/loom` check all of this with full fences for membarrier, whose effect is not
 //! part of the language's memory model; `scripts/mutants` breaks each line that matters and demands

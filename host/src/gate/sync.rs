@@ -84,9 +84,17 @@ impl<T> OwnerPtr<T> {
     }
 
     /// Each writer says why its order is Release.
+    #[cfg(not(reseat_loom_sampled))]
     #[inline(always)]
     pub(super) fn write(&self, value: *mut T, order: Ordering) {
         self.0.store(value, order);
+    }
+
+    /// As above. loom 0.7 orders a store after an exchange by another thread only if the storing thread has seen
+    /// that, and would show others the mark after the store that took it off. An exchange sees it.
+    #[cfg(reseat_loom_sampled)]
+    pub(super) fn write(&self, value: *mut T, order: Ordering) {
+        self.0.swap(value, order);
     }
 
     /// The sampler's side: adds a tag, if the word is still this one. Relaxed: a read-modify-write carries on

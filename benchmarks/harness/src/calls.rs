@@ -8,6 +8,7 @@ use std::hint::black_box;
 
 /// A way to call the callee's `step`.
 pub trait Way: Sync {
+    /// `a * 31 + b`.
     fn step(&self, a: u64, b: u64) -> u64;
 }
 
@@ -40,7 +41,7 @@ pub fn repeat<W: Way>(way: &W, calls: Calls, place: usize, count: u64) {
 #[inline(never)]
 fn looped<W: Way, const DEPENDENT: bool, const PLACE: usize>(way: &W, count: u64) -> u64 {
     let mut result = 1;
-    // SAFETY: padding.
+    // SAFETY: it does nothing, at a certain place.
     unsafe {
         asm!(".p2align 6", ".fill {place}, 1, 0x90", place = const PLACE, options(nomem, nostack, preserves_flags))
     };
