@@ -29,6 +29,7 @@ mod encounters;
 mod end_to_end;
 /// State on its way from one build to the next, and what can go wrong on it.
 mod handover;
+mod holders;
 /// What the README says of the source.
 mod readme;
 /// The ways in which files change, and what follows from each.

@@ -6,7 +6,10 @@ use reseat_tests::misc::{Blocker, Feeder};
 use crate::callers::Callers;
 use crate::scene::{Build, Scene};
 
-const PUBLISHES: u32 = 300;
+const PUBLISHES: u32 = 1_000;
+/// How often a caller's turn enters a plugin and calls a method of it: twice `echo`, once `counter`, twice
+/// `blocker`, and `callback` with two calls from inside.
+const CALLS_OF_A_TURN: u64 = 8;
 
 /// What one caller knows of the four plugins: the last generation of each.
 struct Caller {
@@ -72,9 +75,20 @@ impl Caller {
 }
 
 #[test]
-fn eight_threads_on_four_plugins_get_right_answers_across_300_publishes() {
+fn eight_threads_on_four_plugins_get_a_million_right_answers_across_a_thousand_publishes() {
     let fixtures = ["echo_stamped", "counter_stamped", "blocker", "callback"];
     let scene = Scene::with(&fixtures);
+    // Somebody who has called all of them, and now waits for something else.
+    let (parked, wake) = (Caller::new(&scene), std::sync::Arc::new(std::sync::Barrier::new(2)));
+    let parked = std::thread::spawn({
+        let (mut parked, wake) = (parked, wake.clone());
+        move || {
+            parked.turn().unwrap();
+            wake.wait();
+            wake.wait();
+        }
+    });
+    wake.wait();
     let callers = Callers::start(8, |_| {
         let mut caller = Caller::new(&scene);
         move || caller.turn()
@@ -93,12 +107,17 @@ fn eight_threads_on_four_plugins_get_right_answers_across_300_publishes() {
     for expecting in waiting {
         expecting.published();
     }
-    callers.go_on(&scene, 100);
+    let short = (1_000_000 / CALLS_OF_A_TURN).saturating_sub(callers.calls());
+    callers.go_on(&scene, short.max(100));
     let turns = callers.finish();
-    assert_eq!(scene.handle::<dyn Counter>("counter").enter().unwrap().get().unwrap(), turns);
+    assert!(turns * CALLS_OF_A_TURN >= 1_000_000);
+    assert_eq!(scene.handle::<dyn Counter>("counter").enter().unwrap().get().unwrap(), turns + 1);
     for plugin in ["echo", "counter", "blocker", "callback"] {
         assert_eq!(scene.generation(plugin), Some(1 + u64::from(PUBLISHES) / 4));
     }
     assert_eq!(scene.refusals(), [""; 0]);
+    // The parked thread holds nothing.
     scene.settled();
+    wake.wait();
+    parked.join().unwrap();
 }
