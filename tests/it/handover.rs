@@ -234,8 +234,10 @@ fn a_call_that_does_not_end_in_time_holds_the_handover_up_by_name_until_it_does(
     let hold = scene.hold();
     let in_old = blocked(&counter, &hold);
     let refused = scene.install("counter_v2").refused();
-    refused
-        .at(Step::Drain, &["it is still in use after 100ms: 1 guard, entered at least", "by thread patient in hold"]);
+    refused.at(
+        Step::Drain,
+        &["it is still in use after 100ms: 1 guard, entered at least", "by thread patient in hold"],
+    );
     // The gate is open again, for the old one.
     assert_eq!(counter.enter().unwrap().add(3).unwrap(), 3);
     assert_eq!(now(&counter), (1, 1, 3));

@@ -291,3 +291,32 @@ fn a_nested_call_under_a_marked_frame_inherits_and_a_further_one_is_not_marked()
     assert_eq!(scene.answer(), 2);
     end(old);
 }
+
+#[test]
+fn a_thousand_threads_are_looked_through_and_only_who_is_inside_is_named() {
+    const THREADS: usize = 1_000;
+    let scene = Scene::new();
+    let (inside, leave) = (Barrier::new(THREADS + 1), Barrier::new(THREADS + 1));
+    thread::scope(|threads| {
+        for number in 0..THREADS {
+            let (scene, inside, leave) = (&scene, &inside, &leave);
+            let run = move || {
+                scene.answer();
+                let guard = (number % 100 == 0).then(|| scene.slot.enter().unwrap());
+                inside.wait();
+                leave.wait();
+                drop(guard);
+            };
+            // A thousand of the usual stacks are too many for some machines.
+            let small = thread::Builder::new().stack_size(64 << 10);
+            small.spawn_scoped(threads, run).unwrap();
+        }
+        inside.wait();
+        let mut old = scene.swap(2);
+        let stragglers = old.drain(SOON).unwrap_err();
+        assert_eq!((stragglers.threads.len(), stragglers.guards()), (THREADS / 100, THREADS / 100));
+        leave.wait();
+        old.drain(FOREVER).unwrap();
+        end(old);
+    });
+}
