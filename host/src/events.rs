@@ -59,7 +59,7 @@ pub enum Event {
         /// The generation that goes on serving, if there is one.
         serving: Option<u64>,
     },
-    /// An old generation is still in use.
+    /// Somebody is still in a generation that retires, or whose gate is closed for a handover.
     Draining {
         /// The plugin.
         plugin: String,

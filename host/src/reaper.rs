@@ -22,7 +22,7 @@ use crate::plugin::{Loaded, Old, Plugin};
 use crate::status::Phase;
 
 /// How soon a holder is named.
-const NAME_HOLDERS_AFTER: Duration = Duration::from_millis(50);
+pub(crate) const NAME_HOLDERS_AFTER: Duration = Duration::from_millis(50);
 
 /// How often the guards are looked at: how well the age of a call is known.
 const SAMPLE_EVERY: Duration = Duration::from_millis(40);

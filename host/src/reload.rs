@@ -18,6 +18,7 @@ use crate::gate::{Paused, Retired};
 use crate::host::Outcome;
 use crate::options::TrustedFile;
 use crate::plugin::{Build, Loaded, Plugin, Serving, Transaction, stated};
+use crate::reaper::NAME_HOLDERS_AFTER;
 use crate::registry::Core;
 
 /// A file that nobody writes to any more.
@@ -237,7 +238,21 @@ impl Reload<'_> {
 
     fn drain(&self, pause: &mut Paused<'_, Loaded>) -> Result<(), Stop> {
         let limit = self.core.options.drain_deadline;
-        pause.drain(limit).map_err(|stragglers| {
+        let at_once = NAME_HOLDERS_AFTER.min(limit);
+        let drained = pause.drain(at_once).or_else(|stragglers| {
+            if stragglers.self_deadlock || at_once == limit {
+                return Err(stragglers);
+            }
+            let old = pause.value();
+            self.core.journal.record(Event::Draining {
+                plugin: self.plugin.name.clone(),
+                generation: old.number,
+                holders: old.holders(&stragglers),
+                since_ms: at_once.as_millis() as u64,
+            });
+            pause.drain(limit - at_once)
+        });
+        drained.map_err(|stragglers| {
             let reason = if stragglers.self_deadlock {
                 RefusalReason::SelfDeadlock
             } else {

@@ -5,6 +5,7 @@ use std::thread::Builder;
 use std::time::{Duration, Instant};
 
 use reseat::{Event, Handle};
+use reseat_tests::counter::Counter;
 use reseat_tests::misc::Blocker;
 
 use crate::scene::{Build, Hold, Scene};
@@ -69,6 +70,23 @@ fn a_call_in_a_scope_is_named_by_thread_and_method() {
         });
     });
     names(&holders, "by thread worker in hold");
+}
+
+#[test]
+fn who_holds_up_a_handover_is_named_while_it_waits() {
+    let scene = Scene::with(&["counter_v1"]);
+    let hold = scene.hold();
+    let patient = Builder::new().name("patient".into()).spawn({
+        let (counter, until) = (scene.handle::<dyn Counter>("counter"), hold.until());
+        move || counter.enter().unwrap().hold(&until).unwrap()
+    });
+    hold.entered();
+    let expecting = scene.install("counter_v2");
+    names(&draining(&scene).0, "by thread patient in hold");
+    assert_eq!(scene.generation("counter"), Some(1));
+    hold.release();
+    assert_eq!(expecting.published(), 2);
+    assert_eq!(patient.unwrap().join().unwrap(), 1);
 }
 
 #[test]
