@@ -204,6 +204,19 @@ pub enum RefusalReason {
         /// Who holds it.
         holders: String,
     },
+    /// As much lingers in memory as may.
+    #[error(
+        "what lingers in memory has reached max_lingering (generations: {generations}, {} KiB), so nothing more is opened; the oldest is {oldest}. This file is tried again when something has been unloaded",
+        bytes / 1024
+    )]
+    Lingering {
+        /// How many generations linger.
+        generations: usize,
+        /// How much address space they take.
+        bytes: u64,
+        /// The oldest of them, and why.
+        oldest: String,
+    },
     /// The plugin asked for a reload of itself from inside of a call.
     #[error(
         "this thread is inside of a call to the plugin, so waiting for that call to end would be for ever: ask from another thread"
@@ -218,8 +231,8 @@ impl RefusalReason {
     /// Whether the same file may be accepted later: the reason lies with who uses the plugin, not with the
     /// build.
     pub fn is_passing(&self) -> bool {
-        matches!(self, RefusalReason::Held { .. } | RefusalReason::NotSettled(_))
-            || matches!(self, RefusalReason::Stage(_))
+        use RefusalReason::{Held, Lingering, NotSettled, Stage};
+        matches!(self, Held { .. } | Lingering { .. } | NotSettled(_) | Stage(_))
     }
 }
 

@@ -256,6 +256,16 @@ impl Drop for Host {
     }
 }
 
+/// Clears away what old generations have left on the calling thread: the destructors of their thread-locals, which
+/// only this thread may run. Says whether there was anything to do.
+///
+/// A thread does this by itself whenever it leaves a call to a plugin, and when it ends. A thread that is going to
+/// sleep for long, a worker that parks, say, calls this before (and again when it wakes), so that it keeps no old
+/// generation in memory meanwhile. Inside of a call to a plugin it does nothing.
+pub fn quiesce() -> bool {
+    gate::run_errands()
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -41,6 +41,28 @@ pub struct Options {
     pub call_wait: Duration,
     /// How often directories are read in full, in case an event was missed.
     pub rescan_every: Duration,
+    /// How much of old generations may linger before further builds are refused.
+    pub max_lingering: MaxLingering,
+}
+
+/// How much of old generations may linger in memory. At either limit further builds are refused, until
+/// something is unloaded; the refused files are tried again then.
+///
+/// A generation that is only waiting for calls to end does not count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MaxLingering {
+    /// How many generations.
+    pub generations: usize,
+    /// How many bytes of address space, all images together.
+    pub bytes: u64,
+}
+
+impl Default for MaxLingering {
+    /// 32 generations, 256 MiB. A small plugin's image takes some hundred kilobytes and five mappings, of
+    /// which Linux gives a process 65,530.
+    fn default() -> Self {
+        MaxLingering { generations: 32, bytes: 256 << 20 }
+    }
 }
 
 impl Default for Options {
@@ -54,6 +76,7 @@ impl Default for Options {
             hook_deadline: Duration::from_secs(10),
             call_wait: Duration::from_secs(30),
             rescan_every: Duration::from_secs(2),
+            max_lingering: MaxLingering::default(),
         }
     }
 }

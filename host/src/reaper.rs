@@ -32,7 +32,17 @@ pub(crate) struct Reaper {
     queue: Sender<Message>,
     /// Generations that are not gone.
     unfinished: Arc<AtomicUsize>,
+    lingering: Arc<Mutex<Vec<Lingering>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// A generation that lingers.
+#[derive(Clone, Debug)]
+pub(crate) struct Lingering {
+    pub(crate) plugin: String,
+    pub(crate) generation: u64,
+    pub(crate) reason: String,
+    pub(crate) bytes: u64,
 }
 
 enum Message {
@@ -46,17 +56,19 @@ impl Reaper {
     pub(crate) fn start(journal: Arc<Journal>, hook_deadline: Duration) -> std::io::Result<Reaper> {
         let (queue, incoming) = unbounded();
         let unfinished = Arc::new(AtomicUsize::new(0));
+        let lingering = Arc::new(Mutex::default());
         let round = Round {
             departures: Vec::new(),
             journal,
             hook_deadline,
             unfinished: unfinished.clone(),
+            lingering: lingering.clone(),
             nudge: queue.clone(),
             sampled: Instant::now(),
         };
         let thread =
             std::thread::Builder::new().name("reseat-reaper".into()).spawn(move || round.serve(&incoming))?;
-        Ok(Reaper { queue, unfinished, thread: Mutex::new(Some(thread)) })
+        Ok(Reaper { queue, unfinished, lingering, thread: Mutex::new(Some(thread)) })
     }
 
     /// An old generation, perhaps still in use.
@@ -95,6 +107,11 @@ impl Reaper {
         self.unfinished.load(Ordering::SeqCst)
     }
 
+    /// The generations that linger, oldest first.
+    pub(crate) fn lingering(&self) -> Vec<Lingering> {
+        self.lingering.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Ends the thread. What is not gone by now stays mapped.
     pub(crate) fn end(&self) {
         let _ = self.queue.send(Message::End);
@@ -116,6 +133,8 @@ struct Departure {
     name_at: Duration,
     /// The reason that was last told.
     told: Option<String>,
+    /// Why it lingers, if it does, and how much memory its image takes.
+    lingers: Option<(String, u64)>,
     /// `None` only while it is being advanced.
     stage: Option<Stage>,
 }
@@ -148,6 +167,7 @@ impl Departure {
             since: Instant::now(),
             name_at: NAME_HOLDERS_AFTER,
             told: None,
+            lingers: None,
             stage: Some(stage),
         }
     }
@@ -166,6 +186,7 @@ struct Round {
     journal: Arc<Journal>,
     hook_deadline: Duration,
     unfinished: Arc<AtomicUsize>,
+    lingering: Arc<Mutex<Vec<Lingering>>>,
     nudge: Sender<Message>,
     /// When the guards were last looked at.
     sampled: Instant,
@@ -188,6 +209,7 @@ impl Round {
             }
             departures.retain(|departure| !matches!(departure.stage, Some(Stage::Gone)));
             self.departures.append(&mut departures);
+            self.note_lingering();
         }
         // What is left stays mapped: dropping it leaks, which is what must happen to code that may be running.
         for departure in self.departures.drain(..) {
@@ -204,6 +226,16 @@ impl Round {
             Some(age) if age < Duration::from_secs(1) => Duration::from_millis(2),
             Some(_) => Duration::from_millis(20),
         }
+    }
+
+    /// For those who ask whether another generation may be opened.
+    fn note_lingering(&self) {
+        let lingering = self.departures.iter().filter_map(|departure| {
+            let (reason, bytes) = departure.lingers.clone()?;
+            let (plugin, generation) = (departure.plugin.name.clone(), departure.number);
+            Some(Lingering { plugin, generation, reason, bytes })
+        });
+        *self.lingering.lock().unwrap_or_else(PoisonError::into_inner) = lingering.collect();
     }
 
     /// So that holders can be named together with how long they have held.
@@ -372,6 +404,7 @@ impl Round {
     /// Says once for each reason that a generation stays.
     fn linger(&self, departure: &mut Departure, reason: String, bytes: u64) {
         departure.phase(Phase::Lingering, Some(reason.clone()));
+        departure.lingers = Some((reason.clone(), bytes));
         if departure.told.as_ref() == Some(&reason) {
             return;
         }

@@ -98,6 +98,20 @@ impl Core {
         reload::admit(self, settled, force)
     }
 
+    /// Whether so little lingers that one more generation may be opened.
+    pub(crate) fn may_open_another(&self) -> Result<(), RefusalReason> {
+        let (limit, lingering) = (self.options.max_lingering, self.reaper.lingering());
+        let (generations, bytes) = (lingering.len(), lingering.iter().map(|one| one.bytes).sum());
+        match lingering.first() {
+            Some(oldest) if generations >= limit.generations || bytes >= limit.bytes => {
+                let oldest =
+                    format!("generation {} of {}: {}", oldest.generation, oldest.plugin, oldest.reason);
+                Err(RefusalReason::Lingering { generations, bytes, oldest })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Waits until nobody writes to the file.
     fn settle(&self, file: &TrustedFile) -> Result<Settled, ReloadError> {
         let noticed = Instant::now();

@@ -61,6 +61,7 @@ pub(crate) fn admit(core: &Arc<Core>, settled: &Settled, force: bool) -> Result<
         plugin.record().file.clone_from(&build.file);
         return Ok(Outcome::Unchanged { plugin: plugin.name.clone(), generation: serving.number });
     }
+    core.may_open_another().map_err(|reason| refuse(Some(&plugin), stop(Step::Open, reason)))?;
     let reload = Reload {
         core,
         plugin: &plugin,

@@ -19,6 +19,7 @@ mod workshop;
 
 /// Files that are not what they should be.
 mod bad_files;
+mod budget;
 /// Calls and their outcomes: typed and by name, nested, leased, panicking, large.
 mod calls;
 /// The command line, HTTP, and what they say.

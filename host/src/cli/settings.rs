@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use reseat::Options;
+use reseat::{MaxLingering, Options};
 use serde::Deserialize;
 
 /// The file that is read if none is named.
@@ -23,6 +23,10 @@ pub struct Settings {
     call_wait_ms: Option<u64>,
     /// How often directories are read in full, in milliseconds.
     rescan_every_ms: Option<u64>,
+    /// How many old generations may linger in memory before further builds are refused.
+    max_lingering: Option<usize>,
+    /// How many bytes of address space they may take.
+    max_lingering_bytes: Option<u64>,
     /// By plugin.
     #[serde(default)]
     plugins: BTreeMap<String, PluginSettings>,
@@ -67,6 +71,11 @@ impl Settings {
         set(&mut options.hook_deadline, self.hook_deadline_ms);
         set(&mut options.call_wait, self.call_wait_ms);
         set(&mut options.rescan_every, self.rescan_every_ms);
+        let MaxLingering { generations, bytes } = options.max_lingering;
+        options.max_lingering = MaxLingering {
+            generations: self.max_lingering.unwrap_or(generations),
+            bytes: self.max_lingering_bytes.unwrap_or(bytes),
+        };
         options.config = self
             .plugins
             .into_iter()
@@ -81,10 +90,11 @@ mod tests {
 
     #[test]
     fn a_plugins_table_reaches_the_options() {
-        let text = "drain_deadline_ms = 250\n[plugins.limiter.config]\nburst = 3\n";
+        let text = "drain_deadline_ms = 250\nmax_lingering = 7\n[plugins.limiter.config]\nburst = 3\n";
         let mut options = Options::default();
         Settings::parse(text).unwrap().apply(&mut options);
         assert_eq!(options.drain_deadline, Duration::from_millis(250));
+        assert_eq!(options.max_lingering, MaxLingering { generations: 7, ..MaxLingering::default() });
         assert_eq!(options.config["limiter"], serde_json::json!({ "burst": 3 }));
     }
 

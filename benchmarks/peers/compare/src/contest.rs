@@ -4,7 +4,8 @@ use harness::calls::{Calls, PLACES, Way, repeat};
 use harness::rounds::{Contestant, Rounds, median, on_threads};
 
 const ROUNDS: usize = 11;
-const CALLS: u64 = 500_000;
+/// What a contestant may take in a round. Threads that call for a shorter time hardly meet.
+const NANOS: f64 = 20e6;
 const THREADS: [usize; 3] = [1, 2, 4];
 
 /// Everybody who takes part. The first one is what the others are compared with.
@@ -24,10 +25,12 @@ impl<'a> Contest<'a> {
     /// One more, and what becomes of a call while the library is replaced.
     pub fn enter<W: Way>(&mut self, name: &'static str, way: &'a W, during_reload: &'static str) {
         assert_eq!(way.step(2, 3), 65, "{name} calls something else");
-        let run = move |threads: usize, place| {
-            on_threads(threads, CALLS / threads as u64, |n| repeat(way, Calls::Dependent, place, n))
+        let run = move |threads, place, calls| {
+            on_threads(threads, calls, |n| repeat(way, Calls::Dependent, place, n))
         };
-        self.entries.push(Entry { name, during_reload, run: Box::new(run) });
+        let calls = (NANOS / run(1, PLACES[0], 100_000)) as u64;
+        let run = Box::new(move |threads, place| run(threads, place, calls));
+        self.entries.push(Entry { name, during_reload, run });
     }
 
     /// Measures, and prints the table.

@@ -12,9 +12,7 @@ mod ways;
 use std::path::PathBuf;
 
 use contest::Contest;
-use ways::{
-    with_dynamic_reload, with_hot_lib_reloader, with_hotload, with_relib, with_reseat, with_tables,
-};
+use ways::{with_dynamic_reload, with_hot_lib_reloader, with_hotload, with_relib, with_reseat, with_tables};
 
 fn main() {
     let callee = std::env::args_os().nth(1).expect("usage: compare <path of the callee's library>");
@@ -39,7 +37,11 @@ fn measure() {
 
     let mut contest = Contest::default();
     contest.enter("bare function pointer", &bare, "nothing: the library must stay for ever");
-    contest.enter("reseat, typed handle", &reseat, "drains exactly, then unloads, and checks that it is gone");
+    contest.enter(
+        "reseat, typed handle",
+        &reseat,
+        "drains exactly, then unloads, and checks that it is gone",
+    );
     contest.enter("arc-swap 1.9", &arc_swap, KEPT);
     contest.enter("`RwLock<Arc<_>>`, cloned", &rw_lock, KEPT);
     contest.enter(
@@ -67,8 +69,12 @@ fn measure() {
         &cached,
         "the same; a kept symbol goes on calling the old library",
     );
-    contest.enter("hotload 1.2.0", &hotload, "unloads under calls in flight, which crash");
+    contest.enter(
+        "hotload 1.2.0",
+        &hotload,
+        "unloads under calls in flight, which crash, unless the program keeps the old library for good",
+    );
     contest.print();
 }
 
-const KEPT: &str = "the last call in it unloads the old library; nobody can wait for that";
+const KEPT: &str = "the old library goes with its last call; nobody can wait for that";

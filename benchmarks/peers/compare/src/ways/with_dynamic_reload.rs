@@ -3,11 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use callee_interface::STEP;
 use dynamic_reload::{DynamicReload, Lib, PlatformName, Search, Symbol};
 use harness::calls::Way;
 
 use crate::libraries;
+
+/// The callee's name, with the end that spares a copy.
+const STEP: &[u8] = b"callee_step\0";
 
 type Step = unsafe extern "C" fn(u64, u64) -> u64;
 
@@ -53,5 +55,5 @@ impl Way for Cached<'_> {
 #[inline(always)]
 fn look_up(library: &Lib) -> Symbol<'_, Step> {
     // SAFETY: the callee exports the function with this signature.
-    unsafe { library.lib.get(STEP.as_bytes()) }.expect("it is exported")
+    unsafe { library.lib.get(STEP) }.expect("it is exported")
 }

@@ -14,7 +14,7 @@ impl Loaded {
     pub fn load() -> Loaded {
         let path = libraries::dir().join(libraries::HOT_LIB).into_os_string();
         let path = path.into_string().expect("temporary directories have plain names");
-        let library = Hotload::new(path.leak());
+        let library = Hotload::<HotLib>::new(path.leak());
         library.init_load(|new, _old| drop(new)).expect("it loads");
         Loaded(library)
     }

@@ -1,0 +1,90 @@
+//! How much may linger, and what becomes of it.
+
+use std::sync::mpsc::channel;
+
+use reseat::{MaxLingering, Step, quiesce};
+use reseat_tests::misc::Misc;
+
+use crate::scene::{Hold, Scene};
+
+/// A thread that the plugin has left running, in its serving generation.
+fn leave_a_thread(scene: &Scene) -> Hold {
+    let (misc, hold) = (scene.handle::<dyn Misc>("stray_thread"), scene.hold());
+    let until = hold.until();
+    std::thread::spawn(move || misc.enter().unwrap().call(&until).unwrap()).join().unwrap();
+    hold.entered();
+    hold
+}
+
+#[test]
+fn builds_are_refused_while_too_many_generations_linger_and_accepted_when_one_is_gone() {
+    let limit = MaxLingering { generations: 2, ..MaxLingering::default() };
+    let scene = Scene::with_options(&["stray_thread"], |options| options.max_lingering = limit);
+    let mut holds = Vec::new();
+    for generation in 1..=2 {
+        holds.push(leave_a_thread(&scene));
+        scene.host.reload("stray_thread").unwrap();
+        scene.lingers("stray_thread", generation, &["thread \"stray\""]);
+    }
+    // The limit is known a moment after the second one was said to linger.
+    scene.eventually(|s| s.host.reload("stray_thread").is_err());
+    let serving = scene.generation("stray_thread").unwrap();
+    let refusal = scene.status("stray_thread").last_refusal.unwrap();
+    for words in [
+        "what lingers in memory has reached max_lingering (generations: 2, ",
+        " KiB)",
+        "the oldest is generation 1 of stray_thread: thread \"stray\"",
+    ] {
+        assert!(refusal.contains(words), "{words:?} is not in {refusal}");
+    }
+    let expecting = scene.expecting("libstray_thread.so");
+    let refused = scene.trusted("libstray_thread.so");
+    assert!(scene.host.load(&refused).is_ok(), "the same build again is nothing to open");
+    drop(expecting);
+    holds.remove(0).release();
+    scene.unloaded("stray_thread", 1);
+    scene.eventually(|s| s.host.reload("stray_thread").is_ok());
+    assert!(scene.generation("stray_thread").unwrap() > serving);
+    holds.remove(0).release();
+    scene.settled();
+}
+
+#[test]
+fn a_file_that_was_refused_for_what_lingers_is_loaded_when_that_is_gone() {
+    let limit = MaxLingering { bytes: 1, ..MaxLingering::default() };
+    let scene = Scene::with_options(&["stray_thread"], |options| options.max_lingering = limit);
+    let hold = leave_a_thread(&scene);
+    scene.host.reload("stray_thread").unwrap();
+    scene.lingers("stray_thread", 1, &["thread \"stray\""]);
+    scene.eventually(|s| s.host.reload("stray_thread").is_err());
+    scene.install("echo_v1").refused().at(Step::Open, &["has reached max_lingering (generations: 1, "]);
+    hold.release();
+    scene.eventually(|s| s.host.status().plugins.iter().any(|p| p.name == "echo" && p.generation.is_some()));
+}
+
+#[test]
+fn a_thread_that_quiesces_before_it_sleeps_keeps_nothing() {
+    let scene = Scene::with(&["tls_with_drop"]);
+    let misc = scene.handle::<dyn Misc>("tls_with_drop");
+    let (orders, ordered) = channel::<()>();
+    let (answer, answers) = channel();
+    let worker = std::thread::spawn(move || {
+        misc.enter().unwrap().call("awake").unwrap();
+        answer.send(false).unwrap();
+        for () in ordered {
+            answer.send(quiesce()).unwrap();
+        }
+    });
+    answers.recv().unwrap();
+    scene.host.reload("tls_with_drop").unwrap();
+    scene.lingers("tls_with_drop", 1, &["has thread-locals of the plugin"]);
+    orders.send(()).unwrap();
+    assert!(answers.recv().unwrap());
+    scene.unloaded("tls_with_drop", 1);
+    // And asleep, it holds nothing.
+    scene.settled();
+    orders.send(()).unwrap();
+    assert!(!answers.recv().unwrap());
+    drop(orders);
+    worker.join().unwrap();
+}
