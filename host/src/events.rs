@@ -88,6 +88,15 @@ pub enum Event {
         /// How much memory its image takes.
         bytes: u64,
     },
+    /// An old generation stays in memory for good, because its reload was asked for with that.
+    Leaked {
+        /// The plugin.
+        plugin: String,
+        /// The generation.
+        generation: u64,
+        /// How much memory its image takes.
+        bytes: u64,
+    },
     /// A plugin was unloaded by request and serves no more.
     Removed {
         /// The plugin.
@@ -157,6 +166,13 @@ impl fmt::Display for Event {
             }
             Event::Lingering { plugin, generation, reason, bytes } => {
                 write!(f, "generation {generation} of {plugin} is lingering: {reason} ({} KiB)", bytes / 1024)
+            }
+            Event::Leaked { plugin, generation, bytes } => {
+                write!(
+                    f,
+                    "generation {generation} of {plugin} stays in memory as asked ({} KiB): the host is tainted",
+                    bytes / 1024
+                )
             }
             Event::Removed { plugin, generation } => {
                 write!(f, "plugin {plugin} is removed: generation {generation} serves no more")

@@ -20,6 +20,7 @@ use crate::options::{Options, TrustedFile};
 use crate::plugin::Build;
 use crate::reaper::Reaper;
 use crate::registry::Core;
+use crate::reload::Wish;
 use crate::status::HostStatus;
 
 /// A running host. Dropping it shuts it down.
@@ -142,7 +143,7 @@ impl Host {
     /// # Errors
     /// [`ReloadError::Refused`] names the step and the reason; whatever served before serves on.
     pub fn load(&self, file: &TrustedFile) -> Result<Outcome, ReloadError> {
-        self.core.load(file, false)
+        self.core.load(file, Wish::default())
     }
 
     /// Looks at a plugin's file again and reloads it, even if it is unchanged.
@@ -150,6 +151,22 @@ impl Host {
     /// # Errors
     /// As for [`Host::load`]; [`ReloadError::Busy`] if a transaction is under way.
     pub fn reload(&self, plugin: &str) -> Result<Outcome, ReloadError> {
+        self.reload_as(plugin, Wish { force: true, leak_old: false })
+    }
+
+    /// As [`Host::reload`], but the old generation is never closed: its code stays in memory for as long as the
+    /// process lives, and [`HostStatus::tainted`] says so. Its last hooks and destructors run as ever.
+    ///
+    /// For somebody who knows that something outside of the host's sight, a callback registered with a C library,
+    /// say, still leads into it.
+    ///
+    /// # Errors
+    /// As for [`Host::reload`].
+    pub fn reload_leaking(&self, plugin: &str) -> Result<Outcome, ReloadError> {
+        self.reload_as(plugin, Wish { force: true, leak_old: true })
+    }
+
+    fn reload_as(&self, plugin: &str, wish: Wish) -> Result<Outcome, ReloadError> {
         let plugin = self.core.find(plugin).ok_or_else(|| {
             if self.core.is_closed() {
                 ReloadError::Closed
@@ -158,7 +175,7 @@ impl Host {
             }
         })?;
         let file = TrustedFile::watched(plugin.record().file.clone());
-        self.core.load(&file, true)
+        self.core.load(&file, wish)
     }
 
     /// Takes a plugin out of service: new calls end with [`CallError::NotLoaded`] at once, those in flight

@@ -20,7 +20,7 @@ use crate::file::{Progress, Settling, StageError};
 use crate::host::Outcome;
 use crate::options::TrustedFile;
 use crate::registry::Core;
-use crate::reload::Settled;
+use crate::reload::{Settled, Wish};
 use crate::watch::{Notice, Watcher};
 
 /// For how long a file that is cut short may be a file that is still being written by somebody who closes it
@@ -304,7 +304,7 @@ impl Desk {
         let (core, orders, noticed, done) =
             (self.core.clone(), self.orders.clone(), settled.noticed, path.clone());
         let transaction = move || {
-            let result = core.admit(&settled, false);
+            let result = core.admit(&settled, Wish::default());
             let _ = orders.send(Order::Done { path: done, result, noticed });
         };
         match std::thread::Builder::new().name("reseat-reload".into()).spawn(transaction) {

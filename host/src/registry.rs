@@ -15,7 +15,7 @@ use crate::host::Outcome;
 use crate::options::{Options, TrustedFile};
 use crate::plugin::{Build, Loaded, Plugin, same, stated};
 use crate::reaper::Reaper;
-use crate::reload::{self, Settled};
+use crate::reload::{self, Settled, Wish};
 
 /// What the parts of a host share.
 pub(crate) struct Core {
@@ -83,19 +83,19 @@ impl Core {
         Ok(plugin)
     }
 
-    pub(crate) fn load(self: &Arc<Self>, file: &TrustedFile, force: bool) -> Result<Outcome, ReloadError> {
-        let result = self.settle(file).and_then(|settled| self.admit(&settled, force));
+    pub(crate) fn load(self: &Arc<Self>, file: &TrustedFile, wish: Wish) -> Result<Outcome, ReloadError> {
+        let result = self.settle(file).and_then(|settled| self.admit(&settled, wish));
         if let Err(ReloadError::Refused(refusal)) = &result {
             self.report(refusal);
         }
         result
     }
 
-    pub(crate) fn admit(self: &Arc<Self>, settled: &Settled, force: bool) -> Result<Outcome, ReloadError> {
+    pub(crate) fn admit(self: &Arc<Self>, settled: &Settled, wish: Wish) -> Result<Outcome, ReloadError> {
         if self.is_closed() {
             return Err(ReloadError::Closed);
         }
-        reload::admit(self, settled, force)
+        reload::admit(self, settled, wish)
     }
 
     /// Whether so little lingers that one more generation may be opened.
@@ -203,7 +203,7 @@ impl Core {
         let old = plugin.slot.close().ok().flatten()?;
         let number = old.value().number;
         plugin.record().serving = None;
-        self.reaper.retire(plugin.clone(), old);
+        self.reaper.retire(plugin.clone(), old, false);
         Some(number)
     }
 }

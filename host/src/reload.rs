@@ -40,8 +40,17 @@ fn stop(step: Step, reason: impl Into<RefusalReason>) -> Stop {
     Stop { step, reason: reason.into() }
 }
 
-/// Takes a file through all steps. `force`: even if it is what serves already.
-pub(crate) fn admit(core: &Arc<Core>, settled: &Settled, force: bool) -> Result<Outcome, ReloadError> {
+/// How a reload that somebody asked for differs from one that a file event brought about.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Wish {
+    /// Even if the file is what serves already.
+    pub(crate) force: bool,
+    /// The old generation is never closed.
+    pub(crate) leak_old: bool,
+}
+
+/// Takes a file through all steps.
+pub(crate) fn admit(core: &Arc<Core>, settled: &Settled, wish: Wish) -> Result<Outcome, ReloadError> {
     let refuse = |plugin: Option<&Plugin>, stop: Stop| {
         ReloadError::Refused(Refusal {
             plugin: plugin.map(|plugin| plugin.name.clone()),
@@ -56,7 +65,8 @@ pub(crate) fn admit(core: &Arc<Core>, settled: &Settled, force: bool) -> Result<
         core.claim(&build).map_err(|(owner, reason)| refuse(Some(&owner), stop(Step::Vet, reason)))?;
     let turn = plugin.begin(Step::Vet)?;
     let serving = plugin.record().serving.clone();
-    if let Some(serving) = serving.as_ref().filter(|serving| serving.build.hash == build.hash && !force) {
+    if let Some(serving) = serving.as_ref().filter(|serving| serving.build.hash == build.hash && !wish.force)
+    {
         // It may have been moved: `claim` has seen that nothing is left where it was.
         plugin.record().file.clone_from(&build.file);
         return Ok(Outcome::Unchanged { plugin: plugin.name.clone(), generation: serving.number });
@@ -69,6 +79,7 @@ pub(crate) fn admit(core: &Arc<Core>, settled: &Settled, force: bool) -> Result<
         origin: &settled.origin,
         build: Arc::new(build),
         noticed: settled.noticed,
+        leak_old: wish.leak_old,
     };
     reload.run(serving.as_ref(), incoming).map_err(|stop| refuse(Some(&plugin), stop))
 }
@@ -143,6 +154,7 @@ struct Reload<'a> {
     origin: &'a TrustedFile,
     build: Arc<Build>,
     noticed: Instant,
+    leak_old: bool,
 }
 
 /// What publishing left to do.
@@ -350,7 +362,7 @@ impl Reload<'_> {
             }
         };
         if let Some(old) = published.old {
-            self.core.reaper.retire(self.plugin.clone(), old);
+            self.core.reaper.retire(self.plugin.clone(), old, self.leak_old);
         }
         Ok(outcome)
     }

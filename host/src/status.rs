@@ -17,6 +17,9 @@ pub struct HostStatus {
     pub gate: &'static str,
     /// Whether what plugins would leave behind in the process is captured; if not, old generations linger.
     pub capture: String,
+    /// What was done to this host that keeps it from being as good as new, e.g. a generation that was to stay in
+    /// memory.
+    pub tainted: Vec<String>,
     /// The directories it watches.
     pub watching: Vec<PathBuf>,
     /// Where it keeps its private copies.
@@ -100,17 +103,26 @@ pub enum Phase {
     Retiring,
     /// It is closed or waiting to be, and still mapped.
     Lingering,
+    /// It stays in memory because somebody asked for that.
+    Leaked,
 }
 
 /// Asks a host what it is doing.
 pub(crate) fn of(core: &Core) -> HostStatus {
+    let plugins: Vec<_> = core.all().iter().map(|plugin| plugin_status(plugin)).collect();
     HostStatus {
-        plugins: core.all().iter().map(|plugin| plugin_status(plugin)).collect(),
+        tainted: plugins.iter().flat_map(leaked).collect(),
+        plugins,
         gate: gate::fence_mode(),
         capture: if core.captures { "works" } else { "does not work: old generations will linger" }.into(),
         watching: core.options.watch.iter().map(|dir| dir.path().to_owned()).collect(),
         state_dir: core.options.state_dir.clone(),
     }
+}
+
+fn leaked(plugin: &PluginStatus) -> impl Iterator<Item = String> {
+    let leaked = plugin.generations.iter().filter(|generation| generation.phase == Phase::Leaked);
+    leaked.map(|one| format!("generation {} of {} stays in memory as asked", one.generation, plugin.name))
 }
 
 fn plugin_status(plugin: &Plugin) -> PluginStatus {

@@ -1,11 +1,12 @@
-//! How much may linger, and what becomes of it.
-
 use std::sync::mpsc::channel;
 
-use reseat::{MaxLingering, Step, quiesce};
+use reseat::{Event, MaxLingering, Step, quiesce};
+use reseat_tests::echo::Echo;
 use reseat_tests::misc::Misc;
 
+use crate::process::mapped;
 use crate::scene::{Hold, Scene};
+use crate::waiting::DEADLINE;
 
 /// A thread that the plugin has left running, in its serving generation.
 fn leave_a_thread(scene: &Scene) -> Hold {
@@ -87,4 +88,24 @@ fn a_thread_that_quiesces_before_it_sleeps_keeps_nothing() {
     assert!(!answers.recv().unwrap());
     drop(orders);
     worker.join().unwrap();
+}
+
+#[test]
+fn a_generation_that_is_to_be_kept_stays_and_taints_the_host_and_the_next_one_goes() {
+    let scene = Scene::with(&["echo_v1"]);
+    let echo = scene.handle::<dyn Echo>("echo");
+    echo.enter().unwrap().build().unwrap();
+    assert_eq!(scene.host.status().tainted, [""; 0]);
+    scene.host.reload_leaking("echo").unwrap();
+    let leaked = |e: &Event| matches!(e, Event::Leaked { plugin, generation: 1, .. } if plugin == "echo");
+    scene.eventually(|s| s.events().iter().any(leaked));
+    assert_eq!(scene.host.status().tainted, ["generation 1 of echo stays in memory as asked"]);
+    scene.host.reload("echo").unwrap();
+    scene.unloaded("echo", 2);
+    assert_eq!(echo.enter().unwrap().generation(), 3);
+    let copies = scene.state().join("run").join(std::process::id().to_string());
+    assert_ne!(mapped(&copies.join("echo-1-")), [""; 0]);
+    assert_eq!(mapped(&copies.join("echo-2-")), [""; 0]);
+    // Nothing waits for what was leaked.
+    assert!(scene.host.shutdown(DEADLINE));
 }

@@ -1,5 +1,3 @@
-//! Who holds a generation: the thread, the method, and since when.
-
 use std::sync::mpsc::channel;
 use std::thread::Builder;
 use std::time::{Duration, Instant};

@@ -19,6 +19,7 @@ mod workshop;
 
 /// Files that are not what they should be.
 mod bad_files;
+/// How much may linger, and what becomes of it.
 mod budget;
 /// Calls and their outcomes: typed and by name, nested, leased, panicking, large.
 mod calls;
@@ -30,6 +31,7 @@ mod encounters;
 mod end_to_end;
 /// State on its way from one build to the next, and what can go wrong on it.
 mod handover;
+/// Who holds a generation: the thread, the method, and since when.
 mod holders;
 /// What the README says of the source.
 mod readme;

@@ -31,7 +31,7 @@ pub enum Command {
     /// List the plugins of the running host
     Ps(PsArgs),
     /// Look at a plugin's file again and reload it, even if it is unchanged
-    Reload(PluginArgs),
+    Reload(ReloadArgs),
     /// Take a plugin out of service; its state is gone
     Unload(PluginArgs),
     /// Show what happens in the running host
@@ -159,6 +159,17 @@ pub struct PsArgs {
 pub struct PluginArgs {
     /// The plugin
     pub plugin: String,
+    #[command(flatten)]
+    pub state: StateDir,
+}
+
+#[derive(Args)]
+pub struct ReloadArgs {
+    /// The plugin
+    pub plugin: String,
+    /// Never close the old generation: its code stays in memory, and the host is tainted
+    #[arg(long)]
+    pub leak_old: bool,
     #[command(flatten)]
     pub state: StateDir,
 }

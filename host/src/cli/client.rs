@@ -8,7 +8,7 @@ use anyhow::{Context, anyhow};
 use serde_json::Value;
 
 use super::Failure;
-use super::args::{CallArgs, CheckArgs, EventsArgs, PluginArgs, PsArgs, StateDir};
+use super::args::{CallArgs, CheckArgs, EventsArgs, PluginArgs, PsArgs, ReloadArgs, StateDir};
 use super::output;
 use crate::serve::claim::SocketPath;
 use crate::serve::protocol::{REQUEST_LIMIT, Request, Response, SOCKET};
@@ -37,8 +37,9 @@ pub fn ps(args: &PsArgs) -> Result<(), Failure> {
 }
 
 /// `reseat reload`
-pub fn reload(args: &PluginArgs) -> Result<(), Failure> {
-    let outcome = ask(&args.state, &Request::Reload { plugin: args.plugin.clone() })?;
+pub fn reload(args: &ReloadArgs) -> Result<(), Failure> {
+    let outcome =
+        ask(&args.state, &Request::Reload { plugin: args.plugin.clone(), leak_old: args.leak_old })?;
     let generation = &outcome["generation"];
     print(&format!("generation {generation} of {} serves", args.plugin))
 }

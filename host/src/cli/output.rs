@@ -121,6 +121,9 @@ pub fn listing(status: &Value) -> String {
         let _ = writeln!(listing, "{}", row[4]);
         listing.push_str(note);
     }
+    for taint in status["tainted"].as_array().map_or(&[][..], Vec::as_slice) {
+        let _ = writeln!(listing, "tainted: {}", text(taint));
+    }
     listing
 }
 

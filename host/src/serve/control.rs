@@ -139,7 +139,8 @@ async fn answer(mut stream: UnixStream, calls: Calls, feed: Feed) -> io::Result<
 fn perform(host: &Host, request: Request) -> Response {
     match request {
         Request::Status => Response::of(Ok::<_, String>(host.status())),
-        Request::Reload { plugin } => Response::of(host.reload(&plugin)),
+        Request::Reload { plugin, leak_old: false } => Response::of(host.reload(&plugin)),
+        Request::Reload { plugin, leak_old: true } => Response::of(host.reload_leaking(&plugin)),
         Request::Unload { plugin } => Response::of(host.unload(&plugin)),
         Request::Check { file, plugin } => Response::of(host.check(&file, &plugin)),
         Request::Call { .. } | Request::Events { .. } => Response::Error("this is answered elsewhere".into()),

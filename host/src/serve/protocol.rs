@@ -20,8 +20,12 @@ pub enum Request {
     Call { plugin: String, method: String, arguments: String },
     /// Answers with the host's status.
     Status,
-    /// Reload a plugin from its file; answers with the outcome.
-    Reload { plugin: String },
+    /// Reload a plugin from its file; answers with the outcome. `leak_old`: the old generation is never closed.
+    Reload {
+        plugin: String,
+        #[serde(default)]
+        leak_old: bool,
+    },
     /// Take a plugin out of service; answers with null.
     Unload { plugin: String },
     /// Would this file be accepted? Answers with what it is.
@@ -62,7 +66,7 @@ mod tests {
         let good = r#"{"op":"reload","plugin":"limiter"}"#;
         assert_eq!(
             serde_json::from_str::<Request>(good).unwrap(),
-            Request::Reload { plugin: "limiter".into() }
+            Request::Reload { plugin: "limiter".into(), leak_old: false }
         );
         for bad in
             [r#"{"op":"reload"}"#, r#"{"op":"reload","plugin":"limiter","now":true}"#, r#"{"op":"fly"}"#]

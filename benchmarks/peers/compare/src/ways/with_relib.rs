@@ -7,8 +7,13 @@ use relib_host::Module;
 
 use crate::libraries;
 
-relib_interface::include_exports!();
-pub use gen_exports::ModuleExports;
+pub use bindings::ModuleExports;
+
+#[allow(clippy::undocumented_unsafe_blocks, reason = "generated")]
+mod bindings {
+    relib_interface::include_exports!();
+    pub use gen_exports::ModuleExports;
+}
 
 /// Loads the module.
 pub fn load() -> Module<ModuleExports> {

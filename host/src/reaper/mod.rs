@@ -15,11 +15,15 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 
 use crate::events::{Event, Journal};
-use crate::ffi::{Closed, Hooks, Image, Instance, Remnant};
+use crate::ffi::{Closed, Hooks, Image, Instance};
 use crate::file::Staged;
 use crate::gate::{self, Retired};
-use crate::plugin::{Loaded, Old, Plugin};
+use crate::plugin::{Loaded, Plugin};
 use crate::status::Phase;
+
+mod departure;
+
+use departure::{Departure, Stage, Stopped, run_last_hooks};
 
 /// How soon a holder is named.
 pub(crate) const NAME_HOLDERS_AFTER: Duration = Duration::from_millis(50);
@@ -72,9 +76,10 @@ impl Reaper {
     }
 
     /// An old generation, perhaps still in use.
-    pub(crate) fn retire(&self, plugin: Arc<Plugin>, old: Retired<Loaded>) {
+    pub(crate) fn retire(&self, plugin: Arc<Plugin>, old: Retired<Loaded>, leak: bool) {
         let (number, version) = (old.value().number, old.value().build.manifest.version.clone());
-        self.take(Departure::new(plugin, number, version, false, Stage::Draining(old)));
+        let departure = Departure::new(plugin, number, version, false, Stage::Draining(old));
+        self.take(Departure { leak, ..departure });
     }
 
     /// A generation that was never published.
@@ -121,65 +126,6 @@ impl Reaper {
     }
 }
 
-/// A generation on its way out.
-struct Departure {
-    plugin: Arc<Plugin>,
-    number: u64,
-    version: String,
-    /// It never served; nobody needs to hear of its end.
-    quiet: bool,
-    since: Instant,
-    /// When its holders are next named.
-    name_at: Duration,
-    /// The reason that was last told.
-    told: Option<String>,
-    /// Why it lingers, if it does, and how much memory its image takes.
-    lingers: Option<(String, u64)>,
-    /// `None` only while it is being advanced.
-    stage: Option<Stage>,
-}
-
-enum Stage {
-    Draining(Retired<Loaded>),
-    Drained(Instance, Staged),
-    Unused(Hooks, Staged),
-    Stopping(JoinHandle<Stopped>, Staged, Instant),
-    Closing(Image, Staged),
-    Mapped(Remnant, Staged),
-    /// It will stay, and nothing more can be done about it.
-    Stuck,
-    Gone,
-}
-
-/// What the thread that ran the last hooks gives back.
-struct Stopped {
-    instance: Instance,
-    complaints: Vec<String>,
-}
-
-impl Departure {
-    fn new(plugin: Arc<Plugin>, number: u64, version: String, quiet: bool, stage: Stage) -> Self {
-        Departure {
-            plugin,
-            number,
-            version,
-            quiet,
-            since: Instant::now(),
-            name_at: NAME_HOLDERS_AFTER,
-            told: None,
-            lingers: None,
-            stage: Some(stage),
-        }
-    }
-
-    fn phase(&self, phase: Phase, reason: Option<String>) {
-        if !self.quiet || phase == Phase::Lingering {
-            let version = self.version.clone();
-            self.plugin.note_old(Old { number: self.number, version, phase, reason });
-        }
-    }
-}
-
 /// The reaper's own state.
 struct Round {
     departures: Vec<Departure>,
@@ -207,7 +153,7 @@ impl Round {
             for departure in &mut departures {
                 self.advance(departure);
             }
-            departures.retain(|departure| !matches!(departure.stage, Some(Stage::Gone)));
+            departures.retain(|departure| !matches!(departure.stage, Some(Stage::Gone | Stage::Leaked)));
             self.departures.append(&mut departures);
             self.note_lingering();
         }
@@ -268,6 +214,7 @@ impl Round {
             Stage::Draining(old) => self.drain(departure, old),
             Stage::Drained(instance, staged) => self.begin_stop(departure, instance, staged),
             Stage::Unused(hooks, staged) => match hooks.into_image() {
+                Ok(image) if departure.leak => (self.leak(departure, image, staged), true),
                 Ok(image) => (self.begin_close(image, staged), true),
                 Err(hooks) => {
                     self.linger(departure, "one of its hooks has not returned".into(), hooks.image().bytes());
@@ -278,6 +225,7 @@ impl Round {
             Stage::Closing(image, staged) => self.close(departure, image, staged),
             Stage::Mapped(remnant, staged) => self.finish(departure, remnant.look(), staged),
             Stage::Stuck => (Stage::Stuck, false),
+            Stage::Leaked => (Stage::Leaked, false),
             Stage::Gone => (Stage::Gone, false),
         }
     }
@@ -363,6 +311,20 @@ impl Round {
         (Stage::Unused(instance.into_hooks(), staged), true)
     }
 
+    /// Its book stays open, so that what it has left on threads is still run at their ends.
+    fn leak(&self, departure: &mut Departure, image: Image, staged: Staged) -> Stage {
+        let bytes = image.bytes();
+        image.book().retire();
+        // An image that is dropped stays mapped. The private copy stays, too, for debuggers.
+        drop(image);
+        let _ = staged.keep();
+        departure.phase(Phase::Leaked, Some("it was to be kept when it was replaced".into()));
+        self.unfinished.fetch_sub(1, Ordering::SeqCst);
+        let (plugin, generation) = (departure.plugin.name.clone(), departure.number);
+        self.journal.record(Event::Leaked { plugin, generation, bytes });
+        Stage::Leaked
+    }
+
     fn begin_close(&self, image: Image, staged: Staged) -> Stage {
         let nudge = self.nudge.clone();
         image.book().on_change(move || {
@@ -422,15 +384,4 @@ impl Round {
             self.journal.record(Event::Unloaded { plugin, generation });
         }
     }
-}
-
-fn run_last_hooks(instance: Instance) -> Stopped {
-    let mut complaints = Vec::new();
-    if let Err(error) = instance.stopping() {
-        complaints.push(format!("stopping: {error}"));
-    }
-    if let Err(error) = instance.destroy() {
-        complaints.push(format!("its destructor: {error}"));
-    }
-    Stopped { instance, complaints }
 }

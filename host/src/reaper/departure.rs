@@ -1,0 +1,88 @@
+//! One generation on its way out of memory, and how far it has come.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::NAME_HOLDERS_AFTER;
+use crate::ffi::{Hooks, Image, Instance, Remnant};
+use crate::file::Staged;
+use crate::gate::Retired;
+use crate::plugin::{Loaded, Old, Plugin};
+use crate::status::Phase;
+
+/// A generation on its way out.
+pub(super) struct Departure {
+    pub(super) plugin: Arc<Plugin>,
+    pub(super) number: u64,
+    pub(super) version: String,
+    /// It never served; nobody needs to hear of its end.
+    pub(super) quiet: bool,
+    /// It is to stay in memory when all else is done.
+    pub(super) leak: bool,
+    pub(super) since: Instant,
+    /// When its holders are next named.
+    pub(super) name_at: Duration,
+    /// The reason that was last told.
+    pub(super) told: Option<String>,
+    /// Why it lingers, if it does, and how much memory its image takes.
+    pub(super) lingers: Option<(String, u64)>,
+    /// `None` only while it is being advanced.
+    pub(super) stage: Option<Stage>,
+}
+
+pub(super) enum Stage {
+    Draining(Retired<Loaded>),
+    Drained(Instance, Staged),
+    Unused(Hooks, Staged),
+    Stopping(JoinHandle<Stopped>, Staged, Instant),
+    Closing(Image, Staged),
+    Mapped(Remnant, Staged),
+    /// It will stay, and nothing more can be done about it.
+    Stuck,
+    /// It is out of the reaper's hands.
+    Gone,
+    /// It stays in memory because somebody asked for that.
+    Leaked,
+}
+
+/// What the thread that ran the last hooks gives back.
+pub(super) struct Stopped {
+    pub(super) instance: Instance,
+    pub(super) complaints: Vec<String>,
+}
+
+impl Departure {
+    pub(super) fn new(plugin: Arc<Plugin>, number: u64, version: String, quiet: bool, stage: Stage) -> Self {
+        Departure {
+            plugin,
+            number,
+            version,
+            quiet,
+            leak: false,
+            since: Instant::now(),
+            name_at: NAME_HOLDERS_AFTER,
+            told: None,
+            lingers: None,
+            stage: Some(stage),
+        }
+    }
+
+    pub(super) fn phase(&self, phase: Phase, reason: Option<String>) {
+        if !self.quiet || phase == Phase::Lingering {
+            let version = self.version.clone();
+            self.plugin.note_old(Old { number: self.number, version, phase, reason });
+        }
+    }
+}
+
+pub(super) fn run_last_hooks(instance: Instance) -> Stopped {
+    let mut complaints = Vec::new();
+    if let Err(error) = instance.stopping() {
+        complaints.push(format!("stopping: {error}"));
+    }
+    if let Err(error) = instance.destroy() {
+        complaints.push(format!("its destructor: {error}"));
+    }
+    Stopped { instance, complaints }
+}
