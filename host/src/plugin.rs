@@ -51,7 +51,7 @@ impl Loaded {
         self.instance.raw()
     }
 
-    /// Who is in this generation, and in which methods.
+    /// Who is in this generation, and what they called last.
     pub(crate) fn holders(&self, stragglers: &Stragglers) -> String {
         stragglers.explained(&|address| self.instance.methods_at(address))
     }

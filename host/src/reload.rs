@@ -351,6 +351,7 @@ impl Reload<'_> {
                 Outcome::Reloaded { plugin, from: *from, generation: number }
             }
             None => {
+                self.core.reaper.watch_calls();
                 self.core.journal.record(Event::Loaded {
                     plugin: plugin.clone(),
                     generation: number,

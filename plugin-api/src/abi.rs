@@ -66,6 +66,7 @@ pub struct Reply<T> {
 #[derive(StableAbi)]
 pub struct Transfer {
     /// Appends `len` bytes to the outgoing text or tail, in the caller's memory.
+    /// Read anew for each call of it: the caller may put another function here meanwhile.
     /// [inside the call, calling thread]
     pub append: unsafe extern "C" fn(transfer: *mut Transfer, bytes: *const u8, len: usize),
     /// The incoming tail; written only for methods whose arguments have one.

@@ -208,12 +208,25 @@ impl RawProxy {
     /// `index` is a method of the interface this proxy was made for, and hosts refuse builds without it.
     #[inline(always)]
     pub unsafe fn method(&self, index: usize) -> *const c_void {
+        // SAFETY: handed on from the caller.
+        let method = unsafe { self.entry(index) };
+        self.note(method);
+        method
+    }
+
+    /// # Safety
+    /// `index` is a method of the interface this proxy was made for.
+    #[inline(always)]
+    unsafe fn entry(&self, index: usize) -> *const c_void {
         // SAFETY: `new` promises the entries.
-        let method = unsafe { *self.methods.add(index) };
+        unsafe { *self.methods.add(index) }
+    }
+
+    #[inline(always)]
+    fn note(&self, method: *const c_void) {
         if let Some(note) = self.note {
             note.store(method.cast_mut().cast(), Ordering::Relaxed);
         }
-        method
     }
 
     /// A method that came later and may be missing.
@@ -230,9 +243,13 @@ impl RawProxy {
         method: &'static str,
         since: Version,
     ) -> Result<*const c_void, CallError> {
-        // SAFETY: `new` promises the entries.
-        let found = unsafe { self.method(index) };
-        if found.is_null() { unsupported(method, since) } else { Ok(found) }
+        // SAFETY: handed on from the caller.
+        let found = unsafe { self.entry(index) };
+        if found.is_null() {
+            return unsupported(method, since);
+        }
+        self.note(found);
+        Ok(found)
     }
 }
 

@@ -57,8 +57,8 @@ impl<'a> Arguments<'a> {
     }
 }
 
-/// Reads a value. What cannot be read as it stands is tried once more by way of [`Value`], whose errors do not
-/// count lines and columns of a text that the caller has never seen.
+/// Reads a value. What cannot be read as it stands is tried once more by way of [`Value`], whose errors for values
+/// of the wrong kind do not count lines and columns within a fragment.
 fn read<T: DeserializeOwned>(raw: &RawValue) -> serde_json::Result<T> {
     serde_json::from_str(raw.get()).or_else(|_| T::deserialize(serde_json::from_str::<Value>(raw.get())?))
 }

@@ -236,7 +236,7 @@ fn a_call_that_does_not_end_in_time_holds_the_handover_up_by_name_until_it_does(
     let refused = scene.install("counter_v2").refused();
     refused.at(
         Step::Drain,
-        &["it is still in use after 100ms: 1 guard, entered at least", "by thread patient in hold"],
+        &["it is still in use after 100ms: 1 guard, entered at least", "by thread patient (last call: hold)"],
     );
     // The gate is open again, for the old one.
     assert_eq!(counter.enter().unwrap().add(3).unwrap(), 3);

@@ -8,7 +8,7 @@ pub fn mapped(part: &Path) -> Vec<String> {
 }
 
 /// What a process has that could be left behind.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Belongings {
     /// Mappings of files.
     pub files_mapped: usize,

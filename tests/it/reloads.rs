@@ -380,7 +380,7 @@ fn a_stateless_plugin_is_replaced_while_a_call_is_in_it() {
     // The message about who holds it is part of the product.
     let named = |e: &Event| {
         matches!(e, Event::Draining { plugin, generation: 1, holders, .. }
-            if plugin == "blocker" && holders.starts_with("1 guard, entered at least") && holders.ends_with("by thread patient in hold"))
+            if plugin == "blocker" && holders.starts_with("1 guard, entered at least") && holders.ends_with("by thread patient (last call: hold)"))
     };
     scene.eventually(|s| s.events().iter().any(named));
     hold.release();

@@ -239,7 +239,8 @@ impl Instance {
         let methods = self.image.interfaces().iter().flat_map(|export| export.methods.as_slice());
         let names =
             methods.filter(|method| method.call.addr() == address.get()).map(|method| method.name.as_str());
-        let names: Vec<_> = names.collect();
+        let mut names: Vec<_> = names.collect();
+        names.dedup();
         (!names.is_empty()).then(|| names.join(" or "))
     }
 }

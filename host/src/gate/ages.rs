@@ -11,48 +11,60 @@ use super::record::{SEEN, TAGS, UNVALIDATED};
 use super::registry::registry;
 use super::sync::OwnerPtr;
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 /// When each marked frame was marked, by the frame's address. Whoever marks holds the lock, so an entry
 /// belongs to the guard that is in its frame for as long as the mark is.
-static MARKED: Mutex<Option<HashMap<usize, Instant>>> = Mutex::new(None);
+static MARKED: Mutex<Option<Ledger>> = Mutex::new(None);
+
+pub(super) struct Ledger {
+    marked: HashMap<usize, Instant>,
+    swept: Instant,
+}
 
 /// Looks at which guards are held, so that [`Stragglers`](super::Stragglers) know for how long.
 ///
 /// Call it in regular intervals: a guard's age is then known to within one of them. Without it, ages are
 /// counted from the retirement. It reads all frames, and writes to those that hold a guard it has not
-/// seen there before, so a thread that is in a call at that moment may pay for one cache miss.
-pub fn sample_ages() {
-    let mut marked = Marked::lock();
-    let now = Instant::now();
-    marked.sweep(now);
+/// seen there before, so each thread that calls may pay for a cache miss or two.
+///
+/// Several may do this for one process: it is left out if it was done within the last half of `interval`.
+pub fn sample_ages(interval: Duration) {
+    let mut marked = MARKED.lock().unwrap_or_else(PoisonError::into_inner);
+    if marked.as_ref().is_none_or(|ledger| ledger.swept.elapsed() >= interval / 2) {
+        let before = marked.take().map(|ledger| ledger.marked).unwrap_or_default();
+        *marked = Some(Ledger { marked: sweep(&before), swept: Instant::now() });
+    }
 }
 
-/// The ledger, locked.
-pub(super) struct Marked(MutexGuard<'static, Option<HashMap<usize, Instant>>>);
+fn sweep(before: &HashMap<usize, Instant>) -> HashMap<usize, Instant> {
+    let mut after = HashMap::new();
+    for frame in registry().frames() {
+        let word = frame.word.read();
+        if word.is_null() || word.addr() & (TAGS & !SEEN) != 0 {
+            continue; // nobody, or nobody who holds a drain up for long
+        }
+        let key = key(frame.word);
+        if word.addr() & SEEN != 0 {
+            after.insert(key, before.get(&key).copied().unwrap_or_else(Instant::now));
+        } else if frame.word.mark(word, SEEN) {
+            after.insert(key, Instant::now()); // read after the mark: no older than the guard
+        }
+    }
+    after
+}
+
+/// The ledger, locked; without what is in it if somebody is writing there, or was when the process was forked.
+pub(super) struct Marked(Option<MutexGuard<'static, Option<Ledger>>>);
 
 impl Marked {
-    pub(super) fn lock() -> Self {
-        Self(MARKED.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    fn sweep(&mut self, now: Instant) {
-        let before = self.0.take().unwrap_or_default();
-        let mut after = HashMap::new();
-        for frame in registry().frames() {
-            let word = frame.word.read();
-            if word.is_null() || word.addr() & (TAGS & !SEEN) != 0 {
-                continue; // nobody, or nobody who holds a drain up for long
-            }
-            let key = key(frame.word);
-            if word.addr() & SEEN != 0 {
-                after.insert(key, before.get(&key).copied().unwrap_or(now));
-            } else if frame.word.mark(word, SEEN) {
-                after.insert(key, now);
-            }
-        }
-        *self.0 = Some(after);
+    pub(super) fn look() -> Self {
+        Self(match MARKED.try_lock() {
+            Ok(ledger) => Some(ledger),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        })
     }
 
     /// For how long at least the guard has been held that this word, just read from the frame, stands for.
@@ -60,7 +72,8 @@ impl Marked {
         if word.addr() & SEEN == 0 || word.addr() & UNVALIDATED != 0 {
             return None;
         }
-        self.0.as_ref()?.get(&key(frame)).map(Instant::elapsed)
+        let ledger = self.0.as_ref()?.as_ref()?;
+        ledger.marked.get(&key(frame)).map(Instant::elapsed)
     }
 }
 

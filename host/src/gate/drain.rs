@@ -88,7 +88,7 @@ impl<T: Send + Sync + 'static> Retired<T> {
                 self.drained = true;
                 return Ok(());
             }
-            let Some(left) = deadline.left() else { return Err(self.stragglers()) };
+            let Some(left) = deadline.left() else { return self.give_up() };
             if let Look::AllAsked = look {
                 registry().notices.wait(seen, left.min(Fence::of_process().nap())); // D4
             }
@@ -97,6 +97,12 @@ impl<T: Send + Sync + 'static> Retired<T> {
             }
             rest = longer_rest(rest, left);
         }
+    }
+
+    /// The time is up. Whoever has left since the last look is not to blame.
+    fn give_up(&mut self) -> Result<(), Stragglers> {
+        let stragglers = self.stragglers();
+        if stragglers.is_empty() && self.poll() { Ok(()) } else { Err(stragglers) }
     }
 
     /// Most calls end within 20 µs. Yields, because on few cores the straggler may be waiting for ours.
@@ -153,7 +159,7 @@ impl<T: Send + Sync + 'static> Retired<T> {
 
     /// Who is inside.
     pub fn stragglers(&self) -> Stragglers {
-        let marked = Marked::lock();
+        let marked = Marked::look();
         Stragglers {
             threads: self.inside().filter_map(|record| self.straggler(record, &marked)).collect(),
             leases: self.leases(),

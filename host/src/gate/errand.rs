@@ -40,8 +40,9 @@ pub fn run_errands() -> bool {
 
 /// Runs `f` with this thread's errands put off until a later exit.
 ///
-/// A signal handler that enters a slot does so inside this: otherwise its exit might run the errand
-/// hook in the handler.
+/// A signal handler that enters a slot must do so inside this. Otherwise its exit might run the errand hook in the
+/// handler, and would tidy the thread's record while the call that it has interrupted may be changing it: then a
+/// later call of this thread could go unprotected.
 pub fn hold_errands<R>(f: impl FnOnce() -> R) -> R {
     let _held = thread::current().map(Held::new);
     f()

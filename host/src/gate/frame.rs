@@ -1,4 +1,4 @@
-//! One word of a record, and the way back from it to the record.
+//! One place of a record, and the way back from it to the record.
 //!
 //! A guard is a generation and a frame, two words, so it comes back from `enter` in registers.
 
@@ -62,7 +62,8 @@ impl Frame {
         &self.0.places[self.1]
     }
 
-    /// What is constant is no operation here.
+    /// What is constant is no operation here. So no model can tell if a further place had none of its bits; a test
+    /// of the record can.
     fn requests(self) -> u32 {
         if self.1 == 0 { self.place().requests() } else { wake::NESTED }
     }

@@ -1,5 +1,7 @@
 //! A guard keeps one generation callable on the thread that entered it.
 
+#![allow(unsafe_code)] // the end of a counted guard
+
 use super::errand;
 use super::frame::Frame;
 use super::generation::{Header, Kept};
@@ -8,6 +10,7 @@ use super::record::{NoteCell, wake};
 use std::fmt;
 use std::marker::PhantomData;
 use std::ops::Deref;
+use std::ptr::NonNull;
 
 /// Keeps one generation callable, on the thread that entered it; derefs to the value.
 ///
@@ -48,11 +51,14 @@ impl<T: Send + Sync + 'static> Guard<'_, T> {
 
 /// The slow side of leaving: somebody asked for something, or the guard has no frame of its own. Takes words, not
 /// a guard: a guard whose address is taken lives in memory, where each call would store and load it.
+///
+/// The frame is empty by now, so the generation may be gone, unless the guard is counted.
 #[cold]
 #[inline(never)]
-fn leave_slow(generation: &Header, frame: Frame, requests: u32) {
+fn leave_slow(generation: NonNull<Header>, frame: Frame, requests: u32) {
     if requests & wake::COUNTED != 0 {
-        generation.leases.release();
+        // SAFETY: the lease that this guard counts as keeps the generation until it is released.
+        unsafe { &(*generation.as_ptr()).leases }.release();
     } else {
         errand::attend(frame.block().first());
     }
@@ -72,7 +78,7 @@ impl<T: Send + Sync + 'static> Drop for Guard<'_, T> {
     fn drop(&mut self) {
         let requests = self.frame.empty(); // R6 and R7
         if requests != 0 {
-            leave_slow(&self.generation.header, self.frame, requests);
+            leave_slow(self.generation.as_ptr().cast(), self.frame, requests);
         }
     }
 }

@@ -3,7 +3,7 @@
 //! A [`Slot`] is where values, the generations of a plugin, succeed one another. A caller enters it and
 //! gets a [`Guard`]; a writer swaps it and gets the old generation back as a [`Retired`], which drains.
 //! Entering and leaving cost about as much as the call through a function pointer between them: a
-//! caller writes to no line that another caller uses, and executes no fence and no atomic
+//! caller writes to its own thread's line only, and executes no fence and no atomic
 //! read-modify-write. All of the price is paid by the writer.
 //!
 //! # What is not promised
@@ -82,7 +82,7 @@
 //!    `current`; opening stores `current`, advances the number and then reads the count; a full fence on
 //!    each side. So either it is woken, or it does not sleep.
 //! 9. **Ages are true.** A straggler has validated, so its R4 came before its P, which came before the
-//!    end of W2, when the clock is read. Nested guards are younger, but inside one that is not.
+//!    end of W2, when the clock is read. A nested guard may be younger; its call tree is not.
 //! 10. **The sampler changes nothing.** [`sample_ages`] adds a mark to an occupied frame by a compare and
 //!     exchange. It fails if the owner has written meanwhile, and it never fills or empties a frame, so each
 //!     frame holds what its owner put there. All readers disregard the mark. As a read-modify-write it
@@ -101,8 +101,8 @@
 //! * *Calls from destructors of thread-locals* work, also after the thread's record went back.
 //! * *Signal handlers* may enter slots: each store to a record leaves it in order, and an unvalidated
 //!   frame is never followed. The thread must have come to the gate before ([`current_thread`]), since
-//!   that allocates, and so does a depth of calls that it has not reached before; use
-//!   [`Slot::try_enter`], inside [`hold_errands`].
+//!   that allocates, and so does every third depth of calls the first time; use [`Slot::try_enter`]. They
+//!   *must* do so inside [`hold_errands`], which says why.
 //! * *After `fork`* the child has the forking thread only. The frames of the others stay, so what they
 //!   were in does not drain there: safe, and never unloaded. membarrier stays granted.
 //! * *Two slots paused at once*, by two writers, and a call in each that nests into the other: a circle

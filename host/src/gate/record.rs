@@ -49,8 +49,8 @@ const OWNED: u32 = 1;
 /// The owner ended with an occupied frame: a leaked guard, or a thread torn down inside a call.
 const ORPHANED: u32 = 2;
 
-/// What a call reads and writes is in the first of two cache lines, and only its owner writes there,
-/// save for `wake`.
+/// What an outermost call reads and writes is in the first of two cache lines. Others write there when they ask
+/// something of the owner (`wake`), when they mark a frame, and when a proxy that was lent to them notes a call.
 #[repr(C, align(128))]
 pub(super) struct Record {
     pub(super) places: [Place; FRAMES],
@@ -178,7 +178,8 @@ impl Record {
     }
 
     /// Lowers `high` to where it is exact, so that the next call finds itself outside. Not in a signal handler:
-    /// what it has interrupted may be between raising `high` and filling the frame.
+    /// what it has interrupted may be between raising `high` and filling the frame. That is why a handler that
+    /// enters must hold errands, see [`hold_errands`](super::hold_errands).
     pub(super) fn settle(&'static self, depth: usize) {
         if self.errands_held.get() == 0 {
             self.high().set(depth.saturating_sub(1) as u32);
@@ -195,8 +196,10 @@ impl Record {
     /// block if the thread was never this deep in calls before.
     #[inline]
     pub(super) fn take(&'static self, depth: usize) -> Frame {
-        self.high().set(depth as u32); // a stack of 2³² calls does not fit a thread
-        if depth < FRAMES { self.frame(depth) } else { self.take_further(depth) }
+        let frame = if depth < FRAMES { self.frame(depth) } else { self.take_further(depth) };
+        // After what may allocate, since an allocator may call, too. A stack of 2³² calls does not fit a thread.
+        self.high().set(depth as u32);
+        frame
     }
 
     #[cold]
@@ -275,6 +278,9 @@ impl Record {
             word.store(u64::from_ne_bytes(*half), Ordering::Relaxed);
         }
         self.errands_held.set(0);
+        for place in &self.places {
+            place.note.store(ptr::null_mut(), Ordering::Relaxed);
+        }
     }
 
     /// The owner ends. Release: partner of [`claim`](Self::claim).

@@ -23,7 +23,7 @@ pub struct Stragglers {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Straggler {
-    /// The thread; a host that notes which method a thread is in can look it up by this.
+    /// The thread.
     pub thread: ThreadRef,
     /// The kernel's number for it.
     pub os_tid: u32,
@@ -39,12 +39,13 @@ pub struct Straggler {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Held {
-    /// It was entered at least so long ago: since before the generation was retired, or its gate closed, and
+    /// It, or the call tree that it is nested in, was entered at least so long ago: since before the generation was retired, or its gate closed, and
     /// before the sampler first saw it there. The call path does not look at a clock, so what is missing is at
     /// most the time between two samples, see [`sample_ages`](super::sample_ages). `None` if the thread was
     /// only about to enter and has not found out yet that it came too late.
     pub since: Option<Duration>,
-    /// What was noted last in [`Guard::note`](super::Guard::note), by this guard or by one before it.
+    /// What was noted last in [`Guard::note`](super::Guard::note), by this guard or by one of the same thread that
+    /// was in its place before.
     pub note: Option<NonZeroUsize>,
 }
 
@@ -56,6 +57,11 @@ impl Straggler {
 }
 
 impl Stragglers {
+    /// Whether nobody was found.
+    pub fn is_empty(&self) -> bool {
+        self.threads.is_empty() && self.leases == 0
+    }
+
     /// How many guards hold the generation up, leases not counted.
     pub fn guards(&self) -> usize {
         self.threads.iter().map(|straggler| straggler.guards.len()).sum()
@@ -71,7 +77,8 @@ impl fmt::Display for Stragglers {
 type Explain<'a> = &'a dyn Fn(NonZeroUsize) -> Option<String>;
 
 impl Stragglers {
-    /// The same with what the holders have noted, in the words of `explain`: `… by thread http-2 in check`.
+    /// The same with what the holders have noted last, in the words of `explain`: `… by thread http-2 (last call:
+    /// check)`.
     pub fn explained(&self, explain: Explain<'_>) -> String {
         std::fmt::from_fn(|f| self.print(f, explain)).to_string()
     }
@@ -104,11 +111,13 @@ impl Stragglers {
             f.write_str(" ago")?;
         }
         f.write_str(if self.threads.len() > 1 { " by threads " } else { " by thread " })?;
-        for (i, straggler) in self.threads.iter().take(NAMED).enumerate() {
+        let mut threads: Vec<_> = self.threads.iter().collect();
+        threads.sort_by_key(|straggler| std::cmp::Reverse(straggler.since()));
+        for (i, straggler) in threads.into_iter().take(NAMED).enumerate() {
             write!(f, "{}{straggler}", if i == 0 { "" } else { ", " })?;
             let explained = straggler.guards.iter().rev().find_map(|held| explain(held.note?));
             if let Some(what) = explained {
-                write!(f, " in {what}")?;
+                write!(f, " (last call: {what})")?;
             }
         }
         match self.threads.len().saturating_sub(NAMED) {

@@ -51,6 +51,8 @@ pub(crate) struct Lingering {
 
 enum Message {
     Take(Box<Departure>),
+    /// There are calls to be looked at.
+    Watch,
     /// Something was struck out of a book.
     Look,
     End,
@@ -69,6 +71,7 @@ impl Reaper {
             lingering: lingering.clone(),
             nudge: queue.clone(),
             sampled: Instant::now(),
+            watching: false,
         };
         let thread =
             std::thread::Builder::new().name("reseat-reaper".into()).spawn(move || round.serve(&incoming))?;
@@ -112,6 +115,11 @@ impl Reaper {
         self.unfinished.load(Ordering::SeqCst)
     }
 
+    /// From now on there may be calls.
+    pub(crate) fn watch_calls(&self) {
+        let _ = self.queue.send(Message::Watch);
+    }
+
     /// The generations that linger, oldest first.
     pub(crate) fn lingering(&self) -> Vec<Lingering> {
         self.lingering.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -136,6 +144,8 @@ struct Round {
     nudge: Sender<Message>,
     /// When the guards were last looked at.
     sampled: Instant,
+    /// Something was loaded, so there may be calls.
+    watching: bool,
 }
 
 impl Round {
@@ -145,6 +155,7 @@ impl Round {
         loop {
             match incoming.recv_timeout(self.pause()) {
                 Ok(Message::Take(departure)) => self.departures.push(*departure),
+                Ok(Message::Watch) => self.watching = true,
                 Ok(Message::Look) | Err(RecvTimeoutError::Timeout) => {}
                 Ok(Message::End) | Err(RecvTimeoutError::Disconnected) => break,
             }
@@ -167,7 +178,8 @@ impl Round {
     fn pause(&self) -> Duration {
         let youngest = self.departures.iter().map(|departure| departure.since.elapsed()).min();
         match youngest {
-            None => SAMPLE_EVERY,
+            None if self.watching => SAMPLE_EVERY,
+            None => Duration::from_secs(3600),
             Some(age) if age < Duration::from_millis(20) => Duration::from_micros(200),
             Some(age) if age < Duration::from_secs(1) => Duration::from_millis(2),
             Some(_) => Duration::from_millis(20),
@@ -186,8 +198,8 @@ impl Round {
 
     /// So that holders can be named together with how long they have held.
     fn sample(&mut self) {
-        if self.sampled.elapsed() >= SAMPLE_EVERY {
-            gate::sample_ages();
+        if self.watching && self.sampled.elapsed() >= SAMPLE_EVERY {
+            gate::sample_ages(SAMPLE_EVERY);
             self.sampled = Instant::now();
         }
     }
@@ -238,7 +250,8 @@ impl Round {
             };
         }
         let since = departure.since.elapsed();
-        let holders = (since >= departure.name_at).then(|| old.value().holders(&old.stragglers()));
+        let stragglers = (since >= departure.name_at).then(|| old.stragglers());
+        let holders = stragglers.filter(|s| !s.is_empty()).map(|s| old.value().holders(&s));
         departure.phase(Phase::Draining, holders.clone().or(departure.told.clone()));
         if let Some(holders) = holders {
             departure.name_at = since * 4;

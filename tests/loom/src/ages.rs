@@ -6,12 +6,13 @@
 use crate::gate::sample_ages;
 use crate::scene::{enter, models, slot, swap, unload};
 use loom::thread;
+use std::time::Duration;
 
 models! {
     fn a_sampler_beside_a_call_and_a_drain() {
         let slot = slot();
         let caller = thread::spawn(move || enter(slot).answer());
-        let sampler = thread::spawn(sample_ages);
+        let sampler = thread::spawn(|| sample_ages(Duration::ZERO));
         unload(swap(slot, 2));
         caller.join().unwrap();
         sampler.join().unwrap();
@@ -26,7 +27,7 @@ models! {
             drop(outer);
             assert_eq!(inner.answer(), number);
         });
-        let sampler = thread::spawn(sample_ages);
+        let sampler = thread::spawn(|| sample_ages(Duration::ZERO));
         unload(swap(slot, 2));
         caller.join().unwrap();
         sampler.join().unwrap();

@@ -1,7 +1,8 @@
 //! Threads that call in every way there is.
 
 use std::cell::RefCell;
-use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU64, Ordering};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -23,6 +24,9 @@ impl Callers {
         calls + SIGNAL_CALLS.load(Ordering::Relaxed)
     }
 }
+
+/// How deep calls are nested at most.
+const DEPTH: u64 = 12;
 
 /// More threads than cores, so that some are preempted inside of calls.
 const CALLERS: usize = 3;
@@ -51,9 +55,9 @@ fn call<V: Value>(guard: &V) {
 
 fn call_at_random<V: Value>(slot: &'static Slot<V>, number: usize, leases: &SyncSender<Lease<V>>) -> u64 {
     let mut random = Random::new(number as u64 + 2);
-    // The gate must know a thread before a signal handler enters on it.
-    gate::current_thread();
-    signals::TARGETS[number].store(gettid(), Ordering::Relaxed);
+    // Where a signal handler enters, the thread must have been as deep in calls before: depth allocates.
+    drop((0..DEPTH + 2).map(|_| slot.enter().expect("open within the limit")).collect::<Vec<_>>());
+    signals::aim(number, gettid());
     let mut calls = 0;
     while !STOP.load(Ordering::Relaxed) {
         calls += 1;
@@ -73,14 +77,14 @@ fn call_at_random<V: Value>(slot: &'static Slot<V>, number: usize, leases: &Sync
             _ => call(&*slot.enter().expect("open within the limit")),
         }
     }
-    signals::TARGETS[number].store(0, Ordering::Relaxed);
+    signals::aim(number, 0);
     calls
 }
 
 /// Calls in calls, left in any order.
 fn nested<V: Value>(slot: &'static Slot<V>, random: &mut Random) {
     let mut guards: Vec<Guard<'_, V>> = Vec::new();
-    for _ in 0..random.below(12) {
+    for _ in 0..random.below(DEPTH) {
         if random.below(3) == 0 && !guards.is_empty() {
             guards.swap_remove(random.below(guards.len() as u64) as usize);
         } else {
@@ -147,7 +151,7 @@ fn come_and_go<V: Value>(slot: &'static Slot<V>) -> u64 {
 /// Much more often than a host does.
 fn sample() -> u64 {
     while !STOP.load(Ordering::Relaxed) {
-        gate::sample_ages();
+        gate::sample_ages(Duration::ZERO);
         std::thread::sleep(Duration::from_micros(100));
     }
     0
@@ -164,7 +168,13 @@ static SIGNAL_CALLS: AtomicU64 = AtomicU64::new(0);
 mod signals {
     use super::*;
 
-    pub static TARGETS: [AtomicI32; CALLERS] = [const { AtomicI32::new(0) }; CALLERS];
+    /// Who gets signals. Whoever sends one holds the lock, so that nobody gets one after taking itself out.
+    static TARGETS: Mutex<[i32; CALLERS]> = Mutex::new([0; CALLERS]);
+
+    pub fn aim(number: usize, thread: i32) {
+        TARGETS.lock().expect("nobody panics with it")[number] = thread;
+    }
+
     static SLOT: AtomicPtr<()> = AtomicPtr::new(std::ptr::null_mut());
 
     pub fn install<V: Value>(slot: &'static Slot<V>) {
@@ -187,12 +197,11 @@ mod signals {
 
     pub fn send() -> u64 {
         while !STOP.load(Ordering::Relaxed) {
-            for target in &TARGETS {
-                let thread = target.load(Ordering::Relaxed);
-                if thread != 0 {
-                    // SAFETY: a signal that we handle, to a thread of ours, or to none.
-                    unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), thread, libc::SIGUSR1) };
-                }
+            for &thread in
+                TARGETS.lock().expect("nobody panics with it").iter().filter(|&&thread| thread != 0)
+            {
+                // SAFETY: a signal that we handle, to a thread of ours, which waits for the lock before it ends.
+                unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), thread, libc::SIGUSR1) };
             }
             std::thread::sleep(Duration::from_micros(200));
         }

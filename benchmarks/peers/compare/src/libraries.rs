@@ -1,7 +1,7 @@
 //! The libraries that are called, copied to a directory where everybody may write.
 //!
-//! Most peers put copies of a library beside it, and watch that directory. So they get one that goes away with
-//! the program.
+//! Most peers put copies of a library beside it, and watch that directory. So they get one that goes away
+//! with the program.
 
 use std::fs;
 use std::path::Path;

@@ -1,5 +1,6 @@
 //! Entering, nesting, leases and draining on few threads.
 
+use super::super::record::{Record, wake};
 use super::super::{EnterError, Guard, Lease, Paused, Retired, Slot, fence_mode};
 use super::{Build, FOREVER, PATIENCE, SOON, Scene, alone, end};
 use std::time::{Duration, Instant};
@@ -100,7 +101,7 @@ fn a_call_in_one_slot_does_not_hold_up_another() {
     end(old);
 }
 
-/// A record has nine frames; the twenty-first call is in its third block.
+/// A record has three frames; the twenty-first call is in its seventh block.
 #[test]
 fn calls_nest_deeper_than_a_record_has_frames() {
     const DEPTH: usize = 21;
@@ -267,4 +268,13 @@ fn the_fallback_is_chosen_by_the_environment() {
         super::handover::a_closed_gate_holds_new_calls_and_lets_nested_ones_pass();
         super::threads::no_wake_up_is_lost();
     });
+}
+
+#[test]
+fn the_exit_of_a_nested_call_always_looks_at_the_record() {
+    for wake in [0, wake::EXTENSION, wake::COUNTED] {
+        let record = Record::new(wake);
+        assert_eq!(record.places[0].requests(), wake);
+        assert!(record.places[1..].iter().all(|place| place.requests() == wake::NESTED));
+    }
 }

@@ -177,7 +177,9 @@ fn a_signal_handler_may_call() {
         let stop = AtomicBool::new(false);
         thread::scope(|threads| {
             threads.spawn(|| {
-                current_thread().unwrap();
+                // As deep as this thread and the handler together will be, so that the handler allocates nothing.
+                let deep: Vec<_> = (0..6).map(|_| scene.slot.enter().unwrap()).collect();
+                drop(deep);
                 SLOT.set(Some(scene));
                 // SAFETY: no preconditions.
                 ready.send(unsafe { libc::pthread_self() }).unwrap();
