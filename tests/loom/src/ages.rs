@@ -32,4 +32,24 @@ models! {
         caller.join().unwrap();
         sampler.join().unwrap();
     }
+
+    /// The owner meets marks at every point of its calls, which the others have no way to arrange.
+    fn calls_around_samplings() {
+        let slot = slot();
+        let caller = thread::spawn(move || {
+            sample_ages(Duration::ZERO);
+            let outer = enter(slot);
+            let number = outer.answer();
+            sample_ages(Duration::ZERO);
+            let inner = enter(slot);
+            drop(outer);
+            assert_eq!(inner.answer(), number);
+            sample_ages(Duration::ZERO);
+            drop(inner);
+            sample_ages(Duration::ZERO);
+            assert!(enter(slot).answer() >= number);
+        });
+        unload(swap(slot, 2));
+        caller.join().unwrap();
+    }
 }

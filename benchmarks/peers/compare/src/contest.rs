@@ -10,7 +10,7 @@ const ROUNDS: usize = 11;
 /// What a contestant may take in a round. Threads that call for a shorter time hardly meet.
 const NANOS: f64 = 10e6;
 const THREADS: [usize; 3] = [1, 2, 4];
-const CORES: &str = "*about 1 for several threads: they took turns, and what contention costs does not show*";
+const CORES: &str = "*if near 1 for several threads, they took turns: what contention costs does not show*";
 
 /// Everybody who takes part. The first one is what the others are compared with.
 #[derive(Default)]
