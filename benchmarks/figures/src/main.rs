@@ -16,7 +16,7 @@ use reseat::{Handle, Host, Options, TrustedDir};
 use ways::{Guarded, InScope, Leased, Outlined, Plain, Typed};
 
 const ROUNDS: usize = 15;
-const CALLS: u64 = 500_000;
+const CALLS: u64 = 3_000_000;
 
 fn main() {
     let wanted: Vec<String> = std::env::args().skip(1).collect();

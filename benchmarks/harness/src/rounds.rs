@@ -5,8 +5,8 @@
 //! what is reported. Time is the CPU time of the calling threads, so that being preempted does not count.
 //!
 //! What does not cancel out is a neighbour on the other half of a core: it slows a loop that waits for its own
-//! results less than one that keeps the core busy. So the median of the calmest third of the rounds, those in
-//! which the base was fastest, is reported as well.
+//! results less than one that keeps the core busy. So the median of the calmest third of the rounds, those that took
+//! the least time in all, is reported as well.
 
 use std::sync::Barrier;
 
@@ -40,6 +40,11 @@ impl Rounds {
         &self.taken[which]
     }
 
+    /// How long a round took, whoever was slow in it.
+    fn length(&self, round: usize) -> f64 {
+        self.taken.iter().map(|taken| taken[round]).sum()
+    }
+
     /// The median, in ns.
     pub fn nanos(&self, name: &str) -> f64 {
         median(self.of(name).to_vec())
@@ -47,9 +52,10 @@ impl Rounds {
 
     /// The median of the rounds' ratios, and that of the calmest third of them.
     pub fn ratio(&self, name: &str, base: &str) -> Ratio {
-        let mut rounds: Vec<_> = self.of(base).iter().zip(self.of(name)).collect();
-        rounds.sort_by(|a, b| a.0.total_cmp(b.0));
-        let ratios: Vec<f64> = rounds.iter().map(|(base, other)| *other / *base).collect();
+        let (base, other) = (self.of(base), self.of(name));
+        let mut rounds: Vec<usize> = (0..base.len()).collect();
+        rounds.sort_by(|&a, &b| self.length(a).total_cmp(&self.length(b)));
+        let ratios: Vec<f64> = rounds.iter().map(|&round| other[round] / base[round]).collect();
         Ratio { calm: median(ratios[..ratios.len().div_ceil(3)].to_vec()), all: median(ratios) }
     }
 }
