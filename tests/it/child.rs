@@ -1,5 +1,6 @@
 use std::io::Read;
-use std::process::{Command, Stdio};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use crate::waiting::until;
@@ -20,6 +21,32 @@ pub fn in_child(name: &str, test: impl FnOnce()) {
 /// The same, with additions to the environment.
 #[track_caller]
 pub fn in_child_with(name: &str, environment: &[(&str, &str)], test: impl FnOnce()) {
+    let Ended { status, out, err } = run_in_child(name, environment, test);
+    let passed = status.is_some_and(|status| status.success()) && out.contains(DONE);
+    assert!(passed, "the child for {name}: {}\n{out}\n{err}", said(status));
+}
+
+/// Runs `test`, which kills its process by this signal.
+#[track_caller]
+pub fn killed_in_child(name: &str, signal: i32, test: impl FnOnce()) {
+    let Ended { status, out, err } = run_in_child(name, &[], test);
+    let killed = status.and_then(|status| status.signal()) == Some(signal);
+    assert!(killed, "the child for {name}: {}\n{out}\n{err}", said(status));
+}
+
+/// How a child ended.
+struct Ended {
+    /// `None`: it had to be killed.
+    status: Option<ExitStatus>,
+    out: String,
+    err: String,
+}
+
+fn said(status: Option<ExitStatus>) -> String {
+    status.map_or_else(|| "did not end in time".to_owned(), |status| status.to_string())
+}
+
+fn run_in_child(name: &str, environment: &[(&str, &str)], test: impl FnOnce()) -> Ended {
     if std::env::var(CHILD).is_ok_and(|child| child == name) {
         test();
         println!("{DONE}");
@@ -44,10 +71,7 @@ pub fn in_child_with(name: &str, environment: &[(&str, &str)], test: impl FnOnce
         let _ = child.kill();
         let _ = child.wait();
     }
-    let (out, err) = (out.join().expect("reads"), err.join().expect("reads"));
-    let passed = status.is_some_and(|status| status.success()) && out.contains(DONE);
-    let status = status.map_or_else(|| "did not end in time".to_owned(), |status| status.to_string());
-    assert!(passed, "the child for {name}: {status}\n{out}\n{err}");
+    Ended { status, out: out.join().expect("reads"), err: err.join().expect("reads") }
 }
 
 fn collect(stream: Option<impl Read + Send + 'static>) -> std::thread::JoinHandle<String> {

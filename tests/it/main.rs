@@ -47,3 +47,5 @@ mod threads;
 mod tidy;
 /// Whether what is replaced is out of memory, and why not.
 mod unload;
+/// Who is in a library by what is on the stacks, against what the host counts.
+mod witness;

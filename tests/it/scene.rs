@@ -46,6 +46,8 @@ impl Scene {
         let mut options = Options {
             watch: vec![trusted.clone()],
             state_dir: dir.path().join("state"),
+            // Whatever a test is about, stacks must agree with what the host counts.
+            second_witness: true,
             ..Options::default()
         };
         change(&mut options);

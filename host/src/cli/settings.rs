@@ -27,6 +27,8 @@ pub struct Settings {
     max_lingering: Option<usize>,
     /// How many bytes of address space they may take.
     max_lingering_bytes: Option<u64>,
+    /// Whether every stack is looked through before a library is closed.
+    second_witness: Option<bool>,
     /// By plugin.
     #[serde(default)]
     plugins: BTreeMap<String, PluginSettings>,
@@ -71,6 +73,7 @@ impl Settings {
         set(&mut options.hook_deadline, self.hook_deadline_ms);
         set(&mut options.call_wait, self.call_wait_ms);
         set(&mut options.rescan_every, self.rescan_every_ms);
+        options.second_witness = self.second_witness.unwrap_or(options.second_witness);
         let MaxLingering { generations, bytes } = options.max_lingering;
         options.max_lingering = MaxLingering {
             generations: self.max_lingering.unwrap_or(generations),

@@ -16,7 +16,7 @@ use plugin_api::abi::{
 
 use super::capture::Book;
 use super::contract::{Counters, GenerationRecord, HOST};
-use super::{os_linux as os, second_check};
+use super::{os_linux as os, second_check, witness};
 
 /// Why a library could not be opened. It is closed again.
 #[derive(Debug, thiserror::Error)]
@@ -151,14 +151,21 @@ impl Image {
         self.range.len() as u64
     }
 
-    /// Closes the image if nothing of it can run any more, and asks whether it is gone.
-    pub(crate) fn close(mut self) -> Closed {
+    /// Closes the image if nothing of it can run any more, and asks whether it is gone. With a second witness, only
+    /// if no thread's stack contradicts that.
+    pub(crate) fn close(mut self, second_witness: bool) -> Closed {
         let handlers = || match os::handlers_in(&self.range).first() {
             Some(signal) => Err(format!("its handler of signal {signal} is still installed")),
             None => Ok(()),
         };
         if let Err(reason) = self.record.book.check().and_then(|()| handlers()) {
             return Closed::NotYet(self, reason);
+        }
+        if second_witness && let Err(reason) = witness::examine(&self.range) {
+            return Closed::NotYet(
+                self,
+                format!("{reason}; the host counts nobody there: please report this"),
+            );
         }
         self.detach();
         if let Err(reason) = self.record.book.close() {

@@ -11,6 +11,7 @@ mod hooks;
 mod image;
 mod os_linux;
 mod second_check;
+mod witness;
 
 pub(crate) use capture::self_test;
 pub(crate) use contract::Counters;

@@ -2,6 +2,7 @@
 //! capture stands in. A port to another system is another file like this one.
 
 use std::ffi::{CStr, CString, c_int, c_void};
+use std::io::IoSliceMut;
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -177,6 +178,16 @@ pub(super) unsafe fn thread_create(
             argument,
         )
     }
+}
+
+/// Reads this process's own memory, which may not be there; how many bytes could be read, or `None` if none.
+pub(super) fn read_memory(start: usize, mut into: IoSliceMut<'_>) -> Option<usize> {
+    let remote = libc::iovec { iov_base: start as *mut c_void, iov_len: into.len() };
+    let local = libc::iovec { iov_base: into.as_mut_ptr().cast(), iov_len: into.len() };
+    // SAFETY: the kernel checks the remote side, and writes to the local one, which is ours, no more than its length.
+    let read =
+        unsafe { libc::process_vm_readv(libc::getpid(), &raw const local, 1, &raw const remote, 1, 0) };
+    usize::try_from(read).ok().filter(|&read| read > 0)
 }
 
 /// The kernel's number of the calling thread.

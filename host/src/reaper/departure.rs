@@ -23,6 +23,8 @@ pub(super) struct Departure {
     pub(super) since: Instant,
     /// When its holders are next named.
     pub(super) name_at: Duration,
+    /// When it may next be tried to close it.
+    pub(super) close_at: Duration,
     /// The reason that was last told.
     pub(super) told: Option<String>,
     /// Why it lingers, if it does, and how much memory its image takes.
@@ -62,6 +64,7 @@ impl Departure {
             leak: false,
             since: Instant::now(),
             name_at: NAME_HOLDERS_AFTER,
+            close_at: Duration::ZERO,
             told: None,
             lingers: None,
             stage: Some(stage),

@@ -59,7 +59,11 @@ enum Message {
 }
 
 impl Reaper {
-    pub(crate) fn start(journal: Arc<Journal>, hook_deadline: Duration) -> std::io::Result<Reaper> {
+    pub(crate) fn start(
+        journal: Arc<Journal>,
+        hook_deadline: Duration,
+        second_witness: bool,
+    ) -> std::io::Result<Reaper> {
         let (queue, incoming) = unbounded();
         let unfinished = Arc::new(AtomicUsize::new(0));
         let lingering = Arc::new(Mutex::default());
@@ -67,6 +71,7 @@ impl Reaper {
             departures: Vec::new(),
             journal,
             hook_deadline,
+            second_witness,
             unfinished: unfinished.clone(),
             lingering: lingering.clone(),
             nudge: queue.clone(),
@@ -139,6 +144,8 @@ struct Round {
     departures: Vec<Departure>,
     journal: Arc<Journal>,
     hook_deadline: Duration,
+    /// Whether stacks are looked through before anything is closed.
+    second_witness: bool,
     unfinished: Arc<AtomicUsize>,
     lingering: Arc<Mutex<Vec<Lingering>>>,
     nudge: Sender<Message>,
@@ -349,8 +356,15 @@ impl Round {
 
     fn close(&self, departure: &mut Departure, image: Image, staged: Staged) -> (Stage, bool) {
         let bytes = image.bytes();
-        match image.close() {
+        if departure.since.elapsed() < departure.close_at {
+            return (Stage::Closing(image, staged), false);
+        }
+        match image.close(self.second_witness) {
             Closed::NotYet(image, reason) => {
+                if self.second_witness {
+                    // Looking through all stacks is not for every turn.
+                    departure.close_at = departure.since.elapsed() * 5 / 4;
+                }
                 // A thread that is about to come by need not be reported.
                 if departure.since.elapsed() >= NAME_HOLDERS_AFTER {
                     self.linger(departure, reason, bytes);
