@@ -87,8 +87,7 @@ impl Host {
     pub fn start(options: Options) -> Result<Host, StartError> {
         let staging = StagingDir::open(&options.state_dir).map_err(StartError::StateDir)?;
         let journal = Arc::new(Journal::default());
-        let reaper = Reaper::start(journal.clone(), options.hook_deadline, options.second_witness)
-            .map_err(StartError::Thread)?;
+        let reaper = Reaper::start(journal.clone(), &options).map_err(StartError::Thread)?;
         let core = Core::new(options, staging, journal, reaper);
         let intake = Intake::start(core.clone())?;
         Ok(Host { core, intake: Mutex::new(Some(intake)) })

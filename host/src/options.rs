@@ -43,6 +43,14 @@ pub struct Options {
     pub rescan_every: Duration,
     /// How much of old generations may linger before further builds are refused.
     pub max_lingering: MaxLingering,
+    /// How long a generation that retires waits for threads to clear away its thread-locals themselves (when they next
+    /// leave a call, call [`quiesce`](crate::quiesce), or end), before the host does it for them on a thread of its
+    /// own. `None`, the default: for ever.
+    ///
+    /// The risk: the destructor of a thread-local may rely on the thread it runs on. One that is a guard of a lock, a
+    /// handle of a window system, or an `Rc` shared with another thread-local of the same thread is undone on the
+    /// wrong thread. Values under a pthread key that a plugin has made itself are not destroyed at all then.
+    pub adopt_after: Option<Duration>,
     /// Whether every stack is looked through before a library is closed, as a check of the host's own counts. If
     /// it finds a thread inside that they do not know of, the library is not closed, and that is reported.
     ///
@@ -84,6 +92,7 @@ impl Default for Options {
             call_wait: Duration::from_secs(30),
             rescan_every: Duration::from_secs(2),
             max_lingering: MaxLingering::default(),
+            adopt_after: None,
             second_witness: false,
         }
     }

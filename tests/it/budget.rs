@@ -1,4 +1,5 @@
 use std::sync::mpsc::channel;
+use std::time::Duration;
 
 use reseat::{Event, MaxLingering, Step, quiesce};
 use reseat_tests::echo::Echo;
@@ -108,4 +109,29 @@ fn a_generation_that_is_to_be_kept_stays_and_taints_the_host_and_the_next_one_go
     assert_eq!(mapped(&copies.join("echo-2-")), [""; 0]);
     // Nothing waits for what was leaked.
     assert!(scene.host.shutdown(DEADLINE));
+}
+
+#[test]
+fn what_a_sleeping_thread_would_keep_is_adopted_where_that_is_allowed_and_once() {
+    let scene = Scene::with_options(&["tls_with_drop"], |options| {
+        options.adopt_after = Some(Duration::from_millis(100));
+    });
+    let misc = scene.handle::<dyn Misc>("tls_with_drop");
+    let destroyed = || scene.status("tls_with_drop").counters == [("destroyed".to_owned(), 1)];
+    let (wake, asleep) = channel::<()>();
+    let (called, has_called) = channel();
+    let sleeper = std::thread::spawn(move || {
+        misc.enter().unwrap().call("awake").unwrap();
+        called.send(()).unwrap();
+        asleep.recv()
+    });
+    has_called.recv().unwrap();
+    scene.host.reload("tls_with_drop").unwrap();
+    scene.unloaded("tls_with_drop", 1);
+    assert!(destroyed(), "{scene}");
+    // Its owner ends, and has nothing to do any more.
+    drop(wake);
+    assert!(sleeper.join().unwrap().is_err());
+    assert!(destroyed(), "{scene}");
+    scene.settled();
 }

@@ -27,6 +27,9 @@ pub struct Settings {
     max_lingering: Option<usize>,
     /// How many bytes of address space they may take.
     max_lingering_bytes: Option<u64>,
+    /// How long thread-locals of an old generation wait for their threads before the host destroys them, in
+    /// milliseconds; see `Options::adopt_after` for the risk.
+    adopt_after_ms: Option<u64>,
     /// Whether every stack is looked through before a library is closed.
     second_witness: Option<bool>,
     /// By plugin.
@@ -73,6 +76,7 @@ impl Settings {
         set(&mut options.hook_deadline, self.hook_deadline_ms);
         set(&mut options.call_wait, self.call_wait_ms);
         set(&mut options.rescan_every, self.rescan_every_ms);
+        options.adopt_after = self.adopt_after_ms.map(Duration::from_millis).or(options.adopt_after);
         options.second_witness = self.second_witness.unwrap_or(options.second_witness);
         let MaxLingering { generations, bytes } = options.max_lingering;
         options.max_lingering = MaxLingering {

@@ -7,7 +7,8 @@
 //! Invariants:
 //! 1. Code of the image runs only while the book is open, and each such run is counted in `running` before
 //!    the lock is released: [`Book::close`] succeeds only when nothing is registered, running or alive.
-//! 2. A destructor runs exactly once, on the thread that registered it: entries are taken out under the lock.
+//! 2. A destructor runs exactly once, on the thread that registered it, unless the embedder allows that it be
+//!    adopted: entries are taken out under the lock.
 //! 3. No lock is held while code of the image runs.
 //! 4. A thread of the plugin is counted before it is created and until no code of the image is left on it.
 
@@ -148,12 +149,34 @@ impl Book {
         self.run_keys_on_this_thread();
     }
 
+    /// Runs all destructors on the calling thread, whosever they are; see
+    /// [`Options::adopt_after`](crate::Options::adopt_after). How many.
+    pub(crate) fn adopt(&self) -> usize {
+        let mut adopted = 0;
+        while let Some((run, object)) = self.take_destructor_if(|_| true) {
+            // SAFETY: run once, with its object (invariant 2); the image is mapped (invariant 1). Its owner is in no
+            // call of the generation, and will be in none, so nobody uses the object; that it may be dropped on
+            // another thread is what the embedder has vouched for.
+            unsafe { run(object) };
+            adopted += 1;
+            self.finish_run();
+        }
+        adopted
+    }
+
     fn take_destructor(&self, owner: u32) -> Option<(ThreadExitFn, *mut c_void)> {
+        self.take_destructor_if(|entry| entry.owner == owner)
+    }
+
+    fn take_destructor_if(
+        &self,
+        mut wanted: impl FnMut(&Destructor) -> bool,
+    ) -> Option<(ThreadExitFn, *mut c_void)> {
         let mut entries = lock(&self.entries);
         if entries.closed {
             return None;
         }
-        let at = entries.destructors.iter().rposition(|entry| entry.owner == owner)?;
+        let at = entries.destructors.iter().rposition(&mut wanted)?;
         let entry = entries.destructors.remove(at);
         entries.running += 1;
         Some((entry.run, entry.object))

@@ -23,6 +23,8 @@ pub(super) struct Departure {
     pub(super) since: Instant,
     /// When its holders are next named.
     pub(super) name_at: Duration,
+    /// What threads have not cleared away has been cleared away for them.
+    pub(super) adopted: bool,
     /// When it may next be tried to close it.
     pub(super) close_at: Duration,
     /// The reason that was last told.
@@ -64,6 +66,7 @@ impl Departure {
             leak: false,
             since: Instant::now(),
             name_at: NAME_HOLDERS_AFTER,
+            adopted: false,
             close_at: Duration::ZERO,
             told: None,
             lingers: None,

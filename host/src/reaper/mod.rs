@@ -18,6 +18,7 @@ use crate::events::{Event, Journal};
 use crate::ffi::{Closed, Hooks, Image, Instance};
 use crate::file::Staged;
 use crate::gate::{self, Retired};
+use crate::options::Options;
 use crate::plugin::{Loaded, Plugin};
 use crate::status::Phase;
 
@@ -59,19 +60,16 @@ enum Message {
 }
 
 impl Reaper {
-    pub(crate) fn start(
-        journal: Arc<Journal>,
-        hook_deadline: Duration,
-        second_witness: bool,
-    ) -> std::io::Result<Reaper> {
+    pub(crate) fn start(journal: Arc<Journal>, options: &Options) -> std::io::Result<Reaper> {
         let (queue, incoming) = unbounded();
         let unfinished = Arc::new(AtomicUsize::new(0));
         let lingering = Arc::new(Mutex::default());
         let round = Round {
             departures: Vec::new(),
             journal,
-            hook_deadline,
-            second_witness,
+            hook_deadline: options.hook_deadline,
+            second_witness: options.second_witness,
+            adopt_after: options.adopt_after,
             unfinished: unfinished.clone(),
             lingering: lingering.clone(),
             nudge: queue.clone(),
@@ -146,6 +144,8 @@ struct Round {
     hook_deadline: Duration,
     /// Whether stacks are looked through before anything is closed.
     second_witness: bool,
+    /// After which time thread-locals are destroyed for threads that do not come by.
+    adopt_after: Option<Duration>,
     unfinished: Arc<AtomicUsize>,
     lingering: Arc<Mutex<Vec<Lingering>>>,
     nudge: Sender<Message>,
@@ -356,6 +356,7 @@ impl Round {
 
     fn close(&self, departure: &mut Departure, image: Image, staged: Staged) -> (Stage, bool) {
         let bytes = image.bytes();
+        self.adopt(departure, &image);
         if departure.since.elapsed() < departure.close_at {
             return (Stage::Closing(image, staged), false);
         }
@@ -372,6 +373,20 @@ impl Round {
                 (Stage::Closing(image, staged), false)
             }
             closed => self.finish(departure, closed, staged),
+        }
+    }
+
+    /// Destructors are code of the plugin: they run on a thread of their own (invariant 2). If there is none to be had,
+    /// the next turn tries again.
+    fn adopt(&self, departure: &mut Departure, image: &Image) {
+        let due = self.adopt_after.is_some_and(|after| departure.since.elapsed() >= after);
+        if due && !departure.adopted {
+            let book = image.book().clone();
+            let adopt = move || {
+                let _ = gate::current_thread();
+                book.adopt();
+            };
+            departure.adopted = std::thread::Builder::new().name("reseat-adopt".into()).spawn(adopt).is_ok();
         }
     }
 
