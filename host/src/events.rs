@@ -76,6 +76,9 @@ pub enum Event {
         plugin: String,
         /// The generation.
         generation: u64,
+        /// What it has left behind on the heap. `None` for plugins that do not keep count: see `allocator = host` of
+        /// `export_plugin!`.
+        left: Option<Left>,
     },
     /// A generation no longer serves, but something keeps it in memory.
     Lingering {
@@ -123,6 +126,25 @@ pub enum Event {
     },
 }
 
+/// What a generation has got of the heap and not given back: what its `static`s owned, and what it has forgotten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Left {
+    /// How many blocks.
+    pub blocks: u64,
+    /// How many bytes.
+    pub bytes: u64,
+}
+
+impl fmt::Display for Left {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Left { blocks: 0, .. } => f.write_str("nothing on the heap"),
+            Left { blocks: 1, bytes } => write!(f, "{bytes} B in 1 block"),
+            Left { blocks, bytes } => write!(f, "{bytes} B in {blocks} blocks"),
+        }
+    }
+}
+
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -161,8 +183,9 @@ impl fmt::Display for Event {
                 let since = Duration::from_millis(*since_ms);
                 write!(f, "generation {generation} of {plugin} has been draining for {since:.1?}: {holders}")
             }
-            Event::Unloaded { plugin, generation } => {
-                write!(f, "generation {generation} of {plugin} is unloaded")
+            Event::Unloaded { plugin, generation, left } => {
+                write!(f, "generation {generation} of {plugin} is unloaded")?;
+                left.map_or(Ok(()), |left| write!(f, "; it left {left}"))
             }
             Event::Lingering { plugin, generation, reason, bytes } => {
                 write!(f, "generation {generation} of {plugin} is lingering: {reason} ({} KiB)", bytes / 1024)

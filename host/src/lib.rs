@@ -48,7 +48,7 @@ pub mod watch;
 
 pub use check::{Inspection, compare, inspect};
 pub use error::{CheckError, PluginError, Refusal, RefusalReason, ReloadError, StartError, UnloadError};
-pub use events::{Event, Events, Recorded, Step};
+pub use events::{Event, Events, Left, Recorded, Step};
 pub use handle::{Guard, Handle, Lease};
 pub use host::{Host, Outcome, quiesce};
 pub use options::{MaxLingering, Options, TrustedDir, TrustedFile};

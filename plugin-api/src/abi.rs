@@ -137,6 +137,16 @@ pub struct InterfaceExport {
     pub dynamic: DynamicFn,
 }
 
+/// How much of the heap a library has got and not given back.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeapUse {
+    /// How many blocks.
+    pub blocks: u64,
+    /// How many bytes, as they were asked for.
+    pub bytes: u64,
+}
+
 /// The symbol [`DESCRIPTOR_SYMBOL`]: the only thing that a host looks up in a library.
 #[repr(C)]
 pub struct Descriptor {
@@ -156,6 +166,8 @@ pub struct Descriptor {
     pub contract: PluginContractRef,
     /// The interfaces it implements.
     pub interfaces: RSlice<'static, InterfaceExport>,
+    /// What it has of the heap, if it keeps count. [open or later, until it is closed, any thread]
+    pub heap: Option<extern "C" fn() -> HeapUse>,
 }
 
 // SAFETY: a constant of the library: function addresses and text, which nobody changes.

@@ -220,7 +220,7 @@ pub extern "C" fn host_layout() -> &'static TypeLayout {
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __export {
-    ($plugin:ty, $name:expr, $version:expr, [$($interface:ty),+ $(,)?]) => {
+    ($plugin:ty, $name:expr, $version:expr, [$($interface:ty),+ $(,)?], heap: $heap:expr) => {
         impl $crate::__private::Identity for $plugin {
             const NAME: &'static str = $name;
             const VERSION: &'static str = $version;
@@ -277,6 +277,7 @@ macro_rules! __export {
                 interfaces: __reseat::RSlice::from_slice(&[
                     $(<$interface as __reseat::ExportedBy<$plugin>>::EXPORT),+
                 ]),
+                heap: $heap,
             };
         };
     };

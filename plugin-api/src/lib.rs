@@ -63,6 +63,8 @@ pub mod capture;
 mod contain;
 #[doc(hidden)]
 pub mod export;
+#[doc(hidden)]
+pub mod heap;
 mod json;
 #[doc(hidden)]
 pub mod link;
@@ -80,6 +82,10 @@ pub use reseat_plugin_api_macros::AbiType;
 /// Exports a type as a plugin: `export_plugin!(Type: Interface)`, or with several interfaces
 /// `export_plugin!(Type: One + Two)`, or under another name than its package's
 /// `export_plugin!(Type: Interface, name = "other")`.
+///
+/// With `allocator = host` the library's global allocator keeps account of what it has got, and the host says at the
+/// end of each generation what that has left behind: `it left 48 B in 1 block`. That costs two atomic additions for
+/// each allocation.
 ///
 /// Use it once per library, in the library's own crate.
 pub use reseat_plugin_api_macros::export_plugin;

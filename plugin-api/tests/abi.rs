@@ -76,8 +76,9 @@ fn contract() -> String {
     structure!(text, InstanceRef { 0 });
     structure!(text, GenerationRef { 0 });
     structure!(growing text, Descriptor {
-        magic, boundary, size, manifest_hash, contract_layout, host_layout, contract, interfaces
+        magic, boundary, size, manifest_hash, contract_layout, host_layout, contract, interfaces, heap
     });
+    structure!(text, HeapUse { blocks, bytes });
     structure!(growing text, PluginContract {
         attach, create, restore, save, started, self_check, stopping, destroy, detach
     });

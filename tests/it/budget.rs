@@ -1,7 +1,7 @@
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use reseat::{Event, MaxLingering, Step, quiesce};
+use reseat::{Event, Left, MaxLingering, Step, quiesce};
 use reseat_tests::echo::Echo;
 use reseat_tests::misc::Misc;
 
@@ -134,4 +134,36 @@ fn what_a_sleeping_thread_would_keep_is_adopted_where_that_is_allowed_and_once()
     assert!(sleeper.join().unwrap().is_err());
     assert!(destroyed(), "{scene}");
     scene.settled();
+}
+
+#[test]
+fn what_a_generation_leaves_on_the_heap_is_said_at_its_end_if_it_keeps_account() {
+    let scene = Scene::with(&["leaves_heap", "echo_v1"]);
+    let misc = scene.handle::<dyn Misc>("leaves_heap");
+    let left = |plugin: &str, wanted: u64| {
+        scene.unloaded(plugin, wanted);
+        let events = scene.events();
+        let ends = events.iter().rev().find_map(|event| match event {
+            Event::Unloaded { plugin: p, generation, left } if p == plugin && *generation == wanted => {
+                Some((*left, event.to_string()))
+            }
+            _ => None,
+        });
+        ends.expect("it was unloaded")
+    };
+    // Called, on a thread that ends: all is given back.
+    misc.enter().unwrap().call("kept").unwrap();
+    scene.host.reload("leaves_heap").unwrap();
+    let (first, said) = left("leaves_heap", 1);
+    assert_eq!(first, Some(Left { blocks: 0, bytes: 0 }), "{said}");
+    assert!(said.ends_with("is unloaded; it left nothing on the heap"), "{said}");
+    for bytes in [48, 100] {
+        misc.enter().unwrap().call(&format!("forget {bytes}")).unwrap();
+    }
+    scene.host.reload("leaves_heap").unwrap();
+    let (second, said) = left("leaves_heap", 2);
+    assert_eq!(second, Some(Left { blocks: 2, bytes: 148 }));
+    assert!(said.ends_with("is unloaded; it left 148 B in 2 blocks"), "{said}");
+    scene.host.reload("echo").unwrap();
+    assert_eq!(left("echo", 1).0, None);
 }

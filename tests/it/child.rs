@@ -7,6 +7,8 @@ use crate::waiting::until;
 
 /// In a child process this names the test that it is there for.
 const CHILD: &str = "RESEAT_CHILD";
+/// How long a child may take.
+const LIMIT: Duration = Duration::from_secs(120);
 /// Printed by a child whose test has ended well. What stands behind `in_child` is for the parent alone.
 const DONE: &str = "the child is done";
 
@@ -21,7 +23,13 @@ pub fn in_child(name: &str, test: impl FnOnce()) {
 /// The same, with additions to the environment.
 #[track_caller]
 pub fn in_child_with(name: &str, environment: &[(&str, &str)], test: impl FnOnce()) {
-    let Ended { status, out, err } = run_in_child(name, environment, test);
+    in_child_within(LIMIT, name, environment, test);
+}
+
+/// The same, for what takes longer than tests do.
+#[track_caller]
+pub fn in_child_within(limit: Duration, name: &str, environment: &[(&str, &str)], test: impl FnOnce()) {
+    let Ended { status, out, err } = run_in_child(limit, name, environment, test);
     let passed = status.is_some_and(|status| status.success()) && out.contains(DONE);
     assert!(passed, "the child for {name}: {}\n{out}\n{err}", said(status));
 }
@@ -29,7 +37,7 @@ pub fn in_child_with(name: &str, environment: &[(&str, &str)], test: impl FnOnce
 /// Runs `test`, which kills its process by this signal.
 #[track_caller]
 pub fn killed_in_child(name: &str, signal: i32, test: impl FnOnce()) {
-    let Ended { status, out, err } = run_in_child(name, &[], test);
+    let Ended { status, out, err } = run_in_child(LIMIT, name, &[], test);
     let killed = status.and_then(|status| status.signal()) == Some(signal);
     assert!(killed, "the child for {name}: {}\n{out}\n{err}", said(status));
 }
@@ -46,7 +54,7 @@ fn said(status: Option<ExitStatus>) -> String {
     status.map_or_else(|| "did not end in time".to_owned(), |status| status.to_string())
 }
 
-fn run_in_child(name: &str, environment: &[(&str, &str)], test: impl FnOnce()) -> Ended {
+fn run_in_child(limit: Duration, name: &str, environment: &[(&str, &str)], test: impl FnOnce()) -> Ended {
     if std::env::var(CHILD).is_ok_and(|child| child == name) {
         test();
         println!("{DONE}");
@@ -63,7 +71,7 @@ fn run_in_child(name: &str, environment: &[(&str, &str)], test: impl FnOnce()) -
         .expect("this program can be started");
     let (out, err) = (collect(child.stdout.take()), collect(child.stderr.take()));
     let mut status = None;
-    let ended = until(Duration::from_secs(120), || {
+    let ended = until(limit, || {
         status = child.try_wait().expect("it is our child");
         status.is_some()
     });

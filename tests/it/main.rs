@@ -33,6 +33,8 @@ mod end_to_end;
 mod handover;
 /// Who holds a generation: the thread, the method, and since when.
 mod holders;
+/// Every shape of plugin, a hundred times over; an outside observer says what is mapped. And the soak.
+mod matrix;
 /// What the README says of the source.
 mod readme;
 /// The ways in which files change, and what follows from each.

@@ -1,10 +1,62 @@
 use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 /// The lines of the process's memory map in which `part` occurs: what the kernel says, not what the loader says.
 pub fn mapped(part: &Path) -> Vec<String> {
     let part = part.to_str().expect("temporary paths are text");
     maps().lines().filter(|line| line.contains(part)).map(str::to_owned).collect()
+}
+
+/// Another process, which reads what the kernel says of this one and shares nothing with it.
+pub struct Outside {
+    process: Child,
+    /// Closed first, which ends the process.
+    questions: Option<ChildStdin>,
+    answers: BufReader<ChildStdout>,
+}
+
+impl Outside {
+    /// Starts to observe this process.
+    pub fn of_this_process() -> Outside {
+        let script = r#"while read -r part; do echo "$(grep -c " r-xp .*$part" "/proc/$0/maps")"; done"#;
+        let mut process = Command::new("sh")
+            .args(["-c", script, &std::process::id().to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("there is a shell");
+        let questions = process.stdin.take();
+        let answers = BufReader::new(process.stdout.take().expect("piped"));
+        Outside { process, questions, answers }
+    }
+
+    /// How many executable mappings this process has of files in whose paths `part` occurs.
+    #[track_caller]
+    pub fn executable(&mut self, part: &Path) -> usize {
+        let part = part.to_str().expect("temporary paths are text");
+        let questions = self.questions.as_mut().expect("open until the end");
+        writeln!(questions, "{part}").expect("somebody listens");
+        let mut answer = String::new();
+        self.answers.read_line(&mut answer).expect("somebody answers");
+        answer.trim().parse().unwrap_or_else(|e| panic!("{answer:?}: {e}"))
+    }
+}
+
+impl Drop for Outside {
+    fn drop(&mut self) {
+        drop(self.questions.take());
+        // It ends with its input; how is of no interest.
+        let _ = self.process.wait();
+    }
+}
+
+/// How much memory the process has, in KiB, that is really there.
+pub fn resident_kib() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").expect("/proc is mounted");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("every process has it");
+    line.trim().trim_end_matches(" kB").parse().expect("a number")
 }
 
 /// What a process has that could be left behind.

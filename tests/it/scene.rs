@@ -115,7 +115,7 @@ impl Scene {
     /// What the host has last said of the end of a generation.
     pub fn verdict_of(&self, plugin: &str, generation: u64) -> Option<Verdict> {
         self.events().into_iter().rev().find_map(|event| match event {
-            Event::Unloaded { plugin: p, generation: g } if p == plugin && g == generation => {
+            Event::Unloaded { plugin: p, generation: g, .. } if p == plugin && g == generation => {
                 Some(Verdict::Unloaded)
             }
             Event::Lingering { plugin: p, generation: g, reason, .. } if p == plugin && g == generation => {

@@ -4,7 +4,7 @@ use std::thread::{Builder, JoinHandle};
 
 use reseat_tests::misc::Misc;
 
-use crate::child::killed_in_child;
+use crate::child::{in_child, killed_in_child};
 use crate::scene::Scene;
 
 /// A thread in the plugin's code of whom the host knows nothing, and what lets it go.
@@ -49,5 +49,81 @@ fn a_thread_that_nobody_counts_dies_where_nobody_looks_at_stacks() {
         scene.host.reload("lets_code_escape").unwrap();
         scene.unloaded("lets_code_escape", 1);
         let _ = thread.join();
+    });
+}
+
+/// A value under a pthread key whose destructor is in the library, on this thread.
+fn leave_a_key(scene: &Scene) -> Result<(), String> {
+    let misc = scene.handle::<dyn Misc>("bypasses_the_capture");
+    misc.enter().unwrap().call("").map(drop).map_err(|e| e.to_string())
+}
+
+/// What the capture is there to prevent: the destructor of a key is called where the library was.
+#[test]
+fn a_thread_with_a_key_that_nobody_captures_dies_when_it_ends() {
+    killed_in_child(
+        "witness::a_thread_with_a_key_that_nobody_captures_dies_when_it_ends",
+        libc::SIGSEGV,
+        || {
+            let scene = Scene::with(&["bypasses_the_capture"]);
+            std::thread::scope(|threads| {
+                threads.spawn(|| {
+                    leave_a_key(&scene).unwrap();
+                    scene.host.reload("bypasses_the_capture").unwrap();
+                    scene.unloaded("bypasses_the_capture", 1);
+                });
+            });
+        },
+    );
+}
+
+/// And the other thing: keys that nobody deletes run out, since a process has 1,024 of them.
+#[test]
+fn keys_that_nobody_captures_run_out() {
+    in_child("witness::keys_that_nobody_captures_run_out", || {
+        let scene = Scene::with(&["bypasses_the_capture"]);
+        let mut keys = 0;
+        // All but a few, so that this does not take a thousand reloads.
+        const LEFT: usize = 20;
+        let mut taken = Vec::new();
+        loop {
+            let mut key = 0;
+            // SAFETY: writes one key, which has no destructor.
+            match unsafe { libc::pthread_key_create(&raw mut key, None) } {
+                0 => taken.push(key),
+                _ => break,
+            }
+        }
+        for key in taken.drain(..LEFT) {
+            // SAFETY: created above, and used by nobody.
+            assert_eq!(unsafe { libc::pthread_key_delete(key) }, 0);
+        }
+        let failed = loop {
+            if let Err(error) =
+                std::thread::scope(|threads| threads.spawn(|| leave_a_key(&scene)).join().unwrap())
+            {
+                break error;
+            }
+            keys += 1;
+            scene.host.reload("bypasses_the_capture").unwrap();
+        };
+        assert!(failed.contains("no key: Resource temporarily unavailable"), "{failed}");
+        assert!(keys <= LEFT, "{keys}");
+    });
+}
+
+/// What is captured is deleted: with as few keys, any number of reloads.
+#[test]
+fn keys_that_are_captured_do_not_run_out() {
+    in_child("witness::keys_that_are_captured_do_not_run_out", || {
+        let scene = Scene::with(&["thread_current"]);
+        let misc = scene.handle::<dyn Misc>("thread_current");
+        for _ in 0..1_100 {
+            std::thread::scope(|threads| {
+                threads.spawn(|| misc.enter().unwrap().call("hi").unwrap()).join().unwrap()
+            });
+            scene.host.reload("thread_current").unwrap();
+        }
+        scene.settled();
     });
 }

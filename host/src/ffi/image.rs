@@ -11,7 +11,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use libloading::os::unix::Library;
 use plugin_api::abi::{
-    BOUNDARY_VERSION, DESCRIPTOR_SYMBOL, Descriptor, GenerationRef, InterfaceExport, MAGIC, PluginContractRef,
+    BOUNDARY_VERSION, DESCRIPTOR_SYMBOL, Descriptor, GenerationRef, HeapUse, InterfaceExport, MAGIC,
+    PluginContractRef,
 };
 
 use super::capture::Book;
@@ -71,8 +72,8 @@ unsafe impl Sync for Image {}
 /// What became of an image that was to be closed.
 #[must_use]
 pub(crate) enum Closed {
-    /// It is out of memory.
-    Unloaded,
+    /// It is out of memory. What it has left on the heap, if it kept count.
+    Unloaded(Option<HeapUse>),
     /// It was closed, but the loader keeps it.
     Mapped(Remnant),
     /// It was not closed, because something would have crashed.
@@ -176,7 +177,8 @@ impl Image {
         // closed, and the caller has drained and destroyed the generation.
         let (library, record) =
             unsafe { (ManuallyDrop::take(&mut image.library), ManuallyDrop::take(&mut image.record)) };
-        let remnant = Remnant { path: std::mem::take(&mut image.path), range: image.range.clone() };
+        let left = image.descriptor().heap.map(|in_use| in_use());
+        let remnant = Remnant { left, path: std::mem::take(&mut image.path), range: image.range.clone() };
         std::mem::forget(image);
         if let Err(error) = library.close() {
             tracing::warn!("dlclose of {}: {error}", remnant.path.display());
@@ -224,6 +226,7 @@ unsafe fn check(descriptor: *const Descriptor, manifest_hash: u64) -> Result<(),
 
 /// An image that was closed, and that the loader may still keep.
 pub(crate) struct Remnant {
+    left: Option<HeapUse>,
     path: PathBuf,
     range: Range<usize>,
 }
@@ -235,7 +238,7 @@ impl Remnant {
             return Closed::Mapped(self);
         }
         entomb(self.range);
-        Closed::Unloaded
+        Closed::Unloaded(self.left)
     }
 
     /// How much address space it takes.

@@ -5,6 +5,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::NAME_HOLDERS_AFTER;
+use crate::events::Left;
 use crate::ffi::{Hooks, Image, Instance, Remnant};
 use crate::file::Staged;
 use crate::gate::Retired;
@@ -23,6 +24,8 @@ pub(super) struct Departure {
     pub(super) since: Instant,
     /// When its holders are next named.
     pub(super) name_at: Duration,
+    /// What it has left on the heap, once it is gone, if it kept count.
+    pub(super) left: Option<Left>,
     /// What threads have not cleared away has been cleared away for them.
     pub(super) adopted: bool,
     /// When it may next be tried to close it.
@@ -66,6 +69,7 @@ impl Departure {
             leak: false,
             since: Instant::now(),
             name_at: NAME_HOLDERS_AFTER,
+            left: None,
             adopted: false,
             close_at: Duration::ZERO,
             told: None,

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 
-use crate::events::{Event, Journal};
+use crate::events::{Event, Journal, Left};
 use crate::ffi::{Closed, Hooks, Image, Instance};
 use crate::file::Staged;
 use crate::gate::{self, Retired};
@@ -392,7 +392,8 @@ impl Round {
 
     fn finish(&self, departure: &mut Departure, closed: Closed, staged: Staged) -> (Stage, bool) {
         match closed {
-            Closed::Unloaded => {
+            Closed::Unloaded(left) => {
+                departure.left = left.map(|left| Left { blocks: left.blocks, bytes: left.bytes });
                 staged.unlink();
                 (Stage::Gone, true)
             }
@@ -423,7 +424,7 @@ impl Round {
         self.unfinished.fetch_sub(1, Ordering::SeqCst);
         if !departure.quiet {
             let (plugin, generation) = (departure.plugin.name.clone(), departure.number);
-            self.journal.record(Event::Unloaded { plugin, generation });
+            self.journal.record(Event::Unloaded { plugin, generation, left: departure.left });
         }
     }
 }

@@ -11,6 +11,8 @@ pub struct Args {
     plugin: Type,
     interfaces: Vec<Path>,
     name: Option<Expr>,
+    /// `allocator = host`: the host keeps account of the heap.
+    accounting: bool,
 }
 
 impl Parse for Args {
@@ -30,31 +32,55 @@ impl Parse for Args {
         }
         input.parse::<Token![:]>()?;
         let interfaces = Punctuated::<Path, Token![+]>::parse_separated_nonempty(input)?;
-        let mut args = Args { plugin, interfaces: interfaces.into_iter().collect(), name: None };
+        let mut args =
+            Args { plugin, interfaces: interfaces.into_iter().collect(), name: None, accounting: false };
         while !input.is_empty() {
             input.parse::<Token![,]>()?;
             if input.is_empty() {
                 break;
             }
             let key: Ident = input.parse()?;
-            if key != "name" {
-                return Err(Error::new(
-                    key.span(),
-                    format!("unknown option `{key}`: the option is `name = \"…\"`"),
-                ));
+            input.parse::<Token![=]>().map_err(|_| unknown(&key))?;
+            match key.to_string().as_str() {
+                "name" => args.name = Some(input.parse()?),
+                "allocator" => {
+                    let whose: Ident = input.parse()?;
+                    if whose != "host" {
+                        let text = format!(
+                            "`allocator = {whose}`: the only value is `host`, which lets the host keep account of the heap"
+                        );
+                        return Err(Error::new(whose.span(), text));
+                    }
+                    args.accounting = true;
+                }
+                _ => return Err(unknown(&key)),
             }
-            input.parse::<Token![=]>()?;
-            args.name = Some(input.parse()?);
         }
         Ok(args)
     }
 }
 
+fn unknown(key: &Ident) -> Error {
+    let text = format!("unknown option `{key}`: the options are `name = \"…\"` and `allocator = host`");
+    Error::new(key.span(), text)
+}
+
 pub fn expand(args: &Args) -> TokenStream {
-    let Args { plugin, interfaces, name } = args;
+    let Args { plugin, interfaces, name, accounting } = args;
     let name = name.as_ref().map_or_else(|| quote!(env!("CARGO_PKG_NAME")), |name| quote!(#name));
     let interfaces = interfaces.iter().map(|path| quote_spanned!(path.span()=> dyn #path));
+    let (allocator, heap) = if *accounting {
+        let allocator = quote! {
+            #[cfg(not(test))]
+            #[global_allocator]
+            static __RESEAT_HEAP: ::plugin_api::heap::Accounting = ::plugin_api::heap::Accounting;
+        };
+        (allocator, quote!(::core::option::Option::Some(::plugin_api::heap::in_use)))
+    } else {
+        (TokenStream::new(), quote!(::core::option::Option::None))
+    };
     quote! {
-        ::plugin_api::__export!(#plugin, #name, env!("CARGO_PKG_VERSION"), [#(#interfaces),*]);
+        #allocator
+        ::plugin_api::__export!(#plugin, #name, env!("CARGO_PKG_VERSION"), [#(#interfaces),*], heap: #heap);
     }
 }
