@@ -55,16 +55,23 @@ fn sweep(before: &HashMap<usize, Instant>) -> HashMap<usize, Instant> {
     after
 }
 
-/// The ledger, locked; without what is in it if somebody is writing there, or was when the process was forked.
+/// The ledger, locked; without what is in it if somebody was writing there when the process was forked: then the
+/// lock is never given back.
 pub(super) struct Marked(Option<MutexGuard<'static, Option<Ledger>>>);
 
 impl Marked {
     pub(super) fn look() -> Self {
-        Self(match MARKED.try_lock() {
-            Ok(ledger) => Some(ledger),
-            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
-            Err(TryLockError::WouldBlock) => None,
-        })
+        /// A sweep of a thousand threads takes less than a hundredth of it.
+        const PATIENCE: Duration = Duration::from_millis(100);
+        let start = Instant::now();
+        loop {
+            match MARKED.try_lock() {
+                Ok(ledger) => return Self(Some(ledger)),
+                Err(TryLockError::Poisoned(poisoned)) => return Self(Some(poisoned.into_inner())),
+                Err(TryLockError::WouldBlock) if start.elapsed() >= PATIENCE => return Self(None),
+                Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_micros(50)),
+            }
+        }
     }
 
     /// For how long at least the guard has been held that this word, just read from the frame, stands for.
