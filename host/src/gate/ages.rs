@@ -40,15 +40,15 @@ pub fn sample_ages(interval: Duration) {
 
 fn sweep(before: &HashMap<usize, Instant>) -> HashMap<usize, Instant> {
     let mut after = HashMap::new();
-    for frame in registry().frames() {
-        let word = frame.word.read();
+    for place in registry().places() {
+        let word = place.frame.read();
         if word.is_null() || word.addr() & (TAGS & !SEEN) != 0 {
             continue; // nobody, or nobody who holds a drain up for long
         }
-        let key = key(frame.word);
+        let key = key(&place.frame);
         if word.addr() & SEEN != 0 {
             after.insert(key, before.get(&key).copied().unwrap_or_else(Instant::now));
-        } else if frame.word.mark(word, SEEN) {
+        } else if place.frame.mark(word, SEEN) {
             after.insert(key, Instant::now()); // read after the mark: no older than the guard
         }
     }

@@ -8,7 +8,7 @@ use super::ages::Marked;
 use super::fence::Fence;
 use super::generation::{Generation, Header, Kept};
 use super::os;
-use super::record::{FrameView, Record, TAGS, UNVALIDATED, wake};
+use super::record::{Place, Record, TAGS, UNVALIDATED, wake};
 use super::registry::registry;
 use super::stragglers::{Held, Straggler, Stragglers};
 use super::sync::{Deadline, Ordering};
@@ -169,7 +169,7 @@ impl<T: Send + Sync + 'static> Retired<T> {
 
     /// `None` if it has left meanwhile.
     fn straggler(&self, record: &'static Record, marked: &Marked) -> Option<Straggler> {
-        let guards: Vec<_> = record.views().filter_map(|frame| self.held(frame, marked)).collect();
+        let guards: Vec<_> = record.places().filter_map(|place| self.held(place, marked)).collect();
         let (os_tid, orphaned) = (record.os_tid(), record.is_orphaned());
         let name_now = if orphaned { None } else { os::name_of_thread(os_tid) };
         (!guards.is_empty()).then(|| Straggler {
@@ -181,12 +181,12 @@ impl<T: Send + Sync + 'static> Retired<T> {
         })
     }
 
-    fn held(&self, frame: FrameView, marked: &Marked) -> Option<Held> {
-        let word = frame.holds(self.header())?;
+    fn held(&self, place: &Place, marked: &Marked) -> Option<Held> {
+        let word = place.holds(self.header())?;
         // Case 9.
         let since_retirement = (word.addr() & UNVALIDATED == 0).then(|| self.since.elapsed());
-        let note = NonZeroUsize::new(frame.note.load(Ordering::Relaxed).addr());
-        Some(Held { since: marked.age(frame.word, word).max(since_retirement), note })
+        let note = NonZeroUsize::new(place.note.load(Ordering::Relaxed).addr());
+        Some(Held { since: marked.age(&place.frame, word).max(since_retirement), note })
     }
 
     /// W3: the records with a frame of this generation.

@@ -105,6 +105,14 @@ impl Place {
     pub(super) fn requests(&self) -> u32 {
         self.wake.load(Ordering::Relaxed)
     }
+
+    /// W3 for one frame: what is in it, if that holds up the drain of this generation.
+    ///
+    /// An unvalidated frame does. An annotation does not: there the lease does.
+    pub(super) fn holds(&self, generation: *const Header) -> Option<*mut Header> {
+        let word = self.frame.read();
+        (word.map_addr(|a| a & !(UNVALIDATED | SEEN)).cast_const() == generation).then_some(word)
+    }
 }
 
 #[cfg(not(reseat_loom))]
@@ -112,23 +120,6 @@ const _: () = assert!(size_of::<Record>() == 128 && align_of::<Record>() == 128)
 
 /// A word in which whoever holds a guard may note what for. Nothing depends on it.
 pub type NoteCell = std::sync::atomic::AtomicPtr<()>;
-
-/// One frame as the others see it.
-#[derive(Clone, Copy)]
-pub(super) struct FrameView {
-    pub(super) word: &'static OwnerPtr<Header>,
-    pub(super) note: &'static NoteCell,
-}
-
-impl FrameView {
-    /// W3 for one frame: what is in it, if that holds up the drain of this generation.
-    ///
-    /// An unvalidated frame does. An annotation does not: there the lease does.
-    pub(super) fn holds(self, generation: *const Header) -> Option<*mut Header> {
-        let word = self.word.read();
-        (word.map_addr(|a| a & !(UNVALIDATED | SEEN)).cast_const() == generation).then_some(word)
-    }
-}
 
 impl Record {
     pub(super) fn new(wake: u32) -> Self {
@@ -323,7 +314,7 @@ impl Record {
     /// from it to a higher frame before (case 3) is seen when the scan gets there, and so are the
     /// effects of the call that emptied it (case 1). The link to a further block is read after the frames of
     /// this one, for the same reason.
-    pub(super) fn views(&'static self) -> impl Iterator<Item = FrameView> {
+    pub(super) fn places(&'static self) -> impl Iterator<Item = &'static Place> {
         let (mut block, mut index) = (self, 0);
         std::iter::from_fn(move || {
             if index == FRAMES {
@@ -331,13 +322,13 @@ impl Record {
             }
             let place = &block.places[index];
             index += 1;
-            Some(FrameView { word: &place.frame, note: &place.note })
+            Some(place)
         })
     }
 
     /// W3 for one record.
     pub(super) fn holds(&'static self, generation: *const Header) -> bool {
-        self.views().any(|frame| frame.holds(generation).is_some())
+        self.places().any(|place| place.holds(generation).is_some())
     }
 
     pub(super) fn next(&self) -> &AtomicPtr<Record> {

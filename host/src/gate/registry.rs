@@ -8,7 +8,7 @@
 use super::frame::Frame;
 use super::futex::Futex;
 use super::generation::Header;
-use super::record::{FrameView, Record, wake};
+use super::record::{Place, Record, wake};
 use super::sync::{AtomicPtr, Ordering};
 use std::ptr;
 
@@ -75,8 +75,8 @@ impl Registry {
     }
 
     /// All frames of all threads.
-    pub(super) fn frames(&self) -> impl Iterator<Item = FrameView> {
-        self.records().flat_map(Record::views)
+    pub(super) fn places(&self) -> impl Iterator<Item = &'static Place> {
+        self.records().flat_map(Record::places)
     }
 
     fn records(&self) -> impl Iterator<Item = &'static Record> {
