@@ -4,4 +4,6 @@
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rustc-link-arg=-Wl,--strip-debug");
+    println!("cargo:rerun-if-changed=interfaces/in_c.c");
+    cc::Build::new().file("interfaces/in_c.c").compile("reseat_tests_in_c");
 }

@@ -38,3 +38,7 @@ pub mod stamp;
 /// Code that runs when a library is opened.
 #[path = "interfaces/constructor.rs"]
 pub mod constructor;
+
+/// C code that fixtures can link.
+#[path = "interfaces/in_c.rs"]
+pub mod in_c;

@@ -1,12 +1,20 @@
-//! A thread that runs hooks of a plugin for somebody who does not want to wait for ever.
+//! The thread of one generation: it opens the library, runs the plugin's hooks, and closes the library.
 //!
-//! Its end also runs whatever the hooks have registered for the end of their thread, so that a generation is
-//! not kept in memory by the thread that created it.
+//! It lives as long as the image: some libraries take the thread that opens them for the main thread of their
+//! world, and what they keep about it must not go before they do. And since it is nobody else's thread, whoever
+//! waits for a hook need not wait for ever.
+//!
+//! Invariants:
+//! 1. A deputy that is dropped keeps its thread, as an image that is dropped stays mapped; only
+//!    [`Deputy::end`] ends it.
+//! 2. Jobs run one after the other, and one that nobody waits for any more is not begun.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Sender, bounded};
+use crossbeam_channel::{Sender, unbounded};
 
 use crate::gate;
 
@@ -14,52 +22,230 @@ type Job = Box<dyn FnOnce() + Send>;
 
 /// See the module.
 pub(crate) struct Deputy {
-    jobs: Option<Sender<Job>>,
-    thread: Option<JoinHandle<()>>,
+    jobs: Sender<Job>,
+    thread: JoinHandle<()>,
+    busy: Arc<Mutex<Option<Busy>>>,
 }
 
-/// A hook has not returned in time. Its thread is left behind.
-pub(crate) struct Stuck;
+/// What a deputy does, and since when.
+#[derive(Clone, Copy)]
+struct Busy {
+    job: &'static str,
+    since: Instant,
+}
+
+/// A job has not been done in time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Stuck {
+    /// It runs still. Its result goes to whoever has the [`Pending`].
+    Running,
+    /// It was not begun, and will not be: the thread is still at an earlier one.
+    Behind { job: &'static str, since: Duration },
+}
+
+/// A job that was handed in.
+pub(crate) struct Pending<R> {
+    outcome: Arc<Outcome<R>>,
+    /// Set by the first of the two: the thread that begins the job, or the one that gives it up.
+    claimed: Arc<AtomicBool>,
+    busy: Arc<Mutex<Option<Busy>>>,
+}
+
+/// Where the result is put. No channel: waiting for one makes a thread-local with a destructor, which takes the
+/// loader's lock, and the job may be a constructor that holds it.
+struct Outcome<R> {
+    result: Mutex<Done<R>>,
+    told: Condvar,
+}
+
+enum Done<R> {
+    NotYet,
+    With(R),
+    /// The job was dropped or has panicked, which would be a mistake of ours.
+    Without,
+}
+
+impl<R> Done<R> {
+    fn take(&mut self) -> Option<Result<R, ()>> {
+        match std::mem::replace(self, Done::Without) {
+            Done::With(result) => Some(Ok(result)),
+            Done::Without => Some(Err(())),
+            Done::NotYet => {
+                *self = Done::NotYet;
+                None
+            }
+        }
+    }
+}
+
+/// Puts the result where it is waited for, whatever happens to the job.
+struct Teller<R>(Arc<Outcome<R>>);
+
+impl<R> Teller<R> {
+    fn tell(&self, result: R) {
+        *lock(&self.0.result) = Done::With(result);
+    }
+}
+
+impl<R> Drop for Teller<R> {
+    fn drop(&mut self) {
+        let mut done = lock(&self.0.result);
+        if matches!(*done, Done::NotYet) {
+            *done = Done::Without;
+        }
+        self.0.told.notify_all();
+    }
+}
 
 impl Deputy {
-    pub(crate) fn start(name: &str) -> std::io::Result<Deputy> {
-        let (jobs, incoming) = bounded::<Job>(1);
-        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
-            // So that keys of the plugins, too, are looked after when this thread ends.
+    pub(crate) fn start(plugin: &str) -> std::io::Result<Deputy> {
+        let (jobs, incoming) = unbounded::<Job>();
+        let thread = std::thread::Builder::new().name(format!("reseat-{plugin}")).spawn(move || {
+            // So that what a hook registers for the end of its thread is looked after.
             let _ = gate::current_thread();
             for job in incoming {
                 job();
             }
         })?;
-        Ok(Deputy { jobs: Some(jobs), thread: Some(thread) })
+        Ok(Deputy { jobs, thread, busy: Arc::default() })
     }
 
-    /// Runs `hook` there. After [`Stuck`] the deputy is of no more use: every further hook is stuck at once.
+    /// Hands in a job, and does not wait for it. `told` is called when it is done.
+    pub(crate) fn begin<R: Send + 'static>(
+        &self,
+        job: &'static str,
+        told: impl FnOnce() + Send + 'static,
+        run: impl FnOnce() -> R + Send + 'static,
+    ) -> Pending<R> {
+        let outcome = Arc::new(Outcome { result: Mutex::new(Done::NotYet), told: Condvar::new() });
+        let claimed = Arc::new(AtomicBool::new(false));
+        let (teller, claim, busy) = (Teller(outcome.clone()), claimed.clone(), self.busy.clone());
+        let task = move || {
+            if claim.swap(true, Ordering::AcqRel) {
+                return;
+            }
+            *lock(&busy) = Some(Busy { job, since: Instant::now() });
+            let result = run();
+            *lock(&busy) = None;
+            teller.tell(result);
+            drop(teller);
+            told();
+        };
+        // Its thread takes jobs for as long as there is a sender.
+        let _ = self.jobs.send(Box::new(task));
+        Pending { outcome, claimed, busy: self.busy.clone() }
+    }
+
+    /// Runs a job, and waits for it.
+    ///
+    /// # Errors
+    /// It has not been done within `limit`. If it runs, its result will be lost.
     pub(crate) fn run<R: Send + 'static>(
-        &mut self,
+        &self,
+        job: &'static str,
         limit: Duration,
-        hook: impl FnOnce() -> R + Send + 'static,
+        run: impl FnOnce() -> R + Send + 'static,
     ) -> Result<R, Stuck> {
-        let (answer, answered) = bounded(1);
-        let job: Job = Box::new(move || {
-            let _ = answer.send(hook());
-        });
-        let sent = self.jobs.as_ref().is_some_and(|jobs| jobs.send(job).is_ok());
-        let result = if sent { answered.recv_timeout(limit).ok() } else { None };
-        result.ok_or_else(|| {
-            self.jobs = None;
-            self.thread = None;
-            Stuck
-        })
+        self.begin(job, || {}, run).wait(limit).map_err(|(stuck, _)| stuck)
+    }
+
+    /// Ends the thread, if it is idle. Otherwise it ends when its job does.
+    pub(crate) fn end(self) {
+        let Deputy { jobs, thread, busy } = self;
+        drop(jobs);
+        if lock(&busy).is_none() {
+            // Jobs do not panic: panics of hooks end in the plugin.
+            let _ = thread.join();
+        }
     }
 }
 
-impl Drop for Deputy {
-    fn drop(&mut self) {
-        self.jobs = None;
-        if let Some(thread) = self.thread.take() {
-            // It has no job, so it ends at once; hooks cannot panic, their panics end in the plugin.
-            let _ = thread.join();
+impl<R> Pending<R> {
+    /// Waits for the result.
+    ///
+    /// # Errors
+    /// It has not come within `limit`. If the job runs, its result can still be waited for.
+    pub(crate) fn wait(self, limit: Duration) -> Result<R, (Stuck, Option<Pending<R>>)> {
+        let done = lock(&self.outcome.result);
+        let (mut done, _) = self
+            .outcome
+            .told
+            .wait_timeout_while(done, limit, |done| matches!(done, Done::NotYet))
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(Ok(result)) = done.take() {
+            return Ok(result);
         }
+        drop(done);
+        if self.claimed.swap(true, Ordering::AcqRel) {
+            return Err((Stuck::Running, Some(self)));
+        }
+        // Without one, it has just ended, or the thread has not begun.
+        let behind = *lock(&self.busy);
+        let (job, since) = behind.map_or(("its beginning", Duration::ZERO), |b| (b.job, b.since.elapsed()));
+        Err((Stuck::Behind { job, since }, None))
+    }
+
+    /// The result, if it is there. `Err`: there will be none.
+    pub(crate) fn poll(&self) -> Option<Result<R, ()>> {
+        lock(&self.outcome.result).take()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc::channel;
+
+    const LONG: Duration = Duration::from_secs(20);
+    const SHORT: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn jobs_run_in_turn_on_one_thread_that_is_not_the_caller_s() {
+        let deputy = Deputy::start("test").unwrap();
+        let first = deputy.run("first", LONG, || std::thread::current().id()).unwrap();
+        let second = deputy.run("second", LONG, || std::thread::current().id()).unwrap();
+        assert_eq!(first, second);
+        assert_ne!(first, std::thread::current().id());
+        deputy.end();
+    }
+
+    #[test]
+    fn what_is_handed_in_behind_a_job_that_hangs_is_never_begun_and_says_whom_it_waited_for() {
+        let deputy = Deputy::start("test").unwrap();
+        let (go, held) = channel::<()>();
+        let (entered, is_in) = channel();
+        let late = deputy.begin(
+            "slow",
+            || {},
+            move || {
+                entered.send(()).unwrap();
+                held.recv().unwrap();
+                7
+            },
+        );
+        is_in.recv_timeout(LONG).unwrap();
+        let Err((stuck, Some(late))) = late.wait(SHORT) else { panic!("it has answered") };
+        assert_eq!((stuck, late.poll()), (Stuck::Running, None));
+        let behind = deputy.run("behind", SHORT, || unreachable!("nobody waits for it any more"));
+        assert!(matches!(behind, Err(Stuck::Behind { job: "slow", .. })), "{behind:?}");
+        go.send(()).unwrap();
+        // It is of use again, and the late result is not lost.
+        assert_eq!(deputy.run("after", LONG, || 8), Ok(8));
+        assert_eq!(late.poll(), Some(Ok(7)));
+        deputy.end();
+    }
+
+    #[test]
+    fn whoever_is_to_be_told_is_told_when_the_result_is_there() {
+        let deputy = Deputy::start("test").unwrap();
+        let (tell, told) = channel();
+        let pending = deputy.begin("job", move || tell.send(()).unwrap(), || 1);
+        told.recv_timeout(LONG).unwrap();
+        assert_eq!(pending.poll(), Some(Ok(1)));
+        deputy.end();
     }
 }

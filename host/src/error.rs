@@ -178,6 +178,15 @@ pub enum RefusalReason {
     /// The library could not be opened.
     #[error("{0}")]
     Open(String),
+    /// The library's constructors did not return in time. The C library opens and closes libraries, and begins
+    /// threads, under a lock that they hold.
+    #[error(
+        "its constructors have not returned within {limit:?}: until they do, nothing can be opened or closed and no thread can begin in this process; what serves, serves on, but if they never return, only a restart helps"
+    )]
+    ConstructorStuck {
+        /// The deadline.
+        limit: Duration,
+    },
     /// A hook of the plugin returned an error.
     #[error("{hook} failed: {error}")]
     Hook {
@@ -195,6 +204,18 @@ pub enum RefusalReason {
         hook: &'static str,
         /// The deadline.
         limit: Duration,
+    },
+    /// The thread of a generation is still at an earlier hook.
+    #[error("{hook} could not be begun within {limit:?}: that generation's thread is at {job} since {:.1} s", since.as_secs_f64())]
+    ThreadBusy {
+        /// The hook.
+        hook: &'static str,
+        /// The deadline.
+        limit: Duration,
+        /// What the thread is at.
+        job: &'static str,
+        /// Since when.
+        since: Duration,
     },
     /// Calls in flight did not end in time.
     #[error("it is still in use after {limit:?}: {holders}")]
@@ -231,8 +252,8 @@ impl RefusalReason {
     /// Whether the same file may be accepted later: the reason lies with who uses the plugin, not with the
     /// build.
     pub fn is_passing(&self) -> bool {
-        use RefusalReason::{Held, Lingering, NotSettled, Stage};
-        matches!(self, Held { .. } | Lingering { .. } | NotSettled(_) | Stage(_))
+        use RefusalReason::{Held, Lingering, NotSettled, Stage, ThreadBusy};
+        matches!(self, Held { .. } | Lingering { .. } | NotSettled(_) | Stage(_) | ThreadBusy { .. })
     }
 }
 

@@ -12,6 +12,7 @@ use plugin_api::CallError;
 use plugin_api::abi::InstanceRef;
 use plugin_api::desc::InterfaceDesc;
 
+use crate::deputy::Deputy;
 use crate::error::ReloadError;
 use crate::events::Step;
 use crate::ffi::{Counters, Instance, Tables};
@@ -42,6 +43,8 @@ pub(crate) struct Loaded {
     pub(crate) tables: Tables,
     pub(crate) build: Arc<Build>,
     pub(crate) staged: Staged,
+    /// The thread of this generation.
+    pub(crate) deputy: Deputy,
 }
 
 impl Loaded {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use plugin_api::CallError;
 use plugin_api::abi::BOUNDARY_VERSION;
 
-use crate::deputy::Deputy;
+use crate::deputy::{Deputy, Stuck};
 use crate::error::{Refusal, RefusalReason, ReloadError};
 use crate::events::{Event, Step};
 use crate::ffi::{Hooks, Instance, Tables, open_trusted};
@@ -184,25 +184,44 @@ impl Reload<'_> {
         };
         let staged = incoming.name(&self.plugin.name, number).map_err(|e| stop(Step::Stage, e))?;
         self.turn.at(Step::Open);
-        let facts = &self.build.facts;
-        let image = open_trusted(
-            self.origin,
-            &staged,
-            &self.plugin.name,
-            number,
-            facts.manifest_hash,
-            self.plugin.counters.clone(),
-        )
-        .map_err(|e| stop(Step::Open, RefusalReason::Open(e.to_string())))?;
-        let deputy = Deputy::start("reseat-hooks")
-            .map_err(|e| stop(Step::Open, RefusalReason::Open(e.to_string())))?;
+        let failed = |reason: String| stop(Step::Open, RefusalReason::Open(reason));
+        let deputy = Deputy::start(&self.plugin.name).map_err(|e| failed(e.to_string()))?;
+        let open = {
+            let (origin, name) = (self.origin.clone(), self.plugin.name.clone());
+            let (manifest_hash, counters) = (self.build.facts.manifest_hash, self.plugin.counters.clone());
+            move || {
+                let image = open_trusted(&origin, &staged, &name, number, manifest_hash, counters);
+                image.map(|image| (Hooks::new(image), staged))
+            }
+        };
+        let limit = self.core.options.hook_deadline;
+        let parts = match deputy.begin("its constructors", || {}, open).wait(limit) {
+            Ok(Ok(parts)) => parts,
+            Ok(Err(error)) => {
+                deputy.end();
+                return Err(failed(error.to_string()));
+            }
+            Err((stuck, pending)) => {
+                if let Some(pending) = pending {
+                    let version = self.build.manifest.version.clone();
+                    self.core.reaper.await_open(self.plugin.clone(), number, version, pending, deputy);
+                }
+                return Err(stop(
+                    Step::Open,
+                    match stuck {
+                        Stuck::Running => RefusalReason::ConstructorStuck { limit },
+                        Stuck::Behind { .. } => hook_stuck("opening it", limit, stuck),
+                    },
+                ));
+            }
+        };
         Ok(Trial {
             core: self.core.clone(),
             plugin: self.plugin.clone(),
             number,
             build: self.build.clone(),
-            deputy,
-            parts: Some((Hooks::new(image), staged)),
+            deputy: Some(deputy),
+            parts: Some(parts),
             instance: None,
         })
     }
@@ -212,7 +231,7 @@ impl Reload<'_> {
         self.turn.at(Step::Create);
         let config = self.core.config(&self.plugin.name);
         let hooks = trial.hooks();
-        let instance = self.hook(trial, Step::Create, "create", move || hooks.create(&config))?;
+        let instance = self.hook(trial.deputy(), Step::Create, "create", move || hooks.create(&config))?;
         trial.instance = Some(instance);
         self.check(trial)?;
         let loaded = self.bind(trial)?;
@@ -234,12 +253,13 @@ impl Reload<'_> {
             self.plugin.slot.pause().map_err(|e| stop(Step::Drain, RefusalReason::Gate(e.to_string())))?;
         self.drain(&mut pause)?;
         self.turn.at(Step::Save);
-        let frame = self.save(trial, pause.value().instance.clone())?;
+        let frame = self.save(pause.value())?;
         let state_bytes = frame.len();
         self.turn.at(Step::Restore);
         let config = self.core.config(&self.plugin.name);
         let hooks = trial.hooks();
-        let instance = self.hook(trial, Step::Restore, "restore", move || hooks.restore(&config, &frame))?;
+        let instance =
+            self.hook(trial.deputy(), Step::Restore, "restore", move || hooks.restore(&config, &frame))?;
         trial.instance = Some(instance);
         self.check(trial)?;
         let loaded = self.bind(trial)?;
@@ -275,8 +295,9 @@ impl Reload<'_> {
         })
     }
 
-    fn save(&self, trial: &mut Trial, old: Instance) -> Result<Vec<u8>, Stop> {
-        let frame = self.hook(trial, Step::Save, "save", move || old.save(0))?;
+    fn save(&self, old: &Loaded) -> Result<Vec<u8>, Stop> {
+        let instance = old.instance.clone();
+        let frame = self.hook(&old.deputy, Step::Save, "save", move || instance.save(0))?;
         // What leaves a plugin is checked before it is believed: a damaged frame must not reach the next one.
         plugin_api::Saved::from_frame(&frame).map_err(|error| {
             stop(
@@ -292,22 +313,22 @@ impl Reload<'_> {
         self.turn.at(Step::Check);
         let instance = trial.instance.clone().expect("created or restored just before");
         let checked = instance.clone();
-        self.hook(trial, Step::Check, "started", move || instance.started())?;
-        self.hook(trial, Step::Check, "self_check", move || checked.self_check())
+        self.hook(trial.deputy(), Step::Check, "started", move || instance.started())?;
+        self.hook(trial.deputy(), Step::Check, "self_check", move || checked.self_check())
     }
 
     fn hook<R: Send + 'static>(
         &self,
-        trial: &mut Trial,
+        deputy: &Deputy,
         step: Step,
         hook: &'static str,
         call: impl FnOnce() -> Result<R, CallError> + Send + 'static,
     ) -> Result<R, Stop> {
         let limit = self.core.options.hook_deadline;
-        match trial.deputy.run(limit, call) {
+        match deputy.run(hook, limit, call) {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(error)) => Err(stop(step, RefusalReason::Hook { hook, error })),
-            Err(_) => Err(stop(step, RefusalReason::HookStuck { hook, limit })),
+            Err(stuck) => Err(stop(step, hook_stuck(hook, limit, stuck))),
         }
     }
 
@@ -369,6 +390,13 @@ impl Reload<'_> {
     }
 }
 
+fn hook_stuck(hook: &'static str, limit: Duration, stuck: Stuck) -> RefusalReason {
+    match stuck {
+        Stuck::Running => RefusalReason::HookStuck { hook, limit },
+        Stuck::Behind { job, since } => RefusalReason::ThreadBusy { hook, limit, job, since },
+    }
+}
+
 fn millis(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e3
 }
@@ -380,7 +408,7 @@ struct Trial {
     plugin: Arc<Plugin>,
     number: u64,
     build: Arc<Build>,
-    deputy: Deputy,
+    deputy: Option<Deputy>,
     parts: Option<(Hooks, Staged)>,
     instance: Option<Instance>,
 }
@@ -390,31 +418,31 @@ impl Trial {
         self.parts.as_ref().expect("until it is published").0.clone()
     }
 
+    fn deputy(&self) -> &Deputy {
+        self.deputy.as_ref().expect("until it is published")
+    }
+
     fn take_loaded(&mut self, tables: Tables) -> Loaded {
         let (_, staged) = self.parts.take().expect("published once");
         let instance = self.instance.take().expect("created or restored");
-        Loaded { number: self.number, tables, instance, build: self.build.clone(), staged }
+        let deputy = self.deputy.take().expect("published once");
+        Loaded { number: self.number, tables, instance, build: self.build.clone(), staged, deputy }
     }
 
     /// Publishing failed after all.
     fn take_back(&mut self, loaded: Loaded) {
         self.parts = Some((loaded.instance.clone().into_hooks(), loaded.staged));
         self.instance = Some(loaded.instance);
+        self.deputy = Some(loaded.deputy);
     }
 }
 
 impl Drop for Trial {
     fn drop(&mut self) {
-        if let Some((hooks, staged)) = self.parts.take() {
+        if let (Some(parts), Some(deputy)) = (self.parts.take(), self.deputy.take()) {
             let version = self.build.manifest.version.clone();
-            self.core.reaper.discard(
-                self.plugin.clone(),
-                self.number,
-                version,
-                hooks,
-                self.instance.take(),
-                staged,
-            );
+            let instance = self.instance.take();
+            self.core.reaper.discard(self.plugin.clone(), self.number, version, parts, instance, deputy);
         }
     }
 }

@@ -6,6 +6,8 @@ mod callers;
 mod child;
 /// The bytes of libraries: fixtures, and what is made from them.
 mod library;
+/// Threads that live on while generations come and go.
+mod long_lived;
 /// What the kernel and the C library say about this process.
 mod process;
 /// The `reseat` program, run as a person would.
@@ -25,6 +27,8 @@ mod budget;
 mod calls;
 /// The command line, HTTP, and what they say.
 mod cli;
+/// Code that runs when a library is opened.
+mod constructors;
 /// Things that happen at the same time.
 mod encounters;
 /// Real builds of a real plugin, under load.

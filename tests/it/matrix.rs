@@ -1,13 +1,12 @@
 use std::path::PathBuf;
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
-use reseat::{Handle, ReloadError};
+use reseat::{Handle, MaxLingering, ReloadError};
 use reseat_tests::misc::Misc;
 
 use crate::callers::Callers;
 use crate::child::{in_child, in_child_with, in_child_within};
+use crate::long_lived::{LongLived, all_come_by, call_all};
 use crate::process::{Belongings, Outside, mapped, resident_kib};
 use crate::scene::{Scene, Verdict};
 use crate::waiting::DEADLINE;
@@ -55,9 +54,12 @@ struct Trial {
 
 impl Trial {
     fn new(shape: Shape) -> Trial {
-        let scene = Scene::with(&[shape.fixture]);
+        Trial::of(Scene::with(&[shape.fixture]), shape)
+    }
+
+    fn of(scene: Scene, shape: Shape) -> Trial {
         let misc = scene.handle(shape.fixture);
-        let threads = (0..shape.threads).map(|n| LongLived::new(n, &misc)).collect();
+        let threads = (0..shape.threads).map(|n| LongLived::new(&format!("long-lived-{n}"), &misc)).collect();
         let (plugin, what) = (shape.fixture, "awake".to_owned());
         Trial { scene, misc, plugin, what, threads, outside: Outside::of_this_process(), lingering: 0 }
     }
@@ -65,25 +67,9 @@ impl Trial {
     /// Every thread that lives on calls, and one that ends at once.
     #[track_caller]
     fn call(&self) {
-        for thread in &self.threads {
-            thread.order(Order::Call(self.what.clone()));
-        }
-        for thread in &self.threads {
-            thread.done();
-        }
+        call_all(&self.threads, &self.what);
         let (misc, what) = (self.misc.clone(), self.what.clone());
         std::thread::spawn(move || call(&misc, &what)).join().expect("it is answered");
-    }
-
-    /// Every thread that lives on enters a call, and does not make it.
-    #[track_caller]
-    fn come_by(&self) {
-        for thread in &self.threads {
-            thread.order(Order::ComeBy);
-        }
-        for thread in &self.threads {
-            thread.done();
-        }
     }
 
     #[track_caller]
@@ -124,7 +110,7 @@ impl Trial {
     fn agrees_until_gone(&mut self, old: u64) {
         let deadline = std::time::Instant::now() + DEADLINE;
         loop {
-            self.come_by();
+            all_come_by(&self.threads);
             let before = self.scene.verdict_of(self.plugin, old);
             let is_mapped = self.is_mapped(old);
             match before {
@@ -163,53 +149,6 @@ impl Trial {
 fn call(misc: &Handle<dyn Misc>, what: &str) {
     let said = misc.enter().and_then(|guard| guard.call(what)).unwrap();
     assert!(said.starts_with(what), "{said:?}");
-}
-
-enum Order {
-    Call(String),
-    ComeBy,
-}
-
-/// A thread that does what it is told, and otherwise sleeps.
-struct LongLived {
-    orders: Sender<Order>,
-    answers: Receiver<()>,
-    thread: JoinHandle<()>,
-}
-
-impl LongLived {
-    fn new(number: usize, misc: &Handle<dyn Misc>) -> LongLived {
-        let (orders, ordered) = channel();
-        let (answer, answers) = channel();
-        let misc = misc.clone();
-        let run = move || {
-            for order in ordered {
-                match order {
-                    Order::Call(what) => call(&misc, &what),
-                    Order::ComeBy => drop(misc.enter().unwrap()),
-                }
-                let _ = answer.send(());
-            }
-        };
-        let thread = std::thread::Builder::new().name(format!("long-lived-{number}")).spawn(run);
-        LongLived { orders, answers, thread: thread.expect("a thread") }
-    }
-
-    #[track_caller]
-    fn order(&self, order: Order) {
-        self.orders.send(order).unwrap();
-    }
-
-    #[track_caller]
-    fn done(&self) {
-        self.answers.recv_timeout(DEADLINE).unwrap();
-    }
-
-    #[track_caller]
-    fn end(self) {
-        drop(self.orders);
-        self.thread.join().unwrap();
-    }
 }
 
 /// Replaces it again and again; each generation is called, and its end is watched from outside.
@@ -331,6 +270,42 @@ fn a_pool_of_rayon() {
 }
 
 #[test]
+fn the_pool_of_rayon_that_every_program_has() {
+    let name = "matrix::the_pool_of_rayon_that_every_program_has";
+    in_child_with(name, &[("RAYON_NUM_THREADS", "1")], || {
+        let limit = MaxLingering { generations: RELOADS as usize + 1, bytes: u64::MAX };
+        let fixture = "runs_rayon_globally";
+        let scene = Scene::with_options(&[fixture], |options| options.max_lingering = limit);
+        let mut trial = Trial::of(scene, Shape::of(fixture));
+        for _ in 0..RELOADS {
+            trial.call();
+            let old = trial.serving();
+            trial.scene.host.reload(fixture).unwrap();
+            trial.scene.lingers(fixture, old, &["of the plugin still runs"]);
+            assert!(trial.is_mapped(old));
+        }
+        // What could not be unloaded has not gone since, and nobody has said that it has.
+        for old in 1..=RELOADS {
+            assert!(trial.is_mapped(old));
+            assert!(matches!(trial.scene.verdict_of(fixture, old), Some(Verdict::Lingering(_)) | None));
+        }
+    });
+}
+
+#[test]
+fn c_code_with_a_constructor_and_a_thread_local() {
+    replaced_again_and_again("matrix::c_code_with_a_constructor_and_a_thread_local", Shape::of("links_c"));
+}
+
+#[test]
+fn a_library_that_remembers_the_thread_that_opened_it() {
+    replaced_again_and_again(
+        "matrix::a_library_that_remembers_the_thread_that_opened_it",
+        Shape::of("opening_thread"),
+    );
+}
+
+#[test]
 fn regular_expressions() {
     replaced_again_and_again("matrix::regular_expressions", Shape::of("uses_regex"));
 }
@@ -364,7 +339,7 @@ fn threads_that_are_left_behind_and_end_after_a_while() {
             // As long as they run it lingers, for a reason that names them.
             trial.scene.lingers(trial.plugin, old, &["thread \"stray\"", "of the plugin still runs"]);
             // The threads that called have left something, too.
-            trial.come_by();
+            all_come_by(&trial.threads);
             assert!(trial.is_mapped(old));
             assert!(matches!(trial.scene.verdict_of(trial.plugin, old), Some(Verdict::Lingering(_))));
             hold.release();

@@ -1,6 +1,4 @@
 use std::path::PathBuf;
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use reseat::{CallError, Handle, Host, Options, Step};
@@ -10,9 +8,13 @@ use serde_json::json;
 
 use crate::callers::Callers;
 use crate::child::{in_child, in_child_with};
+use crate::long_lived::{LongLived, all_quiesce, call_all};
 use crate::process::{Belongings, mapped};
 use crate::scene::{Build, Hold, Scene, Verdict};
 use crate::waiting::DEADLINE;
+
+/// What they are told.
+const AWAKE: &str = "awake";
 
 /// A scene with one of the fixtures that implement `Misc`, each under its own name.
 #[track_caller]
@@ -50,44 +52,11 @@ fn stays(scene: &Scene, plugin: &str, generation: u64, words: &[&str]) {
     assert_ne!(mapped(&copy(scene, plugin, generation)), [""; 0]);
 }
 
-/// A thread that calls when it is told to, and otherwise sleeps.
-struct Sleeper {
-    orders: Sender<()>,
-    answers: Receiver<Result<String, CallError>>,
-    thread: JoinHandle<()>,
-}
-
-impl Sleeper {
-    fn new(name: &str, misc: &Handle<dyn Misc>) -> Sleeper {
-        let (orders, ordered) = channel();
-        let (answer, answers) = channel();
-        let misc = misc.clone();
-        let run = move || {
-            for () in ordered {
-                let _ = answer.send(misc.enter().and_then(|guard| guard.call("awake")));
-            }
-        };
-        let thread = std::thread::Builder::new().name(name.into()).spawn(run).expect("a thread");
-        Sleeper { orders, answers, thread }
-    }
-
-    #[track_caller]
-    fn call(&self) -> String {
-        self.orders.send(()).unwrap();
-        self.answers.recv_timeout(DEADLINE).unwrap().unwrap()
-    }
-
-    fn end(self) {
-        drop(self.orders);
-        self.thread.join().unwrap();
-    }
-}
-
 /// These threads call now and then, until a generation is gone.
 #[track_caller]
-fn come_by(scene: &Scene, plugin: &str, generation: u64, sleepers: &[Sleeper]) {
+fn come_by(scene: &Scene, plugin: &str, generation: u64, sleepers: &[LongLived]) {
     scene.eventually(|s| {
-        sleepers.iter().for_each(|sleeper| drop(sleeper.call()));
+        call_all(sleepers, AWAKE);
         s.verdict_of(plugin, generation) == Some(Verdict::Unloaded)
     });
     gone(scene, plugin, generation);
@@ -96,16 +65,16 @@ fn come_by(scene: &Scene, plugin: &str, generation: u64, sleepers: &[Sleeper]) {
 #[test]
 fn thread_locals_with_destructors_are_gone_when_their_threads_have_come_by() {
     let (scene, misc) = scene("tls_with_drop");
-    let sleepers: Vec<_> = (0..4).map(|n| Sleeper::new(&format!("sleeper-{n}"), &misc)).collect();
+    let sleepers: Vec<_> = (0..4).map(|n| LongLived::new(&format!("sleeper-{n}"), &misc)).collect();
     for sleeper in &sleepers {
-        sleeper.call();
-        sleeper.call();
+        sleeper.call(AWAKE);
+        sleeper.call(AWAKE);
     }
     let old = replace(&scene, "tls_with_drop");
     come_by(&scene, "tls_with_drop", old, &sleepers);
     // One per thread, and each of them once.
     assert_eq!(scene.status("tls_with_drop").counters, [("destroyed".to_owned(), 4)]);
-    sleepers.into_iter().for_each(Sleeper::end);
+    sleepers.into_iter().for_each(LongLived::end);
     assert_eq!(scene.status("tls_with_drop").counters, [("destroyed".to_owned(), 8)]);
     let last = replace(&scene, "tls_with_drop");
     gone(&scene, "tls_with_drop", last);
@@ -114,13 +83,13 @@ fn thread_locals_with_destructors_are_gone_when_their_threads_have_come_by() {
 #[test]
 fn a_sleeping_thread_keeps_a_generation_by_name_until_it_calls_again() {
     let (scene, misc) = scene("tls_with_drop");
-    let sleeper = Sleeper::new("late-riser", &misc);
-    sleeper.call();
+    let sleeper = LongLived::new("late-riser", &misc);
+    sleeper.call(AWAKE);
     let old = replace(&scene, "tls_with_drop");
     let words = ["thread \"late-riser\"", "has thread-locals of the plugin and has not come by since"];
     stays(&scene, "tls_with_drop", old, &words);
     assert_eq!(scene.status("tls_with_drop").counters, [("destroyed".to_owned(), 0)]);
-    sleeper.call();
+    sleeper.call(AWAKE);
     gone(&scene, "tls_with_drop", old);
     assert_eq!(scene.status("tls_with_drop").counters, [("destroyed".to_owned(), 1)]);
     sleeper.end();
@@ -129,28 +98,52 @@ fn a_sleeping_thread_keeps_a_generation_by_name_until_it_calls_again() {
 #[test]
 fn a_sleeping_thread_keeps_a_generation_until_it_ends() {
     let (scene, misc) = scene("tls_with_drop");
-    let sleepers: Vec<_> = (0..3).map(|n| Sleeper::new(&format!("sleeper-{n}"), &misc)).collect();
-    sleepers.iter().for_each(|sleeper| drop(sleeper.call()));
+    let sleepers: Vec<_> = (0..3).map(|n| LongLived::new(&format!("sleeper-{n}"), &misc)).collect();
+    call_all(&sleepers, AWAKE);
     let old = replace(&scene, "tls_with_drop");
     stays(&scene, "tls_with_drop", old, &["has not come by since, and 2 other threads"]);
-    sleepers.into_iter().for_each(Sleeper::end);
+    sleepers.into_iter().for_each(LongLived::end);
     gone(&scene, "tls_with_drop", old);
     assert_eq!(scene.status("tls_with_drop").counters, [("destroyed".to_owned(), 3)]);
 }
 
 #[test]
+fn sixty_four_parked_workers_keep_nothing_unless_they_have_its_thread_locals_and_until_they_quiesce() {
+    let workers = |misc: &Handle<dyn Misc>| -> Vec<_> {
+        (0..64).map(|n| LongLived::new(&format!("parked-{n}"), misc)).collect()
+    };
+    // None: it is unloaded while all of them sleep.
+    let (scene_without, misc) = scene("links_c");
+    let parked = workers(&misc);
+    call_all(&parked, AWAKE);
+    let old = replace(&scene_without, "links_c");
+    gone(&scene_without, "links_c", old);
+    parked.into_iter().for_each(LongLived::end);
+
+    let (scene_with, misc) = scene("tls_with_drop");
+    let parked = workers(&misc);
+    call_all(&parked, AWAKE);
+    let old = replace(&scene_with, "tls_with_drop");
+    stays(&scene_with, "tls_with_drop", old, &["has not come by since, and 63 other threads"]);
+    all_quiesce(&parked);
+    gone(&scene_with, "tls_with_drop", old);
+    assert_eq!(scene_with.status("tls_with_drop").counters, [("destroyed".to_owned(), 64)]);
+    parked.into_iter().for_each(LongLived::end);
+}
+
+#[test]
 fn the_handle_of_the_current_thread_is_gone_when_its_threads_have_come_by() {
     let (scene, misc) = scene("thread_current");
-    let sleepers: Vec<_> = (0..4).map(|n| Sleeper::new(&format!("sleeper-{n}"), &misc)).collect();
+    let sleepers: Vec<_> = (0..4).map(|n| LongLived::new(&format!("sleeper-{n}"), &misc)).collect();
     for round in 1..=5 {
         for sleeper in &sleepers {
-            sleeper.call();
+            sleeper.call(AWAKE);
         }
         let old = replace(&scene, "thread_current");
         assert_eq!(old, round);
         come_by(&scene, "thread_current", old, &sleepers);
     }
-    sleepers.into_iter().for_each(Sleeper::end);
+    sleepers.into_iter().for_each(LongLived::end);
 }
 
 #[test]
@@ -158,8 +151,8 @@ fn a_thread_that_called_old_generations_ends_without_harm() {
     in_child("unload::a_thread_that_called_old_generations_ends_without_harm", || {
         let (scene, misc) = scene("thread_current");
         for _ in 0..10 {
-            let sleeper = Sleeper::new("once", &misc);
-            sleeper.call();
+            let sleeper = LongLived::new("once", &misc);
+            sleeper.call(AWAKE);
             let old = replace(&scene, "thread_current");
             sleeper.end();
             gone(&scene, "thread_current", old);

@@ -138,7 +138,7 @@ impl Book {
 
     /// Runs what the calling thread has registered, last first, until nothing is left: a destructor may
     /// register another.
-    fn run_on_this_thread(&self) {
+    pub(crate) fn run_on_this_thread(&self) {
         let me = os::thread_id();
         while let Some((run, object)) = self.take_destructor(me) {
             // SAFETY: registered for this thread with this object, and run once (invariant 2). The image is

@@ -8,6 +8,7 @@ use std::mem::ManuallyDrop;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use libloading::os::unix::Library;
 use plugin_api::abi::{
@@ -17,11 +18,14 @@ use plugin_api::abi::{
 
 use super::capture::Book;
 use super::contract::{Counters, GenerationRecord, HOST};
+use super::loader::{self, LoaderBusy};
 use super::{os_linux as os, second_check, witness};
 
 /// Why a library could not be opened. It is closed again.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum OpenError {
+    #[error("{0}")]
+    Busy(#[from] LoaderBusy),
     #[error("{} is open already, so the loader would give back the old image; this is a bug in reseat", .0.display())]
     AlreadyOpen(PathBuf),
     #[error("the loader refuses it: {0}")]
@@ -72,13 +76,23 @@ unsafe impl Sync for Image {}
 /// What became of an image that was to be closed.
 #[must_use]
 pub(crate) enum Closed {
-    /// It is out of memory. What it has left on the heap, if it kept count.
-    Unloaded(Option<HeapUse>),
-    /// It was closed, but the loader keeps it.
-    Mapped(Remnant),
+    /// It was closed; whether it is gone is another question.
+    Closed(Remnant),
     /// It was not closed, because something would have crashed.
     NotYet(Image, String),
 }
+
+/// Whether an image that was closed is gone.
+#[must_use]
+pub(crate) enum Gone {
+    /// It is out of memory. What it has left on the heap, if it kept count.
+    Unloaded(Option<HeapUse>),
+    /// The loader keeps it.
+    Mapped(Remnant),
+}
+
+/// How long opening and closing wait for the loader, of which there is one in a process.
+const TURN_LIMIT: Duration = Duration::from_secs(2);
 
 impl Image {
     /// Opens a library that somebody has vouched for, checks its descriptor and attaches it.
@@ -95,6 +109,7 @@ impl Image {
         manifest_hash: u64,
         counters: Arc<Counters>,
     ) -> Result<Image, OpenError> {
+        let _turn = loader::turn(path, "constructors", TURN_LIMIT)?;
         if os::is_open(path) {
             return Err(OpenError::AlreadyOpen(path.to_owned()));
         }
@@ -152,22 +167,34 @@ impl Image {
         self.range.len() as u64
     }
 
-    /// Closes the image if nothing of it can run any more, and asks whether it is gone. With a second witness, only
-    /// if no thread's stack contradicts that.
-    pub(crate) fn close(mut self, second_witness: bool) -> Closed {
-        let handlers = || match os::handlers_in(&self.range).first() {
-            Some(signal) => Err(format!("its handler of signal {signal} is still installed")),
-            None => Ok(()),
-        };
-        if let Err(reason) = self.record.book.check().and_then(|()| handlers()) {
+    /// Whether nothing of the image can run any more. With a second witness, only if no thread's stack contradicts
+    /// that; the calling thread's is not looked at.
+    ///
+    /// # Errors
+    /// What keeps it, as a phrase.
+    pub(crate) fn may_close(&self, second_witness: bool) -> Result<(), String> {
+        self.record.book.check()?;
+        if let Some(signal) = os::handlers_in(&self.range).first() {
+            return Err(format!("its handler of signal {signal} is still installed"));
+        }
+        if second_witness {
+            witness::examine(&self.range)
+                .map_err(|reason| format!("{reason}; the host counts nobody there: please report this"))?;
+        }
+        Ok(())
+    }
+
+    /// Closes the image if nothing of it can run any more, which [`Image::may_close`] has said just before.
+    ///
+    /// On the thread that opened it: some libraries clear away there what they have made there.
+    pub(crate) fn close(mut self) -> Closed {
+        if let Err(reason) = self.may_close(false) {
             return Closed::NotYet(self, reason);
         }
-        if second_witness && let Err(reason) = witness::examine(&self.range) {
-            return Closed::NotYet(
-                self,
-                format!("{reason}; the host counts nobody there: please report this"),
-            );
-        }
+        let turn = match loader::turn(&self.path, "finalizers", TURN_LIMIT) {
+            Ok(turn) => turn,
+            Err(busy) => return Closed::NotYet(self, busy.to_string()),
+        };
         self.detach();
         if let Err(reason) = self.record.book.close() {
             return Closed::NotYet(self, reason);
@@ -183,8 +210,8 @@ impl Image {
         if let Err(error) = library.close() {
             tracing::warn!("dlclose of {}: {error}", remnant.path.display());
         }
-        drop(record);
-        remnant.look()
+        drop((record, turn));
+        Closed::Closed(remnant)
     }
 }
 
@@ -232,13 +259,16 @@ pub(crate) struct Remnant {
 }
 
 impl Remnant {
-    /// Asks again whether it is gone.
-    pub(crate) fn look(self) -> Closed {
-        if os::mapped_range(&self.path).is_some() || os::is_open(&self.path) {
-            return Closed::Mapped(self);
+    /// Asks whether it is gone. Not before the thread that opened it has ended, whose thread-locals may keep it.
+    pub(crate) fn look(self) -> Gone {
+        // Asking also makes the loader let go of what no thread-local keeps any longer. If somebody else is in the
+        // loader, that is for another time.
+        let known = loader::turn(&self.path, "closing", Duration::ZERO).map(|_turn| os::is_open(&self.path));
+        if known.unwrap_or(true) || os::mapped_range(&self.path).is_some() {
+            return Gone::Mapped(self);
         }
         entomb(self.range);
-        Closed::Unloaded(self.left)
+        Gone::Unloaded(self.left)
     }
 
     /// How much address space it takes.

@@ -9,6 +9,7 @@ mod capture;
 mod contract;
 mod hooks;
 mod image;
+mod loader;
 mod os_linux;
 mod second_check;
 mod witness;
@@ -16,7 +17,7 @@ mod witness;
 pub(crate) use capture::self_test;
 pub(crate) use contract::Counters;
 pub(crate) use hooks::{Dynamic, Hooks, Instance, MAX_INTERFACES, Tables, dynamic_call};
-pub(crate) use image::{Closed, Image, OpenError, Remnant};
+pub(crate) use image::{Closed, Gone, Image, OpenError, Remnant};
 
 use std::sync::Arc;
 

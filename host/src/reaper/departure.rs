@@ -1,12 +1,12 @@
 //! One generation on its way out of memory, and how far it has come.
 
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::NAME_HOLDERS_AFTER;
+use crate::deputy::{Deputy, Pending};
 use crate::events::Left;
-use crate::ffi::{Hooks, Image, Instance, Remnant};
+use crate::ffi::{Closed, Hooks, Image, Instance, OpenError, Remnant};
 use crate::file::Staged;
 use crate::gate::Retired;
 use crate::plugin::{Loaded, Old, Plugin};
@@ -34,18 +34,24 @@ pub(super) struct Departure {
     pub(super) told: Option<String>,
     /// Why it lingers, if it does, and how much memory its image takes.
     pub(super) lingers: Option<(String, u64)>,
+    /// The thread of this generation, until it is drained in the slot's value.
+    pub(super) deputy: Option<Deputy>,
     /// `None` only while it is being advanced.
     pub(super) stage: Option<Stage>,
 }
 
 pub(super) enum Stage {
+    /// Its constructors have not returned, and nobody waits for them any more.
+    Opening(Pending<Result<(Hooks, Staged), OpenError>>),
     Draining(Retired<Loaded>),
     Drained(Instance, Staged),
     Unused(Hooks, Staged),
-    Stopping(JoinHandle<Stopped>, Staged, Instant),
-    Closing(Image, Staged),
+    Stopping(Pending<Stopped>, Staged, Instant),
+    /// Something may yet keep it.
+    Waiting(Image, Staged),
+    Closing(Pending<Closed>, Staged, Instant),
     Mapped(Remnant, Staged),
-    /// It will stay, and nothing more can be done about it.
+    /// Its thread is gone without an answer. It stays mapped, and nothing more can be done about it.
     Stuck,
     /// It is out of the reaper's hands.
     Gone,
@@ -53,7 +59,7 @@ pub(super) enum Stage {
     Leaked,
 }
 
-/// What the thread that ran the last hooks gives back.
+/// What the last hooks give back.
 pub(super) struct Stopped {
     pub(super) instance: Instance,
     pub(super) complaints: Vec<String>,
@@ -74,7 +80,20 @@ impl Departure {
             close_at: Duration::ZERO,
             told: None,
             lingers: None,
+            deputy: None,
             stage: Some(stage),
+        }
+    }
+
+    /// The thread of this generation.
+    pub(super) fn deputy(&self) -> &Deputy {
+        self.deputy.as_ref().expect("until the image is closed")
+    }
+
+    /// Nothing of the generation is left for its thread to do.
+    pub(super) fn end_thread(&mut self) {
+        if let Some(deputy) = self.deputy.take() {
+            deputy.end();
         }
     }
 

@@ -1,0 +1,384 @@
+//! The reaper's thread: how each generation is advanced.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+
+use super::departure::{Departure, Stage, Stopped, run_last_hooks};
+use super::{Lingering, Message, NAME_HOLDERS_AFTER, SAMPLE_EVERY};
+use crate::deputy::Pending;
+use crate::events::{Event, Journal, Left};
+use crate::ffi::{Closed, Gone, Hooks, Image, Instance, OpenError, Remnant};
+use crate::file::Staged;
+use crate::gate::{self, Retired};
+use crate::options::Options;
+use crate::plugin::Loaded;
+use crate::status::Phase;
+
+/// The reaper's own state.
+pub(super) struct Round {
+    departures: Vec<Departure>,
+    journal: Arc<Journal>,
+    hook_deadline: Duration,
+    /// Whether stacks are looked through before anything is closed.
+    second_witness: bool,
+    /// After which time thread-locals are destroyed for threads that do not come by.
+    adopt_after: Option<Duration>,
+    unfinished: Arc<AtomicUsize>,
+    lingering: Arc<Mutex<Vec<Lingering>>>,
+    nudge: Sender<Message>,
+    /// When the guards were last looked at.
+    sampled: Instant,
+    /// Something was loaded, so there may be calls.
+    watching: bool,
+}
+
+impl Round {
+    pub(super) fn new(
+        journal: Arc<Journal>,
+        options: &Options,
+        unfinished: Arc<AtomicUsize>,
+        lingering: Arc<Mutex<Vec<Lingering>>>,
+        nudge: Sender<Message>,
+    ) -> Self {
+        Round {
+            departures: Vec::new(),
+            journal,
+            hook_deadline: options.hook_deadline,
+            second_witness: options.second_witness,
+            adopt_after: options.adopt_after,
+            unfinished,
+            lingering,
+            nudge,
+            sampled: Instant::now(),
+            watching: false,
+        }
+    }
+
+    pub(super) fn serve(mut self, incoming: &Receiver<Message>) {
+        // So that thread-locals of plugins on this thread, too, are looked after.
+        let _ = gate::current_thread();
+        loop {
+            match incoming.recv_timeout(self.pause()) {
+                Ok(Message::Take(departure)) => self.departures.push(*departure),
+                Ok(Message::Watch) => self.watching = true,
+                Ok(Message::Look) | Err(RecvTimeoutError::Timeout) => {}
+                Ok(Message::End) | Err(RecvTimeoutError::Disconnected) => break,
+            }
+            self.sample();
+            let mut departures = std::mem::take(&mut self.departures);
+            for departure in &mut departures {
+                self.advance(departure);
+            }
+            departures.retain(|departure| !matches!(departure.stage, Some(Stage::Gone | Stage::Leaked)));
+            self.departures.append(&mut departures);
+            self.note_lingering();
+        }
+        // What is left stays mapped: dropping it leaks, which is what must happen to code that may be running.
+        for departure in self.departures.drain(..) {
+            std::mem::forget(departure);
+        }
+    }
+
+    /// How long until somebody should be looked at again. Books nudge; the rest is asked.
+    fn pause(&self) -> Duration {
+        let youngest = self.departures.iter().map(|departure| departure.since.elapsed()).min();
+        match youngest {
+            None if self.watching => SAMPLE_EVERY,
+            None => Duration::from_secs(3600),
+            Some(age) if age < Duration::from_millis(20) => Duration::from_micros(200),
+            Some(age) if age < Duration::from_secs(1) => Duration::from_millis(2),
+            Some(_) => Duration::from_millis(20),
+        }
+    }
+
+    /// For those who ask whether another generation may be opened.
+    fn note_lingering(&self) {
+        let lingering = self.departures.iter().filter_map(|departure| {
+            let (reason, bytes) = departure.lingers.clone()?;
+            let (plugin, generation) = (departure.plugin.name.clone(), departure.number);
+            Some(Lingering { plugin, generation, reason, bytes })
+        });
+        *self.lingering.lock().unwrap_or_else(PoisonError::into_inner) = lingering.collect();
+    }
+
+    /// So that holders can be named together with how long they have held.
+    fn sample(&mut self) {
+        if self.watching && self.sampled.elapsed() >= SAMPLE_EVERY {
+            gate::sample_ages(SAMPLE_EVERY);
+            self.sampled = Instant::now();
+        }
+    }
+
+    /// As far as it goes.
+    fn advance(&self, departure: &mut Departure) {
+        loop {
+            let stage = departure.stage.take().expect("put back below");
+            let (stage, moved) = self.step(departure, stage);
+            let gone = matches!(stage, Stage::Gone);
+            departure.stage = Some(stage);
+            if gone {
+                self.gone(departure);
+            }
+            if gone || !moved {
+                return;
+            }
+        }
+    }
+
+    /// One step, and whether it was one.
+    fn step(&self, departure: &mut Departure, stage: Stage) -> (Stage, bool) {
+        match stage {
+            Stage::Opening(pending) => self.await_open(departure, pending),
+            Stage::Draining(old) => self.drain(departure, old),
+            Stage::Drained(instance, staged) => self.begin_stop(departure, instance, staged),
+            Stage::Unused(hooks, staged) => match hooks.into_image() {
+                Ok(image) => (self.retire(departure, image, staged), true),
+                Err(hooks) => {
+                    self.linger(departure, "one of its hooks has not returned".into(), hooks.image().bytes());
+                    (Stage::Unused(hooks, staged), false)
+                }
+            },
+            Stage::Stopping(pending, staged, since) => self.finish_stop(departure, pending, staged, since),
+            Stage::Waiting(image, staged) => self.begin_close(departure, image, staged),
+            Stage::Closing(pending, staged, since) => self.finish_close(departure, pending, staged, since),
+            Stage::Mapped(remnant, staged) => self.look(departure, remnant, staged),
+            Stage::Stuck => (Stage::Stuck, false),
+            Stage::Leaked => (Stage::Leaked, false),
+            Stage::Gone => (Stage::Gone, false),
+        }
+    }
+
+    fn await_open(
+        &self,
+        departure: &mut Departure,
+        pending: Pending<Result<(Hooks, Staged), OpenError>>,
+    ) -> (Stage, bool) {
+        match pending.poll() {
+            Some(Ok(Ok((hooks, staged)))) => (Stage::Unused(hooks, staged), true),
+            // It was no plugin after all, and has been closed by whoever opened it.
+            Some(_) => {
+                departure.end_thread();
+                (Stage::Gone, true)
+            }
+            None => {
+                self.linger(departure, "its constructors have not returned".into(), 0);
+                (Stage::Opening(pending), false)
+            }
+        }
+    }
+
+    fn drain(&self, departure: &mut Departure, mut old: Retired<Loaded>) -> (Stage, bool) {
+        if old.poll() {
+            return match old.into_inner() {
+                Ok(loaded) => {
+                    departure.deputy = Some(loaded.deputy);
+                    (Stage::Drained(loaded.instance, loaded.staged), true)
+                }
+                Err(old) => (Stage::Draining(old), false),
+            };
+        }
+        let since = departure.since.elapsed();
+        let stragglers = (since >= departure.name_at).then(|| old.stragglers());
+        let holders = stragglers.filter(|s| !s.is_empty()).map(|s| old.value().holders(&s));
+        departure.phase(Phase::Draining, holders.clone().or(departure.told.clone()));
+        if let Some(holders) = holders {
+            departure.name_at = since * 4;
+            departure.told = Some(holders.clone());
+            self.journal.record(Event::Draining {
+                plugin: departure.plugin.name.clone(),
+                generation: departure.number,
+                holders,
+                since_ms: since.as_millis() as u64,
+            });
+        }
+        (Stage::Draining(old), false)
+    }
+
+    /// The last hooks.
+    fn begin_stop(&self, departure: &mut Departure, instance: Instance, staged: Staged) -> (Stage, bool) {
+        if instance.is_shared() {
+            self.linger(departure, "one of its hooks has not returned".into(), instance.image().bytes());
+            return (Stage::Drained(instance, staged), false);
+        }
+        departure.phase(Phase::Retiring, None);
+        let pending =
+            departure.deputy().begin("its last hooks", self.nudge(), move || run_last_hooks(instance));
+        (Stage::Stopping(pending, staged, Instant::now()), false)
+    }
+
+    fn finish_stop(
+        &self,
+        departure: &mut Departure,
+        pending: Pending<Stopped>,
+        staged: Staged,
+        since: Instant,
+    ) -> (Stage, bool) {
+        match pending.poll() {
+            Some(Ok(Stopped { instance, complaints })) => {
+                for complaint in complaints {
+                    let what =
+                        format!("generation {} of {}: {complaint}", departure.number, departure.plugin.name);
+                    self.journal.record(Event::Trouble { what });
+                }
+                (Stage::Unused(instance.into_hooks(), staged), true)
+            }
+            Some(Err(())) => self.stuck(departure, staged),
+            None => {
+                if since.elapsed() >= self.hook_deadline {
+                    let reason = format!("its last hooks have not returned within {:?}", self.hook_deadline);
+                    self.linger(departure, reason, 0);
+                }
+                (Stage::Stopping(pending, staged, since), false)
+            }
+        }
+    }
+
+    /// Panics of hooks end in the plugin, so this would be a panic of ours. The image stays mapped.
+    fn stuck(&self, departure: &mut Departure, staged: Staged) -> (Stage, bool) {
+        self.linger(departure, "its thread has ended without an answer".into(), 0);
+        let _ = staged.keep();
+        (Stage::Stuck, false)
+    }
+
+    fn nudge(&self) -> impl Fn() + Send + Sync + 'static {
+        let nudge = self.nudge.clone();
+        move || {
+            let _ = nudge.send(Message::Look);
+        }
+    }
+
+    /// Everything of it that could run has been asked to end: what is left are the thread-locals of threads.
+    fn retire(&self, departure: &mut Departure, image: Image, staged: Staged) -> Stage {
+        if departure.leak {
+            return self.leak(departure, image, staged);
+        }
+        image.book().on_change(self.nudge());
+        image.book().retire();
+        let book = image.book().clone();
+        // The book knows whether this is done.
+        drop(departure.deputy().begin("its thread-locals", || {}, move || book.run_on_this_thread()));
+        Stage::Waiting(image, staged)
+    }
+
+    /// Its book stays open, so that what it has left on threads is still run at their ends.
+    fn leak(&self, departure: &mut Departure, image: Image, staged: Staged) -> Stage {
+        let bytes = image.bytes();
+        image.book().retire();
+        // An image that is dropped stays mapped, and a deputy that is dropped keeps its thread. The private copy stays,
+        // too, for debuggers.
+        drop((image, departure.deputy.take()));
+        let _ = staged.keep();
+        departure.phase(Phase::Leaked, Some("it was to be kept when it was replaced".into()));
+        self.unfinished.fetch_sub(1, Ordering::SeqCst);
+        let (plugin, generation) = (departure.plugin.name.clone(), departure.number);
+        self.journal.record(Event::Leaked { plugin, generation, bytes });
+        Stage::Leaked
+    }
+
+    fn begin_close(&self, departure: &mut Departure, image: Image, staged: Staged) -> (Stage, bool) {
+        self.adopt(departure, &image);
+        if departure.since.elapsed() < departure.close_at {
+            return (Stage::Waiting(image, staged), false);
+        }
+        if let Err(reason) = image.may_close(self.second_witness) {
+            return (self.not_yet(departure, image, staged, reason), false);
+        }
+        let pending = departure.deputy().begin("its finalizers", self.nudge(), move || image.close());
+        (Stage::Closing(pending, staged, Instant::now()), false)
+    }
+
+    fn not_yet(&self, departure: &mut Departure, image: Image, staged: Staged, reason: String) -> Stage {
+        if self.second_witness {
+            // Looking through all stacks is not for every turn.
+            departure.close_at = departure.since.elapsed() * 5 / 4;
+        }
+        // A thread that is about to come by need not be reported.
+        if departure.since.elapsed() >= NAME_HOLDERS_AFTER {
+            self.linger(departure, reason, image.bytes());
+        }
+        Stage::Waiting(image, staged)
+    }
+
+    fn finish_close(
+        &self,
+        departure: &mut Departure,
+        pending: Pending<Closed>,
+        staged: Staged,
+        since: Instant,
+    ) -> (Stage, bool) {
+        match pending.poll() {
+            Some(Ok(Closed::Closed(remnant))) => {
+                departure.end_thread();
+                (Stage::Mapped(remnant, staged), true)
+            }
+            Some(Ok(Closed::NotYet(image, reason))) => {
+                (self.not_yet(departure, image, staged, reason), false)
+            }
+            Some(Err(())) => self.stuck(departure, staged),
+            None => {
+                if since.elapsed() >= self.hook_deadline {
+                    let reason = format!("its finalizers have not returned within {:?}", self.hook_deadline);
+                    self.linger(departure, reason, 0);
+                }
+                (Stage::Closing(pending, staged, since), false)
+            }
+        }
+    }
+
+    /// Whether what was closed is gone.
+    fn look(&self, departure: &mut Departure, remnant: Remnant, staged: Staged) -> (Stage, bool) {
+        match remnant.look() {
+            Gone::Unloaded(left) => {
+                departure.left = left.map(|left| Left { blocks: left.blocks, bytes: left.bytes });
+                staged.unlink();
+                (Stage::Gone, true)
+            }
+            Gone::Mapped(remnant) => {
+                if departure.since.elapsed() >= NAME_HOLDERS_AFTER {
+                    let reason = "the loader keeps it, for a thread-local or a symbol that binds it";
+                    self.linger(departure, reason.into(), remnant.bytes());
+                }
+                (Stage::Mapped(remnant, staged), false)
+            }
+        }
+    }
+
+    /// Destructors are code of the plugin: they run on a thread of their own (invariant 2). If there is none to be had,
+    /// the next turn tries again.
+    fn adopt(&self, departure: &mut Departure, image: &Image) {
+        let due = self.adopt_after.is_some_and(|after| departure.since.elapsed() >= after);
+        if due && !departure.adopted {
+            let book = image.book().clone();
+            let adopt = move || {
+                let _ = gate::current_thread();
+                book.adopt();
+            };
+            departure.adopted = std::thread::Builder::new().name("reseat-adopt".into()).spawn(adopt).is_ok();
+        }
+    }
+
+    /// Says once for each reason that a generation stays.
+    fn linger(&self, departure: &mut Departure, reason: String, bytes: u64) {
+        departure.phase(Phase::Lingering, Some(reason.clone()));
+        departure.lingers = Some((reason.clone(), bytes));
+        if departure.told.as_ref() == Some(&reason) {
+            return;
+        }
+        departure.told = Some(reason.clone());
+        let (plugin, generation) = (departure.plugin.name.clone(), departure.number);
+        self.journal.record(Event::Lingering { plugin, generation, reason, bytes });
+    }
+
+    fn gone(&self, departure: &Departure) {
+        departure.plugin.forget_old(departure.number);
+        // Counted down before it is told, so that whoever hears of the last one finds none.
+        self.unfinished.fetch_sub(1, Ordering::SeqCst);
+        if !departure.quiet {
+            let (plugin, generation) = (departure.plugin.name.clone(), departure.number);
+            self.journal.record(Event::Unloaded { plugin, generation, left: departure.left });
+        }
+    }
+}
