@@ -42,3 +42,7 @@ pub mod constructor;
 /// C code that fixtures can link.
 #[path = "interfaces/in_c.rs"]
 pub mod in_c;
+
+/// What can go wrong in a plugin, as a number that a test can change in the library's bytes.
+#[path = "interfaces/fault.rs"]
+pub mod fault;

@@ -146,7 +146,7 @@ impl Deputy {
         limit: Duration,
         run: impl FnOnce() -> R + Send + 'static,
     ) -> Result<R, Stuck> {
-        self.begin(job, || {}, run).wait(limit).map_err(|(stuck, _)| stuck)
+        self.begin(job, || {}, run).wait(limit, || false).map_err(|(stuck, _)| stuck)
     }
 
     /// Ends the thread, if it is idle. Otherwise it ends when its job does.
@@ -161,17 +161,27 @@ impl Deputy {
 }
 
 impl<R> Pending<R> {
-    /// Waits for the result.
+    /// Waits for the result. `give_up` is asked every now and then.
     ///
     /// # Errors
-    /// It has not come within `limit`. If the job runs, its result can still be waited for.
-    pub(crate) fn wait(self, limit: Duration) -> Result<R, (Stuck, Option<Pending<R>>)> {
-        let done = lock(&self.outcome.result);
-        let (mut done, _) = self
-            .outcome
-            .told
-            .wait_timeout_while(done, limit, |done| matches!(done, Done::NotYet))
-            .unwrap_or_else(PoisonError::into_inner);
+    /// It has not come within `limit`, or it was given up. If the job runs, its result can still be waited for.
+    pub(crate) fn wait(
+        self,
+        limit: Duration,
+        give_up: impl Fn() -> bool,
+    ) -> Result<R, (Stuck, Option<Pending<R>>)> {
+        /// How soon it is given up.
+        const LOOK: Duration = Duration::from_millis(20);
+        let begun = Instant::now();
+        let mut done = lock(&self.outcome.result);
+        loop {
+            let left = limit.saturating_sub(begun.elapsed());
+            if !matches!(*done, Done::NotYet) || left.is_zero() || give_up() {
+                break;
+            }
+            (done, _) =
+                self.outcome.told.wait_timeout(done, left.min(LOOK)).unwrap_or_else(PoisonError::into_inner);
+        }
         if let Some(Ok(result)) = done.take() {
             return Ok(result);
         }
@@ -228,7 +238,7 @@ mod tests {
             },
         );
         is_in.recv_timeout(LONG).unwrap();
-        let Err((stuck, Some(late))) = late.wait(SHORT) else { panic!("it has answered") };
+        let Err((stuck, Some(late))) = late.wait(SHORT, || false) else { panic!("it has answered") };
         assert_eq!((stuck, late.poll()), (Stuck::Running, None));
         let behind = deputy.run("behind", SHORT, || unreachable!("nobody waits for it any more"));
         assert!(matches!(behind, Err(Stuck::Behind { job: "slow", .. })), "{behind:?}");

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use crate::events::Step;
 use crate::file::{InterfaceDifference, StageError, VetError};
+use crate::probe::ProbeFailure;
+use crate::store::Denial;
 use crate::watch::WatchError;
 
 /// Why a host did not start.
@@ -175,6 +177,29 @@ pub enum RefusalReason {
         /// What the new one reads.
         reads: String,
     },
+    /// The build is known to be bad.
+    #[error(
+        "this build is denied: {}; allow it with `reseat deny --clear {}`, or build another",
+        .0.reason, &.0.hash[..8]
+    )]
+    Denied(Denial),
+    /// It failed in the helper process.
+    #[error("{failure}{}", if *.denied { "; this build is denied from now on" } else { "" })]
+    Probe {
+        /// How.
+        failure: ProbeFailure,
+        /// Whether the same file is refused from now on.
+        denied: bool,
+    },
+    /// It could not be tried. That says nothing about the build.
+    #[error("it could not be tried: {0}")]
+    NoProbe(String),
+    /// An observer has objected.
+    #[error("{0}")]
+    Vetoed(String),
+    /// Somebody has cancelled the reload.
+    #[error("it was cancelled")]
+    Cancelled,
     /// The library could not be opened.
     #[error("{0}")]
     Open(String),
@@ -252,8 +277,11 @@ impl RefusalReason {
     /// Whether the same file may be accepted later: the reason lies with who uses the plugin, not with the
     /// build.
     pub fn is_passing(&self) -> bool {
-        use RefusalReason::{Held, Lingering, NotSettled, Stage, ThreadBusy};
-        matches!(self, Held { .. } | Lingering { .. } | NotSettled(_) | Stage(_) | ThreadBusy { .. })
+        use RefusalReason::{Held, Lingering, NoProbe, NotSettled, Stage, ThreadBusy};
+        matches!(
+            self,
+            Held { .. } | Lingering { .. } | NoProbe(_) | NotSettled(_) | Stage(_) | ThreadBusy { .. }
+        )
     }
 }
 

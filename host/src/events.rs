@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Something that happened. Prints as one line.
 #[derive(Clone, Debug, Serialize)]
@@ -210,7 +210,7 @@ impl fmt::Display for Event {
 }
 
 /// The steps of a reload, in their order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Step {
@@ -220,6 +220,10 @@ pub enum Step {
     Stage,
     /// Looking at the bytes.
     Vet,
+    /// Trying it in a helper process.
+    Probe,
+    /// Asking the observers.
+    Observe,
     /// Opening the library.
     Open,
     /// Creating an instance.
@@ -234,6 +238,8 @@ pub enum Step {
     Check,
     /// Making it the current one.
     Publish,
+    /// Destroying an instance and closing its library.
+    Retire,
 }
 
 impl fmt::Display for Step {
@@ -242,6 +248,8 @@ impl fmt::Display for Step {
             Step::Settle => "settle",
             Step::Stage => "stage",
             Step::Vet => "vet",
+            Step::Probe => "probe",
+            Step::Observe => "observe",
             Step::Open => "open",
             Step::Create => "create",
             Step::Drain => "drain",
@@ -249,6 +257,7 @@ impl fmt::Display for Step {
             Step::Restore => "restore",
             Step::Check => "check",
             Step::Publish => "publish",
+            Step::Retire => "retire",
         })
     }
 }

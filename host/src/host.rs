@@ -22,6 +22,7 @@ use crate::reaper::Reaper;
 use crate::registry::Core;
 use crate::reload::Wish;
 use crate::status::HostStatus;
+use crate::store::Denial;
 
 /// A running host. Dropping it shuts it down.
 ///
@@ -54,6 +55,15 @@ pub enum Outcome {
         /// The generation that serves.
         generation: u64,
     },
+    /// It would be accepted; nothing was changed.
+    Acceptable {
+        /// The plugin.
+        plugin: String,
+        /// The version of the build.
+        version: String,
+        /// The generation that serves, and would be replaced.
+        serving: Option<u64>,
+    },
     /// The file is what serves already.
     Unchanged {
         /// The plugin.
@@ -69,6 +79,12 @@ impl std::fmt::Display for Outcome {
             Outcome::Loaded { plugin, generation } => write!(f, "generation {generation} of {plugin} serves"),
             Outcome::Reloaded { plugin, from, generation } => {
                 write!(f, "generation {generation} of {plugin} serves, after generation {from}")
+            }
+            Outcome::Acceptable { plugin, version, serving: Some(serving) } => {
+                write!(f, "version {version} of {plugin} would be accepted after generation {serving}")
+            }
+            Outcome::Acceptable { plugin, version, serving: None } => {
+                write!(f, "version {version} of {plugin} would be accepted")
             }
             Outcome::Unchanged { plugin, generation } => {
                 write!(f, "unchanged: generation {generation} of {plugin} is this build")
@@ -151,7 +167,7 @@ impl Host {
     /// # Errors
     /// As for [`Host::load`]; [`ReloadError::Busy`] if a transaction is under way.
     pub fn reload(&self, plugin: &str) -> Result<Outcome, ReloadError> {
-        self.reload_as(plugin, Wish { force: true, leak_old: false })
+        self.reload_as(plugin, None, Wish { force: true, ..Wish::default() })
     }
 
     /// As [`Host::reload`], but the old generation is never closed: its code stays in memory for as long as the
@@ -163,10 +179,52 @@ impl Host {
     /// # Errors
     /// As for [`Host::reload`].
     pub fn reload_leaking(&self, plugin: &str) -> Result<Outcome, ReloadError> {
-        self.reload_as(plugin, Wish { force: true, leak_old: true })
+        self.reload_as(plugin, None, Wish { force: true, leak_old: true, ..Wish::default() })
     }
 
-    fn reload_as(&self, plugin: &str, wish: Wish) -> Result<Outcome, ReloadError> {
+    /// Reloads a plugin from another file than the one it came from. It goes on being followed where it was: the next
+    /// build that appears there takes over again.
+    ///
+    /// # Errors
+    /// As for [`Host::reload`]; [`RefusalReason::OtherPlugin`](crate::RefusalReason::OtherPlugin) if the file is
+    /// another plugin.
+    pub fn reload_from(&self, plugin: &str, file: &TrustedFile) -> Result<Outcome, ReloadError> {
+        self.reload_as(plugin, Some(file), Wish { force: true, ..Wish::default() })
+    }
+
+    /// Takes a file (the plugin's own, if none is named) through everything that comes before it is opened here: vets
+    /// it, and tries it in a helper process, if there is one. Nothing is changed.
+    ///
+    /// # Errors
+    /// As for [`Host::reload`].
+    pub fn dry_run(&self, plugin: &str, file: Option<&TrustedFile>) -> Result<Outcome, ReloadError> {
+        self.reload_as(plugin, file, Wish { force: true, dry_run: true, ..Wish::default() })
+    }
+
+    /// Cancels the reload of a plugin that is under way: it is refused, and what served before serves on. At which step
+    /// it is; `None`: none is under way. A reload that is being published can no longer be cancelled.
+    pub fn cancel(&self, plugin: &str) -> Option<Step> {
+        self.core.find(plugin)?.cancel()
+    }
+
+    /// The builds that are refused for what they have done before, oldest first.
+    pub fn denied(&self) -> Vec<Denial> {
+        self.core.store.denials()
+    }
+
+    /// Denies a build no longer, by the beginning of its hash. Those it were.
+    pub fn allow(&self, hash: &str) -> Vec<Denial> {
+        let named = self.denied().into_iter().filter(|denial| denial.hash.starts_with(hash));
+        let hashes: Vec<_> = named.filter_map(|denial| denial.hash.parse().ok()).collect();
+        hashes.into_iter().filter_map(|hash| self.core.store.allow(hash)).collect()
+    }
+
+    fn reload_as(
+        &self,
+        plugin: &str,
+        file: Option<&TrustedFile>,
+        wish: Wish,
+    ) -> Result<Outcome, ReloadError> {
         let plugin = self.core.find(plugin).ok_or_else(|| {
             if self.core.is_closed() {
                 ReloadError::Closed
@@ -174,8 +232,13 @@ impl Host {
                 ReloadError::NoSuchPlugin { name: plugin.into(), known: self.core.names() }
             }
         })?;
-        let file = TrustedFile::watched(plugin.record().file.clone());
-        self.core.load(&file, wish)
+        match file {
+            Some(file) => self.core.load(file, Wish { only: Some(plugin.name.clone()), ..wish }),
+            None => {
+                let file = TrustedFile::watched(plugin.record().file.clone());
+                self.core.load(&file, wish)
+            }
+        }
     }
 
     /// Takes a plugin out of service: new calls end with [`CallError::NotLoaded`] at once, those in flight
@@ -259,6 +322,7 @@ impl Host {
         let clean = self.core.reaper.unfinished() == 0;
         if first {
             self.core.reaper.end();
+            self.core.store.close();
             self.core.journal.close();
         }
         clean

@@ -37,13 +37,16 @@ pub mod gate;
 mod handle;
 mod host;
 mod intake;
+mod observer;
 mod options;
 mod plugin;
+pub mod probe;
 mod reaper;
 mod registry;
 mod reload;
 mod scope;
 mod status;
+mod store;
 pub mod watch;
 
 pub use check::{Inspection, compare, inspect};
@@ -51,7 +54,10 @@ pub use error::{CheckError, PluginError, Refusal, RefusalReason, ReloadError, St
 pub use events::{Event, Events, Left, Recorded, Step};
 pub use handle::{Guard, Handle, Lease};
 pub use host::{Host, Outcome, quiesce};
-pub use options::{MaxLingering, Options, TrustedDir, TrustedFile};
+pub use observer::{Change, Observer, Observers};
+pub use options::{DrainPolicy, MaxLingering, Options, PluginOptions, TrustedDir, TrustedFile};
 pub use plugin_api::{CallError, Interface};
+pub use probe::Probe;
 pub use scope::{OwnedScope, Scope, Scoped};
 pub use status::{GenerationStatus, HostStatus, InterfaceStatus, MethodStatus, Phase, PluginStatus};
+pub use store::Denial;

@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::observer::Observers;
+use crate::probe::Probe;
+
 /// What a host watches, and how long it waits for what.
 ///
 /// A plain struct: write down what differs from the default.
@@ -33,12 +36,24 @@ pub struct Options {
     /// How long the handover of a stateful plugin waits for calls in flight. When it passes, the reload is
     /// refused, the old generation goes on, and the same file is tried again later.
     pub drain_deadline: Duration,
+    /// What becomes of a handover for which calls in flight do not end.
+    pub drain_policy: DrainPolicy,
     /// How long any one hook of a plugin may take. When it passes, the reload is refused; the thread that is
     /// stuck keeps its generation in memory.
     pub hook_deadline: Duration,
     /// How long a caller waits while a handover keeps the gate closed. When it passes, its call ends with
     /// [`CallError::TimedOut`](crate::CallError::TimedOut).
     pub call_wait: Duration,
+    /// How many callers may wait at a closed gate, for each plugin. The next one's call ends at once with
+    /// [`CallError::Crowded`](crate::CallError::Crowded).
+    pub max_waiting: usize,
+    /// How builds that this host has not seen are tried before they are opened: in a helper process. `None`: not at
+    /// all.
+    pub probe: Option<Probe>,
+    /// Who is asked before a reload, and told after it.
+    pub observers: Observers,
+    /// What is otherwise for single plugins, by name.
+    pub plugins: BTreeMap<String, PluginOptions>,
     /// How often directories are read in full, in case an event was missed.
     pub rescan_every: Duration,
     /// How much of old generations may linger before further builds are refused.
@@ -58,6 +73,31 @@ pub struct Options {
     /// `SIGRTMIN + 11` for itself: threads that are running, or have words of the library on their stack, are
     /// interrupted by it, so that they may see system calls fail with `EINTR` that are not restarted.
     pub second_witness: bool,
+}
+
+/// What becomes of the handover of a stateful plugin for which calls in flight do not end. Those who are in such a
+/// call for longer than half of the deadline can learn that they are asked to leave, from
+/// [`Services::cancel_token`](plugin_api::Services::cancel_token).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DrainPolicy {
+    /// At the deadline the reload is refused and the old generation serves on; a file is tried again later.
+    #[default]
+    Refuse,
+    /// It goes on waiting; so do new callers, each for as long as it will. It can be cancelled.
+    Wait,
+    /// It does not wait: the state is saved while those calls go on, and they end in the old generation. What they
+    /// still change there is lost. For plugins whose calls do not change the state they hand over, or to which a lost
+    /// change matters less than a late one.
+    Overlap,
+}
+
+/// What is otherwise for one plugin.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PluginOptions {
+    /// Instead of [`Options::drain_policy`].
+    pub drain_policy: Option<DrainPolicy>,
+    /// Whether its builds are tried in a helper process, if there is one.
+    pub probe: Option<bool>,
 }
 
 /// How much of old generations may linger in memory. At either limit further builds are refused, until
@@ -88,8 +128,13 @@ impl Default for Options {
             state_dir: PathBuf::from(".reseat"),
             config: BTreeMap::new(),
             drain_deadline: Duration::from_secs(5),
+            drain_policy: DrainPolicy::Refuse,
             hook_deadline: Duration::from_secs(10),
             call_wait: Duration::from_secs(30),
+            max_waiting: 10_000,
+            probe: None,
+            observers: Observers::none(),
+            plugins: BTreeMap::new(),
             rescan_every: Duration::from_secs(2),
             max_lingering: MaxLingering::default(),
             adopt_after: None,

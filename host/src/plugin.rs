@@ -74,6 +74,7 @@ pub(crate) struct Build {
 struct Turn {
     step: Step,
     since: Instant,
+    cancelled: bool,
 }
 
 /// What the host remembers of a plugin.
@@ -88,6 +89,14 @@ pub(crate) struct Record {
     pub(crate) last_refusal: Option<String>,
     /// Generations that serve no more and are not gone.
     pub(crate) old: Vec<Old>,
+}
+
+impl Record {
+    /// A number for one more generation.
+    pub(crate) fn take_number(&mut self) -> u64 {
+        self.next += 1;
+        self.next - 1
+    }
 }
 
 /// The generation that answers.
@@ -107,9 +116,10 @@ pub(crate) struct Old {
 }
 
 impl Plugin {
-    pub(crate) fn new(name: String, file: PathBuf, call_wait: Duration) -> Arc<Self> {
+    pub(crate) fn new(name: String, file: PathBuf, call_wait: Duration, max_waiting: usize) -> Arc<Self> {
         let slot = Slot::empty();
         slot.set_wait_limit(call_wait);
+        slot.set_max_waiters(max_waiting);
         Arc::new(Plugin {
             name,
             slot,
@@ -171,11 +181,20 @@ impl Plugin {
             .turn_ended
             .wait_timeout_while(turn, limit, |turn| turn.as_ref().is_some_and(&worth_waiting))
             .unwrap_or_else(PoisonError::into_inner);
-        if let Some(Turn { step, since }) = *turn {
+        if let Some(Turn { step, since, .. }) = *turn {
             return Err(ReloadError::Busy { plugin: self.name.clone(), step, since: since.elapsed() });
         }
-        *turn = Some(Turn { step, since: Instant::now() });
+        *turn = Some(Turn { step, since: Instant::now(), cancelled: false });
         Ok(Transaction(self.clone()))
+    }
+
+    /// Asks the transaction under way to stop before it publishes anything. Which step it is at; `None`: there is none.
+    pub(crate) fn cancel(&self) -> Option<Step> {
+        let mut turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        turn.as_mut().map(|turn| {
+            turn.cancelled = true;
+            turn.step
+        })
     }
 
     /// What a transaction is doing, for people.
@@ -219,8 +238,14 @@ pub(crate) struct Transaction(Arc<Plugin>);
 impl Transaction {
     /// The transaction comes to a step.
     pub(crate) fn at(&self, step: Step) {
-        *self.0.turn.lock().unwrap_or_else(PoisonError::into_inner) =
-            Some(Turn { step, since: Instant::now() });
+        if let Some(turn) = &mut *self.0.turn.lock().unwrap_or_else(PoisonError::into_inner) {
+            (turn.step, turn.since) = (step, Instant::now());
+        }
+    }
+
+    /// Whether somebody wants no more of it.
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.0.turn.lock().unwrap_or_else(PoisonError::into_inner).as_ref().is_some_and(|turn| turn.cancelled)
     }
 }
 

@@ -12,10 +12,12 @@ use crate::events::{Event, Journal, Step};
 use crate::ffi::MAX_INTERFACES;
 use crate::file::{self, StagingDir};
 use crate::host::Outcome;
-use crate::options::{Options, TrustedFile};
+use crate::options::{DrainPolicy, Options, TrustedFile};
 use crate::plugin::{Build, Loaded, Plugin, same, stated};
+use crate::probe::Probe;
 use crate::reaper::Reaper;
 use crate::reload::{self, Settled, Wish};
+use crate::store::Store;
 
 /// What the parts of a host share.
 pub(crate) struct Core {
@@ -23,6 +25,7 @@ pub(crate) struct Core {
     pub(crate) staging: StagingDir,
     pub(crate) journal: Arc<Journal>,
     pub(crate) reaper: Reaper,
+    pub(crate) store: Store,
     pub(crate) captures: bool,
     plugins: Mutex<BTreeMap<String, Arc<Plugin>>>,
     closed: AtomicBool,
@@ -36,8 +39,9 @@ impl Core {
         reaper: Reaper,
     ) -> Arc<Core> {
         let captures = crate::ffi::self_test();
+        let store = Store::open(&options.state_dir, journal.clone());
         let (plugins, closed) = (Mutex::default(), AtomicBool::new(false));
-        Arc::new(Core { options, staging, journal, reaper, captures, plugins, closed })
+        Arc::new(Core { options, staging, journal, reaper, store, captures, plugins, closed })
     }
 
     /// Closes the host for newcomers; whether it was open.
@@ -67,13 +71,28 @@ impl Core {
         self.options.config.get(plugin).map_or_else(|| "{}".into(), ToString::to_string)
     }
 
+    /// How builds of a plugin are tried, if they are.
+    pub(crate) fn probes(&self, plugin: &str) -> Option<&Probe> {
+        let wanted = self.options.plugins.get(plugin).and_then(|own| own.probe).unwrap_or(true);
+        self.options.probe.as_ref().filter(|_| wanted)
+    }
+
+    /// What becomes of a handover for which calls do not end.
+    pub(crate) fn drain_policy(&self, plugin: &str) -> DrainPolicy {
+        let own = self.options.plugins.get(plugin).and_then(|own| own.drain_policy);
+        own.unwrap_or(self.options.drain_policy)
+    }
+
     /// The plugin that a build belongs to. The first file that claims a name keeps it, for as long as it is there
     /// and serves.
     pub(crate) fn claim(&self, build: &Build) -> Result<Arc<Plugin>, (Arc<Plugin>, RefusalReason)> {
         let name = &build.manifest.plugin;
         let plugin = lock(&self.plugins)
             .entry(name.clone())
-            .or_insert_with(|| Plugin::new(name.clone(), build.file.clone(), self.options.call_wait))
+            .or_insert_with(|| {
+                let Options { call_wait, max_waiting, .. } = self.options;
+                Plugin::new(name.clone(), build.file.clone(), call_wait, max_waiting)
+            })
             .clone();
         let owner = plugin.record().file.clone();
         let taken = owner != build.file && plugin.is_loaded() && owner.exists();

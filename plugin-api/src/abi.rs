@@ -190,7 +190,8 @@ pub struct PluginContract {
         transfer: *mut Transfer,
     ) -> Reply<InstanceRef>,
     /// Writes the state in state version `target` (0: the newest it writes) into the transfer. Does not
-    /// change the instance; may be called again. [created, a thread of the host, no call in flight]
+    /// change the instance; may be called again. In a handover no call is in flight; for a copy that is only tried, calls
+    /// may be. [created, a thread of the host]
     pub save: unsafe extern "C" fn(instance: InstanceRef, target: u32, transfer: *mut Transfer) -> Reply<()>,
     /// The instance is about to serve. [created, once, a thread of the host]
     pub started: unsafe extern "C" fn(instance: InstanceRef, transfer: *mut Transfer) -> Reply<()>,
@@ -261,7 +262,6 @@ pub struct HostContract {
     /// Stands in for `pthread_key_delete`. [attached, any thread]
     pub key_delete: unsafe extern "C" fn(generation: GenerationRef, key: u32) -> c_int,
     /// Stands in for `pthread_create`; `start` is a [`ThreadStartFn`]. [attached, any thread]
-    #[sabi(last_prefix_field)]
     pub thread_create: unsafe extern "C" fn(
         generation: GenerationRef,
         thread: *mut c_void,
@@ -269,6 +269,10 @@ pub struct HostContract {
         start: *const c_void,
         argument: *mut c_void,
     ) -> c_int,
+    /// The address of an `AtomicU32` that is not 0 while calls in flight are asked to end soon, valid for as long as
+    /// the generation is attached. [attached, any thread]
+    #[sabi(last_prefix_field)]
+    pub cancel_flag: unsafe extern "C" fn(generation: GenerationRef) -> *const u32,
 }
 
 const _: () = {

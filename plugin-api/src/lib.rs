@@ -71,7 +71,7 @@ pub mod link;
 
 pub use interface::{CallError, Interface};
 pub use plugin::Plugin;
-pub use services::{Counter, Level, Services, StopToken, log};
+pub use services::{CancelToken, Counter, Level, PROBE_VARIABLE, Services, StopToken, log};
 pub use state::Saved;
 pub use types::AbiType;
 
@@ -102,7 +102,8 @@ pub use anyhow::Result;
 /// All that a plugin usually needs.
 pub mod prelude {
     pub use crate::{
-        AbiType, CallError, Counter, Plugin, Result, Saved, Services, StopToken, export_plugin, interface,
+        AbiType, CallError, CancelToken, Counter, Plugin, Result, Saved, Services, StopToken, export_plugin,
+        interface,
     };
     pub use anyhow::{Context as _, anyhow, bail, ensure};
     pub use serde::{Deserialize, Serialize};

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -89,6 +89,22 @@ impl Services {
         &self.0.stop
     }
 
+    /// Tells calls that last whether they are asked to end soon: when a reload has been waiting for them for half of
+    /// its deadline. A call that gives up then, with an error or with what it has, lets the reload go on; one that does
+    /// not is waited for until the deadline, and then serves on in the old build.
+    pub fn cancel_token(&self) -> CancelToken {
+        // SAFETY: attached. The flag lives for as long as this generation is attached, so for as long as its code runs.
+        CancelToken(
+            link().map(|link| unsafe { &*link.host.cancel_flag()(link.generation).cast::<AtomicU32>() }),
+        )
+    }
+
+    /// Whether this instance is only tried, in a helper process, before the build may serve. What it does to the
+    /// world is done a second time in the host: so it had better not bind ports, take locks, or send anything.
+    pub fn is_probe(&self) -> bool {
+        std::env::var_os(PROBE_VARIABLE).is_some()
+    }
+
     /// Tells all threads to stop and joins them.
     pub(crate) fn join_threads(&self) {
         self.0.stop.stop();
@@ -103,6 +119,20 @@ impl Services {
 impl fmt::Debug for Services {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Services").field("plugin", &self.0.plugin).finish_non_exhaustive()
+    }
+}
+
+/// Set in the environment of the helper process in which builds are tried.
+pub const PROBE_VARIABLE: &str = "RESEAT_PROBE";
+
+/// Says whether calls in flight are asked to end soon. Costs one load.
+#[derive(Clone, Copy, Debug)]
+pub struct CancelToken(Option<&'static AtomicU32>);
+
+impl CancelToken {
+    /// Is somebody waiting for this call to end?
+    pub fn is_cancelled(&self) -> bool {
+        self.0.is_some_and(|flag| flag.load(Ordering::Relaxed) != 0)
     }
 }
 

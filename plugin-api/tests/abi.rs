@@ -83,7 +83,7 @@ fn contract() -> String {
         attach, create, restore, save, started, self_check, stopping, destroy, detach
     });
     structure!(growing text, HostContract {
-        log_enabled, log, counter, at_thread_exit, key_create, key_delete, thread_create
+        log_enabled, log, counter, at_thread_exit, key_create, key_delete, thread_create, cancel_flag
     });
     text
 }

@@ -187,8 +187,12 @@ fn plugin_name(bytes: &[u8]) -> Option<String> {
 
 /// Where cargo put a fixture, beside this program whatever the profile and target directory.
 ///
-/// `cargo test --test it` builds no examples: then they are built now, once.
+/// `cargo test --test it` builds no examples: then they are built now, once. `RESEAT_FIXTURES` in the environment
+/// names another directory, whose libraries are taken as they are: `scripts/linkers` builds them in many ways.
 fn fixture_path(fixture: &str) -> PathBuf {
+    if let Some(elsewhere) = std::env::var_os("RESEAT_FIXTURES") {
+        return Path::new(&elsewhere).join(format!("lib{fixture}.so"));
+    }
     static BUILDING: Mutex<bool> = Mutex::new(false);
     let program = std::env::current_exe().expect("this program has a path");
     let profile_dir = program.ancestors().nth(2).expect("…/<profile>/deps/it-<hash>");

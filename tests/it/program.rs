@@ -9,10 +9,15 @@ use crate::waiting::{DEADLINE, until};
 
 /// The `reseat` program that cargo has built beside this one. If a selection of tests has skipped it, it is built
 /// now, once.
-pub fn reseat() -> Command {
+pub fn path() -> &'static Path {
     static PROGRAM: LazyLock<PathBuf> =
         LazyLock::new(|| crate::library::beside("reseat", &["-p", "reseat", "--bin", "reseat"]));
-    let mut command = Command::new(&*PROGRAM);
+    &PROGRAM
+}
+
+/// It, to be run.
+pub fn reseat() -> Command {
+    let mut command = Command::new(path());
     command.stdin(Stdio::null()).env_remove("RUST_LOG");
     command
 }

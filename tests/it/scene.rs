@@ -65,6 +65,14 @@ impl Scene {
         scene
     }
 
+    /// One more host for the same directories, after this one's was shut down.
+    pub fn next_host(&self, change: impl FnOnce(&mut Options)) -> Host {
+        let mut options =
+            Options { watch: vec![self.trusted.clone()], state_dir: self.state(), ..Options::default() };
+        change(&mut options);
+        Host::start(options).expect("the host starts")
+    }
+
     /// Puts a build where the host sees it, in place of the build before, by renaming.
     pub fn install(&self, build: impl Into<Build>) -> Expecting {
         let build = build.into();

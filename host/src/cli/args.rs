@@ -32,8 +32,15 @@ pub enum Command {
     Ps(PsArgs),
     /// Look at a plugin's file again and reload it, even if it is unchanged
     Reload(ReloadArgs),
+    /// Cancel the reload of a plugin that is under way
+    Cancel(PluginArgs),
     /// Take a plugin out of service; its state is gone
     Unload(PluginArgs),
+    /// List the builds that are refused for what they have done before, or allow them again
+    Deny(DenyArgs),
+    /// The helper of a running host: tries one build, in a process that may die of it
+    #[command(hide = true)]
+    Probe,
     /// Show what happens in the running host
     Events(EventsArgs),
 }
@@ -60,6 +67,9 @@ pub struct ServeArgs {
     /// Settings [default: reseat.toml, if there is one]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// Load what is there, and then only what is asked for: files that change are left alone
+    #[arg(long)]
+    pub no_watch: bool,
     /// How the log is written
     #[arg(long, value_enum, default_value_t = LogFormat::Human)]
     pub log: LogFormat,
@@ -167,9 +177,31 @@ pub struct PluginArgs {
 pub struct ReloadArgs {
     /// The plugin
     pub plugin: String,
+    /// Reload it from this file, instead of where it came from
+    #[arg(long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// Only say whether it would be accepted: look at it, try it in a helper process, change nothing
+    #[arg(long, conflicts_with = "leak_old")]
+    pub dry_run: bool,
     /// Never close the old generation: its code stays in memory, and the host is tainted
-    #[arg(long)]
+    #[arg(long, conflicts_with = "file")]
     pub leak_old: bool,
+    #[command(flatten)]
+    pub state: StateDir,
+}
+
+#[derive(Args)]
+#[command(after_help = "Example: reseat deny --clear 5f0c1d2e")]
+pub struct DenyArgs {
+    /// Allow the builds whose hash begins like this
+    #[arg(long, value_name = "HASH")]
+    pub clear: Option<String>,
+    /// Allow all of them
+    #[arg(long, conflicts_with = "clear")]
+    pub clear_all: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
     #[command(flatten)]
     pub state: StateDir,
 }

@@ -2,13 +2,13 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow};
 use serde_json::Value;
 
 use super::Failure;
-use super::args::{CallArgs, CheckArgs, EventsArgs, PluginArgs, PsArgs, ReloadArgs, StateDir};
+use super::args::{CallArgs, CheckArgs, DenyArgs, EventsArgs, PluginArgs, PsArgs, ReloadArgs, StateDir};
 use super::output;
 use crate::serve::claim::SocketPath;
 use crate::serve::protocol::{REQUEST_LIMIT, Request, Response, SOCKET};
@@ -38,10 +38,37 @@ pub fn ps(args: &PsArgs) -> Result<(), Failure> {
 
 /// `reseat reload`
 pub fn reload(args: &ReloadArgs) -> Result<(), Failure> {
-    let outcome =
-        ask(&args.state, &Request::Reload { plugin: args.plugin.clone(), leak_old: args.leak_old })?;
+    // The host has a working directory of its own.
+    let absolute = |file: &PathBuf| std::path::absolute(file).context("there is no working directory");
+    let file = args.file.as_ref().map(absolute).transpose()?;
+    let (plugin, leak_old, dry_run) = (args.plugin.clone(), args.leak_old, args.dry_run);
+    let outcome = ask(&args.state, &Request::Reload { plugin, file, leak_old, dry_run })?;
+    if args.dry_run {
+        let version = outcome["version"].as_str().unwrap_or("?");
+        return print(&format!("version {version} of {} would be accepted", args.plugin));
+    }
     let generation = &outcome["generation"];
     print(&format!("generation {generation} of {} serves", args.plugin))
+}
+
+/// `reseat cancel`
+pub fn cancel(args: &PluginArgs) -> Result<(), Failure> {
+    let step = ask(&args.state, &Request::Cancel { plugin: args.plugin.clone() })?;
+    print(&format!("the reload of {} was at {}", args.plugin, step.as_str().unwrap_or("?")))
+}
+
+/// `reseat deny`
+pub fn deny(args: &DenyArgs) -> Result<(), Failure> {
+    let allow = if args.clear_all { Some(String::new()) } else { args.clear.clone() };
+    let cleared = allow.is_some();
+    let denials = ask(&args.state, &Request::Denied { allow })?;
+    match denials.as_array() {
+        Some(denials) if denials.is_empty() && args.clear.is_some() => {
+            Err(anyhow!("no denied build has a hash that begins like this").into())
+        }
+        _ if args.json => print(&pretty(&denials)),
+        _ => print(output::denials(&denials, cleared).trim_end()),
+    }
 }
 
 /// `reseat unload`

@@ -46,7 +46,10 @@ pub fn main() -> ExitCode {
         Command::Call(args) => client::call(&args),
         Command::Ps(args) => client::ps(&args),
         Command::Reload(args) => client::reload(&args),
+        Command::Cancel(args) => client::cancel(&args),
         Command::Unload(args) => client::unload(&args),
+        Command::Deny(args) => client::deny(&args),
+        Command::Probe => return reseat::probe::serve(),
         Command::Events(args) => client::events(&args),
     };
     match outcome {

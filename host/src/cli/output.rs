@@ -36,6 +36,29 @@ pub fn program() -> String {
     here.unwrap_or(typed)
 }
 
+/// The builds that are denied, or that were.
+pub fn denials(denials: &Value, cleared: bool) -> String {
+    let denials = denials.as_array().map(Vec::as_slice).unwrap_or_default();
+    if denials.is_empty() {
+        return "no build is denied\n".into();
+    }
+    let mut text = String::new();
+    for denial in denials {
+        let word = |key: &str| denial[key].as_str().unwrap_or("?").to_owned();
+        let hash = word("hash");
+        let now = if cleared { "is allowed again" } else { "is denied" };
+        let _ = writeln!(
+            text,
+            "{} {} {} {now}: {}",
+            hash.get(..8).unwrap_or(&hash),
+            word("plugin"),
+            word("version"),
+            word("reason")
+        );
+    }
+    text
+}
+
 /// What is loaded and how to call it: the lines that a host begins with.
 pub fn greeting(status: &HostStatus, http: Option<std::net::SocketAddr>) -> String {
     let mut text = String::new();

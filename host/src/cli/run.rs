@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use reseat::{Host, Options, TrustedDir};
+use reseat::{Host, Options, Probe, TrustedDir};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -54,7 +54,10 @@ impl Serving {
     /// Starts a host. Whoever wants to reach it is answered from [`Serving::until_stopped`] on.
     pub fn start(args: &ServeArgs, watch: Vec<TrustedDir>) -> Result<Serving> {
         let mut options = Options { watch, state_dir: args.state.state_dir.clone(), ..Options::default() };
+        // This program is a helper, too. Its inode, and not its name: it may be replaced while it runs.
+        options.probe = Some(Probe::with("/proc/self/exe", ["probe"]));
         Settings::read(args.config.as_ref())?.apply(&mut options);
+        options.follow &= !args.no_watch;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .thread_name("reseat-serve")

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use reseat::{MaxLingering, Options};
+use reseat::{DrainPolicy, MaxLingering, Options, PluginOptions};
 use serde::Deserialize;
 
 /// The file that is read if none is named.
@@ -17,6 +17,8 @@ const DEFAULT: &str = "reseat.toml";
 pub struct Settings {
     /// How long a handover waits for calls in flight, in milliseconds.
     drain_deadline_ms: Option<u64>,
+    /// What becomes of a handover for which they do not end: `refuse`, `wait` or `overlap`.
+    drain_policy: Option<Policy>,
     /// How long one hook of a plugin may take, in milliseconds.
     hook_deadline_ms: Option<u64>,
     /// How long a caller waits during a handover, in milliseconds.
@@ -32,6 +34,16 @@ pub struct Settings {
     adopt_after_ms: Option<u64>,
     /// Whether every stack is looked through before a library is closed.
     second_witness: Option<bool>,
+    /// How many callers may wait during a handover.
+    max_waiting: Option<usize>,
+    /// Whether files that change are acted on; otherwise only what is asked for is reloaded.
+    watch: Option<bool>,
+    /// Whether builds that were not seen before are tried in a helper process first.
+    probe: Option<bool>,
+    /// How long that may take, in milliseconds.
+    probe_deadline_ms: Option<u64>,
+    /// How many bytes of memory it may take, besides twice the size of the state.
+    probe_memory_bytes: Option<u64>,
     /// By plugin.
     #[serde(default)]
     plugins: BTreeMap<String, PluginSettings>,
@@ -43,6 +55,28 @@ struct PluginSettings {
     /// Handed to the plugin as it stands.
     #[serde(default)]
     config: serde_json::Map<String, serde_json::Value>,
+    /// As above, for this plugin.
+    drain_policy: Option<Policy>,
+    /// As above, for this plugin.
+    probe: Option<bool>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Policy {
+    Refuse,
+    Wait,
+    Overlap,
+}
+
+impl From<Policy> for DrainPolicy {
+    fn from(policy: Policy) -> Self {
+        match policy {
+            Policy::Refuse => DrainPolicy::Refuse,
+            Policy::Wait => DrainPolicy::Wait,
+            Policy::Overlap => DrainPolicy::Overlap,
+        }
+    }
 }
 
 impl Settings {
@@ -83,11 +117,20 @@ impl Settings {
             generations: self.max_lingering.unwrap_or(generations),
             bytes: self.max_lingering_bytes.unwrap_or(bytes),
         };
-        options.config = self
-            .plugins
-            .into_iter()
-            .map(|(name, plugin)| (name, serde_json::Value::Object(plugin.config)))
-            .collect();
+        options.drain_policy = self.drain_policy.map_or(options.drain_policy, Into::into);
+        options.max_waiting = self.max_waiting.unwrap_or(options.max_waiting);
+        options.follow = self.watch.unwrap_or(options.follow);
+        options.probe = options.probe.take().filter(|_| self.probe != Some(false)).map(|mut probe| {
+            set(&mut probe.deadline, self.probe_deadline_ms);
+            probe.memory = self.probe_memory_bytes.unwrap_or(probe.memory);
+            probe
+        });
+        for (name, plugin) in self.plugins {
+            let own =
+                PluginOptions { drain_policy: plugin.drain_policy.map(Into::into), probe: plugin.probe };
+            options.plugins.insert(name.clone(), own);
+            options.config.insert(name, serde_json::Value::Object(plugin.config));
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{c_int, c_void};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use abi_stable::prefix_type::WithMetadata;
@@ -41,6 +41,8 @@ pub(super) struct GenerationRecord {
     pub(super) number: u64,
     pub(super) book: Arc<Book>,
     pub(super) counters: Arc<Counters>,
+    /// 1: whoever is in a call is asked to leave soon. Read by the plugin.
+    pub(super) leave: AtomicU32,
 }
 
 const TABLE: &WithMetadata<HostContract> = &WithMetadata::new(HostContract {
@@ -51,6 +53,7 @@ const TABLE: &WithMetadata<HostContract> = &WithMetadata::new(HostContract {
     key_create,
     key_delete,
     thread_create,
+    cancel_flag,
 });
 
 /// The table, as plugins get it.
@@ -103,6 +106,11 @@ unsafe extern "C" fn counter(generation: GenerationRef, name: RStr<'static>) -> 
     // SAFETY: an attached plugin passes its own reference.
     let record = unsafe { record(generation) };
     std::ptr::from_ref(record.counters.get(&lent(name))).cast()
+}
+
+unsafe extern "C" fn cancel_flag(generation: GenerationRef) -> *const u32 {
+    // SAFETY: an attached plugin passes its own reference.
+    unsafe { record(generation) }.leave.as_ptr()
 }
 
 unsafe extern "C" fn at_thread_exit(

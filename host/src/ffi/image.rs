@@ -7,6 +7,7 @@
 use std::mem::ManuallyDrop;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -129,8 +130,13 @@ impl Image {
         }
         // SAFETY: the address of a symbol of the open library.
         unsafe { check(descriptor, manifest_hash) }?;
-        let record =
-            Box::new(GenerationRecord { plugin: plugin.to_owned(), number, book: Book::open(), counters });
+        let record = Box::new(GenerationRecord {
+            plugin: plugin.to_owned(),
+            number,
+            book: Book::open(),
+            counters,
+            leave: AtomicU32::new(0),
+        });
         let image = Image {
             library: ManuallyDrop::new(library),
             descriptor,
@@ -165,6 +171,11 @@ impl Image {
     /// How much address space it takes.
     pub(crate) fn bytes(&self) -> u64 {
         self.range.len() as u64
+    }
+
+    /// Asks those who are in its calls to leave soon, or no longer.
+    pub(crate) fn ask_to_leave(&self, soon: bool) {
+        self.record.leave.store(u32::from(soon), Ordering::Relaxed);
     }
 
     /// Whether nothing of the image can run any more. With a second witness, only if no thread's stack contradicts

@@ -12,17 +12,25 @@ mod image;
 mod loader;
 mod os_linux;
 mod second_check;
+mod self_test;
+mod sync;
 mod witness;
 
-pub(crate) use capture::self_test;
 pub(crate) use contract::Counters;
 pub(crate) use hooks::{Dynamic, Hooks, Instance, MAX_INTERFACES, Tables, dynamic_call};
 pub(crate) use image::{Closed, Gone, Image, OpenError, Remnant};
+pub(crate) use self_test::self_test;
 
+use std::path::Path;
 use std::sync::Arc;
 
-use crate::file::Staged;
 use crate::options::TrustedFile;
+
+/// Closes every descriptor but the three standard ones. For a process that has just begun.
+pub(crate) fn close_inherited_descriptors() {
+    // SAFETY: called by a helper's `main` before anything was opened, see `probe::serve`.
+    unsafe { os_linux::close_descriptors_from(3) }
+}
 
 /// Opens the private copy of a file that somebody has vouched for, checks its descriptor and attaches it.
 ///
@@ -30,12 +38,12 @@ use crate::options::TrustedFile;
 /// It is not what its file said; then it has been closed again.
 pub(crate) fn open_trusted(
     _origin: &TrustedFile,
-    staged: &Staged,
+    copy: &Path,
     plugin: &str,
     number: u64,
     manifest_hash: u64,
     counters: Arc<Counters>,
 ) -> Result<Image, OpenError> {
     // SAFETY: the origin is proof that somebody vouched for what the copy was made of.
-    unsafe { Image::open(staged.path(), plugin, number, manifest_hash, counters) }
+    unsafe { Image::open(copy, plugin, number, manifest_hash, counters) }
 }

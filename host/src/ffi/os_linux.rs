@@ -193,6 +193,16 @@ pub(super) fn read_memory(start: usize, mut into: IoSliceMut<'_>) -> Option<usiz
     usize::try_from(read).ok().filter(|&read| read > 0)
 }
 
+/// Closes all descriptors from this one on.
+///
+/// # Safety
+/// Nobody in this process uses any of them.
+pub(super) unsafe fn close_descriptors_from(first: u32) {
+    // SAFETY: takes three integers; what it closes is promised by the caller. Kernels before 5.9 know no such call:
+    // then what was not marked to be closed stays open.
+    unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) };
+}
+
 /// The kernel's number of the calling thread.
 pub(super) fn thread_id() -> u32 {
     rustix::thread::gettid().as_raw_nonzero().get() as u32

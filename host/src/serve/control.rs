@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use reseat::{Event, Host, Recorded};
+use reseat::{Event, Host, Recorded, TrustedDir, TrustedFile};
 use rustix::fs::{Mode, fchmod};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -139,12 +139,40 @@ async fn answer(mut stream: UnixStream, calls: Calls, feed: Feed) -> io::Result<
 fn perform(host: &Host, request: Request) -> Response {
     match request {
         Request::Status => Response::of(Ok::<_, String>(host.status())),
-        Request::Reload { plugin, leak_old: false } => Response::of(host.reload(&plugin)),
-        Request::Reload { plugin, leak_old: true } => Response::of(host.reload_leaking(&plugin)),
+        Request::Reload { plugin, file, leak_old, dry_run } => {
+            let file = match file.as_deref().map(operators_file).transpose() {
+                Ok(file) => file,
+                Err(error) => return Response::Error(error),
+            };
+            Response::of(match (file, dry_run, leak_old) {
+                (file, true, _) => host.dry_run(&plugin, file.as_ref()),
+                (Some(file), false, _) => host.reload_from(&plugin, &file),
+                (None, false, true) => host.reload_leaking(&plugin),
+                (None, false, false) => host.reload(&plugin),
+            })
+        }
+        Request::Cancel { plugin } => {
+            let none = || format!("no reload of {plugin} is under way");
+            Response::of(host.cancel(&plugin).ok_or_else(none))
+        }
+        Request::Denied { allow: None } => Response::of(Ok::<_, String>(host.denied())),
+        Request::Denied { allow: Some(hash) } => Response::of(Ok::<_, String>(host.allow(&hash))),
         Request::Unload { plugin } => Response::of(host.unload(&plugin)),
         Request::Check { file, plugin } => Response::of(host.check(&file, &plugin)),
         Request::Call { .. } | Request::Events { .. } => Response::Error("this is answered elsewhere".into()),
     }
+}
+
+/// A file that the operator has named, who may connect to the control socket: so by this account, or by root. Naming it
+/// vouches for it, as naming its directory to `reseat run` does.
+#[allow(unsafe_code)]
+fn operators_file(path: &Path) -> Result<TrustedFile, String> {
+    let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(format!("{} is no file", path.display()));
+    };
+    // SAFETY: the operator's word, see above; nothing else in that directory is loaded.
+    let directory = unsafe { TrustedDir::new(directory) };
+    directory.file(name).ok_or_else(|| format!("{} is no file", path.display()))
 }
 
 async fn events(

@@ -20,11 +20,23 @@ pub enum Request {
     Call { plugin: String, method: String, arguments: String },
     /// Answers with the host's status.
     Status,
-    /// Reload a plugin from its file; answers with the outcome. `leak_old`: the old generation is never closed.
+    /// Reload a plugin; answers with the outcome. `file`: from there, instead of where it came from. `leak_old`: the
+    /// old generation is never closed. `dry_run`: nothing is changed.
     Reload {
         plugin: String,
         #[serde(default)]
+        file: Option<PathBuf>,
+        #[serde(default)]
         leak_old: bool,
+        #[serde(default)]
+        dry_run: bool,
+    },
+    /// Cancel the reload that is under way; answers with the step that it was at.
+    Cancel { plugin: String },
+    /// The builds that are denied. With `allow`, those whose hash begins like this are so no longer: answers with them.
+    Denied {
+        #[serde(default)]
+        allow: Option<String>,
     },
     /// Take a plugin out of service; answers with null.
     Unload { plugin: String },

@@ -1,7 +1,7 @@
 use std::ffi::{c_int, c_void};
 use std::marker::PhantomData;
 use std::ops::Deref;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::sync::{Mutex, Once};
 
 use abi_stable::prefix_type::WithMetadata;
@@ -167,6 +167,7 @@ static HOST: &WithMetadata<HostContract> = &WithMetadata::new(HostContract {
     key_create,
     key_delete,
     thread_create,
+    cancel_flag,
 });
 
 unsafe extern "C" fn log_enabled(_: GenerationRef, level: u32) -> bool {
@@ -180,6 +181,13 @@ unsafe extern "C" fn log(_: GenerationRef, level: u32, target: RStr<'static>, me
 unsafe extern "C" fn counter(_: GenerationRef, _: RStr<'static>) -> *const u64 {
     static COUNTER: AtomicU64 = AtomicU64::new(0);
     COUNTER.as_ptr()
+}
+
+/// What calls are told: whether they are asked to end soon.
+pub static LEAVE: AtomicU32 = AtomicU32::new(0);
+
+unsafe extern "C" fn cancel_flag(_: GenerationRef) -> *const u32 {
+    LEAVE.as_ptr()
 }
 
 // Capture is not linked into test programs: nobody calls these.

@@ -27,6 +27,7 @@ exported!(
     Forgetful = "forgetful",
     Careless = "careless",
     Threaded = "threaded",
+    Patient = "patient",
     Hasty = "hasty",
     Falling = "falling",
     Stumbling = "stumbling",
@@ -218,6 +219,31 @@ fn a_stop_token_waits_no_longer_than_it_is_told() {
     let services = plugin_api::testing::services("waiting", serde_json::json!({}));
     assert!(!services.stop_token().wait(Duration::ZERO));
     assert!(!services.stop_token().wait(Duration::from_millis(1)));
+}
+
+struct Patient(CancelToken);
+
+impl Plugin for Patient {
+    fn create(host: &Services) -> Result<Self> {
+        assert!(!host.is_probe());
+        Ok(Patient(host.cancel_token()))
+    }
+    fn self_check(&self) -> Result<()> {
+        ensure!(!self.0.is_cancelled(), "asked to leave");
+        Ok(())
+    }
+}
+
+#[test]
+fn a_call_can_learn_that_it_is_asked_to_end_soon() {
+    let patient = Loaded::<Patient>::create();
+    patient.self_check().unwrap();
+    crate::in_process::LEAVE.store(1, SeqCst);
+    assert!(patient.self_check().unwrap_err().to_string().contains("asked to leave"));
+    crate::in_process::LEAVE.store(0, SeqCst);
+    patient.self_check().unwrap();
+    // Without a host nobody asks.
+    assert!(!plugin_api::testing::services("alone", serde_json::json!({})).cancel_token().is_cancelled());
 }
 
 static HASTY_JOINED: AtomicU32 = AtomicU32::new(0);

@@ -1,4 +1,5 @@
-//! Models of the gate: loom runs each of them in every order that the memory model allows.
+//! Models of the gate, and of the books that say when a library may be closed: loom runs each of them in every
+//! order that the memory model allows.
 //!
 //! membarrier is not part of that model, so a full fence stands for each light and each heavy fence;
 //! see the proof in the head of the gate. Time does not pass, so a lost wake-up is a deadlock, which
@@ -6,12 +7,18 @@
 //!
 //! By default a run considers up to three preemptions, which is what a few minutes allow, and more than
 //! any mistake known so far has needed. `LOOM_MAX_PREEMPTIONS` changes that; `0` is without a bound.
+//!
+//! For the books libc is a stand-in, see `teardown`.
 
 #![cfg(test)]
 
+// What is included from the host says where it finds the types of the boundary.
+extern crate self as plugin_api;
+
+#[cfg(not(reseat_loom_sampled))]
+mod abi;
 // The host uses all of it; the models use what they are about.
 #[allow(dead_code, unused_imports)]
-#[path = "../../../host/src/gate/mod.rs"]
 mod gate;
 
 #[cfg(reseat_loom_sampled)]
@@ -27,3 +34,5 @@ mod leases;
 mod scene;
 #[cfg(not(reseat_loom_sampled))]
 mod swaps;
+#[cfg(not(reseat_loom_sampled))]
+mod teardown;

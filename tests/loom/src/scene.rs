@@ -1,6 +1,6 @@
 //! What the models share: a library that notices being used after its end, and the runner.
 
-use crate::gate::{Guard, Retired, Slot};
+use crate::gate::{Guard, Retired, Slot, forget_hooks};
 use loom::cell::UnsafeCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -74,6 +74,7 @@ pub fn model(name: &str, scene: impl Fn() + Sync + Send + 'static) {
     let counter = Arc::clone(&runs);
     builder.check(move || {
         counter.fetch_add(1, Ordering::Relaxed);
+        forget_hooks();
         scene();
     });
     let bound = builder.preemption_bound.map_or("no bound".to_owned(), |bound| format!("bound {bound}"));

@@ -1,0 +1,392 @@
+//! How a file becomes the serving generation: the steps, in their order, are those of [`Reload::run`].
+//!
+//! Everything that can fail comes before *publish*; until then a refusal leaves the serving generation and its state
+//! as they were. What has been done is undone in reverse order by dropping it: the pause re-opens the gate with the old
+//! generation, the [`Trial`] stops, destroys and closes the new one. Whatever waits has a limit, and can be cancelled.
+
+mod before;
+mod drain;
+mod fits;
+mod trial;
+
+use std::fs::File;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use plugin_api::CallError;
+
+use crate::deputy::{Deputy, Stuck};
+use crate::error::{Refusal, RefusalReason, ReloadError};
+use crate::events::{Event, Step};
+use crate::ffi::{Hooks, Tables, open_trusted};
+use crate::file::{self, Incoming, Staged, Vetted};
+use crate::gate::Retired;
+use crate::host::Outcome;
+use crate::options::TrustedFile;
+use crate::plugin::{Build, Loaded, Plugin, Serving, Transaction};
+use crate::registry::Core;
+
+pub(crate) use fits::{continues, expect, fits};
+use trial::Trial;
+
+/// A file that nobody writes to any more.
+pub(crate) struct Settled {
+    pub(crate) file: File,
+    /// Where it is; somebody has vouched for it.
+    pub(crate) origin: TrustedFile,
+    /// When the change was noticed.
+    pub(crate) noticed: Instant,
+}
+
+/// Why a transaction stopped.
+struct Stop {
+    step: Step,
+    reason: RefusalReason,
+}
+
+fn stop(step: Step, reason: impl Into<RefusalReason>) -> Stop {
+    Stop { step, reason: reason.into() }
+}
+
+/// How a reload that somebody asked for differs from one that a file event brought about.
+#[derive(Clone, Default)]
+pub(crate) struct Wish {
+    /// Even if the file is what serves already.
+    pub(crate) force: bool,
+    /// The old generation is never closed.
+    pub(crate) leak_old: bool,
+    /// Everything but opening it here.
+    pub(crate) dry_run: bool,
+    /// For this plugin, which goes on being followed where it was.
+    pub(crate) only: Option<String>,
+}
+
+/// Takes a file through all steps.
+pub(crate) fn admit(core: &Arc<Core>, settled: &Settled, wish: Wish) -> Result<Outcome, ReloadError> {
+    let refuse = |plugin: Option<&Plugin>, stop: Stop| {
+        ReloadError::Refused(Refusal {
+            plugin: plugin.map(|plugin| plugin.name.clone()),
+            file: settled.origin.path().to_owned(),
+            step: stop.step,
+            serving: plugin.and_then(|plugin| plugin.record().serving.as_ref().map(|serving| serving.number)),
+            reason: stop.reason,
+        })
+    };
+    let (incoming, build) = stage_and_vet(core, settled).map_err(|stop| refuse(None, stop))?;
+    let plugin = match &wish.only {
+        Some(name) => asked_for(core, name, &build).map_err(|stop| refuse(None, stop))?,
+        None => {
+            core.claim(&build).map_err(|(owner, reason)| refuse(Some(&owner), stop(Step::Vet, reason)))?
+        }
+    };
+    let turn = plugin.begin(Step::Vet)?;
+    let serving = plugin.record().serving.clone();
+    if let Some(serving) = serving.as_ref().filter(|serving| serving.build.hash == build.hash && !wish.force)
+    {
+        // It may have been moved: `claim` has seen that nothing is left where it was.
+        plugin.record().file.clone_from(&build.file);
+        return Ok(Outcome::Unchanged { plugin: plugin.name.clone(), generation: serving.number });
+    }
+    let reload = Reload {
+        core,
+        plugin: &plugin,
+        turn: &turn,
+        origin: &settled.origin,
+        serving,
+        build: Arc::new(build),
+        noticed: settled.noticed,
+        wish,
+    };
+    let outcome = reload.run(incoming).map_err(|stop| refuse(Some(&plugin), stop))?;
+    let hash = reload.build.hash;
+    drop(turn);
+    // Off everybody's path: it is written to disk.
+    if core.probes(&plugin.name).is_some() {
+        core.store.note_passed(hash);
+    }
+    Ok(outcome)
+}
+
+/// The plugin that was named, if the build is one of it.
+fn asked_for(core: &Core, name: &str, build: &Build) -> Result<Arc<Plugin>, Stop> {
+    let found = &build.manifest.plugin;
+    match core.find(name) {
+        Some(plugin) if name == found => Ok(plugin),
+        _ => Err(stop(
+            Step::Vet,
+            RefusalReason::OtherPlugin { found: found.clone(), expected: name.to_owned() },
+        )),
+    }
+}
+
+/// The private copy, and what its bytes say. No code of it runs.
+fn stage_and_vet(core: &Core, settled: &Settled) -> Result<(Incoming, Build), Stop> {
+    let path = settled.origin.path();
+    let incoming = core.staging.copy(&settled.file).map_err(|e| stop(Step::Stage, e))?;
+    let Vetted { manifest, facts } =
+        file::vet_bytes(incoming.contents(), &expect(path)).map_err(|e| stop(Step::Vet, e))?;
+    // After the bytes: what is no plugin need not be reported for who could write to it.
+    let stat =
+        settled.file.metadata().map_err(|source| stop(Step::Vet, file::VetError::Unreadable { source }))?;
+    file::check_owner(path, &stat).map_err(|e| stop(Step::Vet, e))?;
+    if let Some(offset) = facts.nodelete {
+        // Only the private copy is changed: the author's file stays as it is.
+        incoming.clear_nodelete(offset).map_err(|e| stop(Step::Stage, e))?;
+    }
+    let build = Build { manifest, facts, hash: incoming.hash(), file: path.to_owned() };
+    Ok((incoming, build))
+}
+
+/// One transaction.
+struct Reload<'a> {
+    core: &'a Arc<Core>,
+    plugin: &'a Arc<Plugin>,
+    turn: &'a Transaction,
+    origin: &'a TrustedFile,
+    serving: Option<Serving>,
+    build: Arc<Build>,
+    noticed: Instant,
+    wish: Wish,
+}
+
+/// What publishing left to do.
+struct Published {
+    old: Option<Retired<Loaded>>,
+    closed_for: Duration,
+    state_bytes: usize,
+}
+
+impl Reload<'_> {
+    /// The steps. Step 1, *settle, stage, vet*, was taken by whoever called this.
+    fn run(&self, incoming: Incoming) -> Result<Outcome, Stop> {
+        self.fits()?;
+        let number = self.plugin.record().take_number();
+        let staged = incoming.name(&self.plugin.name, number).map_err(|e| stop(Step::Stage, e))?;
+        self.probe(&staged)?; //                              2
+        if self.wish.dry_run {
+            return Ok(self.would_be_accepted());
+        }
+        self.ask_observers()?; //                             3
+        let mut trial = self.open(number, staged)?; //        4: from here on, dropping the trial undoes it
+        let published = if self.hands_over() {
+            self.hand_over(&mut trial)? //                    6 to 9
+        } else {
+            self.create(&mut trial)?; //                      5
+            self.check(&mut trial)?; //                       8: the last veto
+            self.publish(&mut trial)? //                      9: the point of no return
+        };
+        let outcome = self.record(number, &published); //     10
+        if let Some(old) = published.old {
+            self.core.reaper.retire(self.plugin.clone(), old, self.wish.leak_old); // 12
+        }
+        self.tell_observers();
+        Ok(outcome)
+    }
+
+    /// Steps 6 to 9 for a stateful plugin: closes the gate, lets the calls in flight finish, carries the state across.
+    fn hand_over(&self, trial: &mut Trial) -> Result<Published, Stop> {
+        self.at(Step::Drain)?;
+        let closed = Instant::now();
+        // Dropping the pause, on any error below, re-opens the gate with the old generation.
+        let mut pause =
+            self.plugin.slot.pause().map_err(|e| stop(Step::Drain, RefusalReason::Gate(e.to_string())))?;
+        self.drain(&mut pause)?; //                           6
+        self.at(Step::Save)?;
+        let state = self.save(pause.value())?; //             7
+        self.restore(trial, state.clone())?; //               8
+        self.check(trial)?; //                                8: the last veto
+        self.at(Step::Publish)?;
+        let loaded = self.bind(trial)?;
+        let old = pause.resume_with(loaded); //               9: one pointer, and the gate opens
+        Ok(Published { old: Some(old), closed_for: closed.elapsed(), state_bytes: state.len() })
+    }
+
+    /// Comes to a step, unless somebody has cancelled.
+    fn at(&self, step: Step) -> Result<(), Stop> {
+        self.go_on(step)?;
+        self.turn.at(step);
+        Ok(())
+    }
+
+    fn go_on(&self, step: Step) -> Result<(), Stop> {
+        if self.turn.is_cancelled() { Err(stop(step, RefusalReason::Cancelled)) } else { Ok(()) }
+    }
+
+    fn hands_over(&self) -> bool {
+        self.serving.as_ref().is_some_and(|serving| serving.build.manifest.state.is_some())
+    }
+
+    /// Step 4: opens the private copy.
+    fn open(&self, number: u64, staged: Staged) -> Result<Trial, Stop> {
+        self.at(Step::Open)?;
+        let failed = |reason: String| stop(Step::Open, RefusalReason::Open(reason));
+        let deputy = Deputy::start(&self.plugin.name).map_err(|e| failed(e.to_string()))?;
+        let open = {
+            let (origin, name) = (self.origin.clone(), self.plugin.name.clone());
+            let (manifest_hash, counters) = (self.build.facts.manifest_hash, self.plugin.counters.clone());
+            move || {
+                let image = open_trusted(&origin, staged.path(), &name, number, manifest_hash, counters);
+                image.map(|image| (Hooks::new(image), staged))
+            }
+        };
+        let limit = self.core.options.hook_deadline;
+        match deputy.begin("its constructors", || {}, open).wait(limit, || false) {
+            Ok(Ok(parts)) => Ok(Trial::new(self.core, self.plugin, number, &self.build, deputy, parts)),
+            Ok(Err(error)) => {
+                deputy.end();
+                Err(failed(error.to_string()))
+            }
+            Err((stuck, pending)) => {
+                if let Some(pending) = pending {
+                    let version = self.build.manifest.version.clone();
+                    self.core.reaper.await_open(self.plugin.clone(), number, version, pending, deputy);
+                }
+                Err(stop(
+                    Step::Open,
+                    match stuck {
+                        Stuck::Running => RefusalReason::ConstructorStuck { limit },
+                        stuck => hook_stuck("opening it", limit, stuck),
+                    },
+                ))
+            }
+        }
+    }
+
+    /// Step 5, for a stateless plugin or the first generation of any: nobody has to wait.
+    fn create(&self, trial: &mut Trial) -> Result<(), Stop> {
+        self.at(Step::Create)?;
+        let config = self.core.config(&self.plugin.name);
+        let hooks = trial.hooks();
+        let instance = self.hook(trial.deputy(), Step::Create, "create", move || hooks.create(&config))?;
+        trial.instance = Some(instance);
+        Ok(())
+    }
+
+    /// Step 7. May be repeated, and changes nothing.
+    fn save(&self, old: &Loaded) -> Result<Vec<u8>, Stop> {
+        let instance = old.instance.clone();
+        let frame = self.hook(&old.deputy, Step::Save, "save", move || instance.save(0))?;
+        // What leaves a plugin is checked before it is believed: a damaged frame must not reach the next one.
+        plugin_api::Saved::from_frame(&frame).map_err(|error| {
+            stop(
+                Step::Save,
+                RefusalReason::Hook { hook: "save", error: CallError::Malformed(format!("{error:#}")) },
+            )
+        })?;
+        Ok(frame)
+    }
+
+    /// Step 8, its first half.
+    fn restore(&self, trial: &mut Trial, state: Vec<u8>) -> Result<(), Stop> {
+        self.at(Step::Restore)?;
+        let config = self.core.config(&self.plugin.name);
+        let hooks = trial.hooks();
+        let restore = move || hooks.restore(&config, &state);
+        let instance = self.hook(trial.deputy(), Step::Restore, "restore", restore)?;
+        trial.instance = Some(instance);
+        Ok(())
+    }
+
+    /// Step 8, its second half: the last veto.
+    fn check(&self, trial: &mut Trial) -> Result<(), Stop> {
+        self.at(Step::Check)?;
+        let instance = trial.instance.clone().expect("created or restored just before");
+        let checked = instance.clone();
+        self.hook(trial.deputy(), Step::Check, "started", move || instance.started())?;
+        self.hook(trial.deputy(), Step::Check, "self_check", move || checked.self_check())
+    }
+
+    fn hook<R: Send + 'static>(
+        &self,
+        deputy: &Deputy,
+        step: Step,
+        hook: &'static str,
+        call: impl FnOnce() -> Result<R, CallError> + Send + 'static,
+    ) -> Result<R, Stop> {
+        let limit = self.core.options.hook_deadline;
+        let done = deputy.begin(hook, || {}, call).wait(limit, || self.turn.is_cancelled());
+        match done {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(error)) => Err(stop(step, RefusalReason::Hook { hook, error })),
+            Err(_) if self.turn.is_cancelled() => Err(stop(step, RefusalReason::Cancelled)),
+            Err((stuck, _)) => Err(stop(step, hook_stuck(hook, limit, stuck))),
+        }
+    }
+
+    /// Resolves the methods of every interface that there are handles of. New handles wait for the turn, so
+    /// none can be missed.
+    fn bind(&self, trial: &mut Trial) -> Result<Loaded, Stop> {
+        let tables = Tables::new();
+        let interfaces = self.plugin.record().interfaces.clone();
+        for (number, desc) in interfaces.into_iter().enumerate() {
+            tables
+                .bind(number, desc, trial.hooks().image())
+                .map_err(|reason| stop(Step::Open, RefusalReason::Open(reason)))?;
+        }
+        Ok(trial.take_loaded(tables))
+    }
+
+    /// Step 9, where no state was to be handed over.
+    fn publish(&self, trial: &mut Trial) -> Result<Published, Stop> {
+        self.at(Step::Publish)?;
+        let loaded = self.bind(trial)?;
+        let old = self.plugin.slot.swap(loaded).map_err(|error| {
+            trial.take_back(error.value);
+            stop(Step::Publish, RefusalReason::Gate("its gate is closed by another handover".into()))
+        })?;
+        Ok(Published { old, closed_for: Duration::ZERO, state_bytes: 0 })
+    }
+
+    /// Step 10. Nothing can fail any more.
+    fn record(&self, number: u64, published: &Published) -> Outcome {
+        {
+            let mut record = self.plugin.record();
+            record.serving = Some(Serving { number, build: self.build.clone() });
+            if self.wish.only.is_none() {
+                record.file.clone_from(&self.build.file);
+            }
+            record.last_refusal = None;
+        }
+        let plugin = self.plugin.name.clone();
+        let version = self.build.manifest.version.clone();
+        let file = self.build.file.clone();
+        let took_ms = millis(self.noticed.elapsed());
+        match &self.serving {
+            Some(Serving { number: from, .. }) => {
+                self.core.journal.record(Event::Reloaded {
+                    plugin: plugin.clone(),
+                    from: *from,
+                    generation: number,
+                    version,
+                    file,
+                    took_ms,
+                    closed_ms: millis(published.closed_for),
+                    state_bytes: published.state_bytes,
+                });
+                Outcome::Reloaded { plugin, from: *from, generation: number }
+            }
+            None => {
+                self.core.reaper.watch_calls();
+                self.core.journal.record(Event::Loaded {
+                    plugin: plugin.clone(),
+                    generation: number,
+                    version,
+                    file,
+                    took_ms,
+                });
+                Outcome::Loaded { plugin, generation: number }
+            }
+        }
+    }
+}
+
+fn hook_stuck(hook: &'static str, limit: Duration, stuck: Stuck) -> RefusalReason {
+    match stuck {
+        Stuck::Running => RefusalReason::HookStuck { hook, limit },
+        Stuck::Behind { job, since } => RefusalReason::ThreadBusy { hook, limit, job, since },
+    }
+}
+
+fn millis(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e3
+}

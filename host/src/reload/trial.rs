@@ -1,0 +1,74 @@
+//! A generation on its way to being published, and how it is undone.
+
+use std::sync::Arc;
+
+use crate::deputy::Deputy;
+use crate::ffi::{Hooks, Instance, Tables};
+use crate::file::Staged;
+use crate::plugin::{Build, Loaded, Plugin};
+use crate::registry::Core;
+
+/// A generation that has not been published. Dropped, it is undone: whatever was created is stopped,
+/// destroyed and closed by the reaper.
+pub(super) struct Trial {
+    core: Arc<Core>,
+    plugin: Arc<Plugin>,
+    number: u64,
+    build: Arc<Build>,
+    deputy: Option<Deputy>,
+    parts: Option<(Hooks, Staged)>,
+    pub(super) instance: Option<Instance>,
+}
+
+impl Trial {
+    pub(super) fn new(
+        core: &Arc<Core>,
+        plugin: &Arc<Plugin>,
+        number: u64,
+        build: &Arc<Build>,
+        deputy: Deputy,
+        parts: (Hooks, Staged),
+    ) -> Self {
+        Trial {
+            core: core.clone(),
+            plugin: plugin.clone(),
+            number,
+            build: build.clone(),
+            deputy: Some(deputy),
+            parts: Some(parts),
+            instance: None,
+        }
+    }
+
+    pub(super) fn hooks(&self) -> Hooks {
+        self.parts.as_ref().expect("until it is published").0.clone()
+    }
+
+    pub(super) fn deputy(&self) -> &Deputy {
+        self.deputy.as_ref().expect("until it is published")
+    }
+
+    pub(super) fn take_loaded(&mut self, tables: Tables) -> Loaded {
+        let (_, staged) = self.parts.take().expect("published once");
+        let instance = self.instance.take().expect("created or restored");
+        let deputy = self.deputy.take().expect("published once");
+        Loaded { number: self.number, tables, instance, build: self.build.clone(), staged, deputy }
+    }
+
+    /// Publishing failed after all.
+    pub(super) fn take_back(&mut self, loaded: Loaded) {
+        self.parts = Some((loaded.instance.clone().into_hooks(), loaded.staged));
+        self.instance = Some(loaded.instance);
+        self.deputy = Some(loaded.deputy);
+    }
+}
+
+impl Drop for Trial {
+    fn drop(&mut self) {
+        if let (Some(parts), Some(deputy)) = (self.parts.take(), self.deputy.take()) {
+            let version = self.build.manifest.version.clone();
+            let instance = self.instance.take();
+            self.core.reaper.discard(self.plugin.clone(), self.number, version, parts, instance, deputy);
+        }
+    }
+}
