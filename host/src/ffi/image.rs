@@ -178,28 +178,34 @@ impl Image {
         self.record.leave.store(u32::from(soon), Ordering::Relaxed);
     }
 
-    /// Whether nothing of the image can run any more. With a second witness, only if no thread's stack contradicts
-    /// that; the calling thread's is not looked at.
+    /// Whether nothing of the image can run any more.
     ///
     /// # Errors
     /// What keeps it, as a phrase.
-    pub(crate) fn may_close(&self, second_witness: bool) -> Result<(), String> {
+    pub(crate) fn may_close(&self) -> Result<(), String> {
         self.record.book.check()?;
         if let Some(signal) = os::handlers_in(&self.range).first() {
             return Err(format!("its handler of signal {signal} is still installed"));
         }
-        if second_witness {
-            witness::examine(&self.range)
-                .map_err(|reason| format!("{reason}; the host counts nobody there: please report this"))?;
-        }
         Ok(())
+    }
+
+    /// Asks the second witness whether any thread but the calling one is in one of these images, which
+    /// [`Image::may_close`] all say may be closed. At most [`TOGETHER`].
+    ///
+    /// # Errors
+    /// Who may be in one of them, as a phrase.
+    pub(crate) fn ask_second_witness(images: &[&Image]) -> Result<(), String> {
+        let ranges: Vec<_> = images.iter().map(|image| image.range.clone()).collect();
+        witness::examine(&ranges)
+            .map_err(|reason| format!("{reason}; the host counts nobody there: please report this"))
     }
 
     /// Closes the image if nothing of it can run any more, which [`Image::may_close`] has said just before.
     ///
     /// On the thread that opened it: some libraries clear away there what they have made there.
     pub(crate) fn close(mut self) -> Closed {
-        if let Err(reason) = self.may_close(false) {
+        if let Err(reason) = self.may_close() {
             return Closed::NotYet(self, reason);
         }
         let turn = match loader::turn(&self.path, "finalizers", TURN_LIMIT) {

@@ -20,6 +20,7 @@ pub(crate) use contract::Counters;
 pub(crate) use hooks::{Dynamic, Hooks, Instance, MAX_INTERFACES, Tables, dynamic_call};
 pub(crate) use image::{Closed, Gone, Image, OpenError, Remnant};
 pub(crate) use self_test::self_test;
+pub(crate) use witness::TOGETHER;
 
 use std::path::Path;
 use std::sync::Arc;

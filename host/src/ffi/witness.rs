@@ -23,11 +23,11 @@ const PATIENCE: Duration = Duration::from_millis(200);
 /// How much of a stack is looked through.
 const DEEPEST: usize = 8 << 20;
 
-/// Looks at every other thread of this process.
+/// Looks at every other thread of this process: once for all of these ranges, of which there are at most [`TOGETHER`].
 ///
 /// # Errors
-/// Who is inside of this range, or may be, as a phrase.
-pub(super) fn examine(range: &Range<usize>) -> Result<(), String> {
+/// Who is inside of one of them, or may be, as a phrase.
+pub(super) fn examine(ranges: &[Range<usize>]) -> Result<(), String> {
     // One at a time: there is one place for the question.
     static ONE: Mutex<()> = Mutex::new(());
     let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
@@ -37,12 +37,12 @@ pub(super) fn examine(range: &Range<usize>) -> Result<(), String> {
     let threads = tasks.flatten().filter_map(|task| task.file_name().to_str()?.parse().ok());
     let stacks = stacks();
     for thread in threads.filter(|&thread: &u32| thread != me) {
-        if is_suspect(thread, range, &stacks) {
+        if is_suspect(thread, ranges, &stacks) {
             let name = || {
                 thread_name(thread)
                     .map_or_else(|| thread.to_string(), |name| format!("\"{name}\" ({thread})"))
             };
-            match ask(thread, range) {
+            match ask(thread, ranges) {
                 Answer::Outside | Answer::Gone => {}
                 Answer::Inside => {
                     return Err(format!("thread {} is in its code, by what is on its stack", name()));
@@ -75,7 +75,7 @@ fn stacks() -> Vec<Range<usize>> {
 }
 
 /// Whether a thread has to be asked.
-fn is_suspect(thread: u32, range: &Range<usize>, stacks: &[Range<usize>]) -> bool {
+fn is_suspect(thread: u32, ranges: &[Range<usize>], stacks: &[Range<usize>]) -> bool {
     // The last two words are stack pointer and program counter, unless the thread is running.
     let Ok(state) = std::fs::read_to_string(format!("/proc/self/task/{thread}/syscall")) else {
         return false; // gone
@@ -85,10 +85,12 @@ fn is_suspect(thread: u32, range: &Range<usize>, stacks: &[Range<usize>]) -> boo
         .rev()
         .map(|word| word.strip_prefix("0x").and_then(|word| usize::from_str_radix(word, 16).ok()));
     let (Some(Some(counter)), Some(Some(pointer))) = (words.next(), words.next()) else { return true };
-    if range.contains(&counter) {
+    if holds(ranges, counter) {
         return true;
     }
-    let Some(stack) = stacks.iter().find(|stack| stack.contains(&pointer)) else { return true };
+    // The kernel lists them in order.
+    let at = stacks.partition_point(|stack| stack.end <= pointer);
+    let Some(stack) = stacks.get(at).filter(|stack| stack.contains(&pointer)) else { return true };
     // Leaf functions use 128 bytes below the pointer. Return addresses lie on multiples of a word.
     let start = pointer.saturating_sub(128).max(stack.start) & !(size_of::<usize>() - 1);
     let length = (stack.end - start).min(DEEPEST);
@@ -97,13 +99,17 @@ fn is_suspect(thread: u32, range: &Range<usize>, stacks: &[Range<usize>]) -> boo
     let words = bytes[..read].chunks_exact(size_of::<usize>());
     words
         .map(|word| usize::from_ne_bytes(word.try_into().expect("a word")))
-        .any(|word| follows_a_call(word, range))
+        .any(|word| follows_a_call(word, ranges))
 }
 
-/// Whether this is an address in the image right behind a call instruction.
-fn follows_a_call(address: usize, range: &Range<usize>) -> bool {
+fn holds(ranges: &[Range<usize>], address: usize) -> bool {
+    ranges.iter().any(|range| range.contains(&address))
+}
+
+/// Whether this is an address in an image right behind a call instruction.
+fn follows_a_call(address: usize, ranges: &[Range<usize>]) -> bool {
     const LONGEST: usize = 8;
-    if !range.contains(&address) || address - range.start < LONGEST {
+    if !holds(ranges, address) || !holds(ranges, address - LONGEST) {
         return false;
     }
     let mut before = [0; LONGEST];
@@ -138,17 +144,24 @@ enum Answer {
     Gone,
 }
 
-/// The question: a range, and which question it is, so that a late answer to another one is not taken for this one's.
-static START: AtomicUsize = AtomicUsize::new(0);
-static END: AtomicUsize = AtomicUsize::new(0);
+/// How many ranges are asked about at a time.
+pub(crate) const TOGETHER: usize = 32;
+
+/// The question: ranges, as their starts and ends, the rest empty; and which question it is, so that a late answer to
+/// another one is not taken for this one's.
+static RANGES: [[AtomicUsize; 2]; TOGETHER] = [const { [const { AtomicUsize::new(0) }; 2] }; TOGETHER];
 static QUESTION: AtomicU64 = AtomicU64::new(0);
 /// The answer: the question's number, and below it two bits.
 static ANSWER: AtomicU64 = AtomicU64::new(0);
 
-fn ask(thread: u32, range: &Range<usize>) -> Answer {
+fn ask(thread: u32, ranges: &[Range<usize>]) -> Answer {
     let Some(signal) = install() else { return Answer::Unknown };
-    START.store(range.start, Ordering::Relaxed);
-    END.store(range.end, Ordering::Relaxed);
+    assert!(ranges.len() <= TOGETHER);
+    for (place, number) in RANGES.iter().zip(0..) {
+        let range = ranges.get(number).cloned().unwrap_or(0..0);
+        place[0].store(range.start, Ordering::Relaxed);
+        place[1].store(range.end, Ordering::Relaxed);
+    }
     // Release: whoever reads the question's number reads the range.
     let question = QUESTION.fetch_add(1, Ordering::Release) + 1;
     // SAFETY: sends a signal that has a handler to a thread of this process, or to none.
@@ -188,7 +201,7 @@ fn install() -> Option<c_int> {
             action.sa_sigaction = handler as *const () as usize;
             action.sa_flags = libc::SA_RESTART | libc::SA_ONSTACK;
             // What the unwinder sets up the first time, it sets up here and not in a handler.
-            unwind(&(0..0));
+            unwind(|_| false);
             (libc::sigaction(signal, &raw const action, std::ptr::null_mut()) == 0).then_some(signal)
         }
     })
@@ -200,7 +213,13 @@ extern "C" fn answer(_: c_int) {
     // SAFETY: as above.
     let before = unsafe { *error };
     let question = QUESTION.load(Ordering::Acquire);
-    let verdict = unwind(&(START.load(Ordering::Relaxed)..END.load(Ordering::Relaxed)));
+    let asked = |address: usize| {
+        let ends = |place: &[AtomicUsize; 2]| {
+            place[0].load(Ordering::Relaxed) <= address && address < place[1].load(Ordering::Relaxed)
+        };
+        RANGES.iter().any(ends)
+    };
+    let verdict = unwind(asked);
     ANSWER.store(question << 2 | verdict as u64, Ordering::Release);
     // SAFETY: as above.
     unsafe { *error = before };
@@ -213,10 +232,10 @@ enum Verdict {
     Unknown = 2,
 }
 
-/// What the calling thread's stack says.
-fn unwind(range: &Range<usize>) -> Verdict {
-    struct Walk {
-        range: Range<usize>,
+/// What the calling thread's stack says of these addresses.
+fn unwind<F: Fn(usize) -> bool>(asked: F) -> Verdict {
+    struct Walk<F> {
+        asked: F,
         inside: bool,
     }
     unsafe extern "C" {
@@ -226,16 +245,16 @@ fn unwind(range: &Range<usize>) -> Verdict {
         ) -> c_int;
         fn _Unwind_GetIP(frame: *mut c_void) -> usize;
     }
-    unsafe extern "C" fn each(frame: *mut c_void, walk: *mut c_void) -> c_int {
+    unsafe extern "C" fn each<F: Fn(usize) -> bool>(frame: *mut c_void, walk: *mut c_void) -> c_int {
         // SAFETY: the unwinder passes a frame that is good for this call, and our own walk.
-        let (address, walk) = unsafe { (_Unwind_GetIP(frame), &mut *walk.cast::<Walk>()) };
-        walk.inside |= walk.range.contains(&address);
+        let (address, walk) = unsafe { (_Unwind_GetIP(frame), &mut *walk.cast::<Walk<F>>()) };
+        walk.inside |= (walk.asked)(address);
         0 // go on
     }
     const END_OF_STACK: c_int = 5;
-    let mut walk = Walk { range: range.clone(), inside: false };
+    let mut walk = Walk { asked, inside: false };
     // SAFETY: `each` has the type that the unwinder calls, and the walk lives until it returns.
-    let end = unsafe { _Unwind_Backtrace(each, (&raw mut walk).cast()) };
+    let end = unsafe { _Unwind_Backtrace(each::<F>, (&raw mut walk).cast()) };
     match (walk.inside, end) {
         (true, _) => Verdict::Inside,
         (false, END_OF_STACK) => Verdict::Outside,
@@ -263,19 +282,22 @@ mod tests {
     fn a_thread_that_sleeps_or_runs_in_the_code_is_found_and_nowhere_is_nobody() {
         let (wake, sleep) = mpsc::channel::<()>();
         let sleeper = std::thread::spawn(move || sleep.recv());
-        assert!(examine(&this_program()).is_err());
+        assert!(examine(&[this_program()]).is_err());
         // No thread is in a page of data that nobody jumps to.
         let data = vec![0_u8; 4096];
         let start = data.as_ptr().addr();
-        assert_eq!(examine(&(start..start + 4096)), Ok(()));
+        let nowhere = start..start + 4096;
+        assert_eq!(examine(std::slice::from_ref(&nowhere)), Ok(()));
+        assert!(examine(&[nowhere, this_program()]).is_err());
         drop(wake);
         assert!(sleeper.join().unwrap().is_err());
     }
 
     #[test]
     fn a_stack_says_who_is_in_it() {
-        assert!(matches!(unwind(&this_program()), Verdict::Inside));
-        assert!(matches!(unwind(&(8..16)), Verdict::Outside));
+        let here = this_program();
+        assert!(matches!(unwind(|address| here.contains(&address)), Verdict::Inside));
+        assert!(matches!(unwind(|address| (8..16).contains(&address)), Verdict::Outside));
     }
 
     #[test]

@@ -49,6 +49,8 @@ pub(super) enum Stage {
     Stopping(Pending<Stopped>, Staged, Instant),
     /// Something may yet keep it.
     Waiting(Image, Staged),
+    /// By all counts nothing keeps it; the second witness has not been asked.
+    Counted(Image, Staged),
     Closing(Pending<Closed>, Staged, Instant),
     Mapped(Remnant, Staged),
     /// Its thread is gone without an answer. It stays mapped, and nothing more can be done about it.
@@ -88,6 +90,14 @@ impl Departure {
     /// The thread of this generation.
     pub(super) fn deputy(&self) -> &Deputy {
         self.deputy.as_ref().expect("until the image is closed")
+    }
+
+    /// The image that the second witness is to be asked about.
+    pub(super) fn counted(&self) -> Option<&Image> {
+        match &self.stage {
+            Some(Stage::Counted(image, _)) => Some(image),
+            _ => None,
+        }
     }
 
     /// Nothing of the generation is left for its thread to do.

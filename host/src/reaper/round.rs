@@ -10,7 +10,7 @@ use super::departure::{Departure, Stage, Stopped, run_last_hooks};
 use super::{Lingering, Message, NAME_HOLDERS_AFTER, SAMPLE_EVERY};
 use crate::deputy::Pending;
 use crate::events::{Event, Journal, Left};
-use crate::ffi::{Closed, Gone, Hooks, Image, Instance, OpenError, Remnant};
+use crate::ffi::{Closed, Gone, Hooks, Image, Instance, OpenError, Remnant, TOGETHER};
 use crate::file::Staged;
 use crate::gate::{self, Retired};
 use crate::options::Options;
@@ -72,6 +72,7 @@ impl Round {
             for departure in &mut departures {
                 self.advance(departure);
             }
+            self.ask_second_witness(&mut departures);
             departures.retain(|departure| !matches!(departure.stage, Some(Stage::Gone | Stage::Leaked)));
             self.departures.append(&mut departures);
             self.note_lingering();
@@ -143,6 +144,7 @@ impl Round {
             },
             Stage::Stopping(pending, staged, since) => self.finish_stop(departure, pending, staged, since),
             Stage::Waiting(image, staged) => self.begin_close(departure, image, staged),
+            Stage::Counted(image, staged) => (Stage::Counted(image, staged), false),
             Stage::Closing(pending, staged, since) => self.finish_close(departure, pending, staged, since),
             Stage::Mapped(remnant, staged) => self.look(departure, remnant, staged),
             Stage::Stuck => (Stage::Stuck, false),
@@ -283,11 +285,50 @@ impl Round {
         if departure.since.elapsed() < departure.close_at {
             return (Stage::Waiting(image, staged), false);
         }
-        if let Err(reason) = image.may_close(self.second_witness) {
+        if let Err(reason) = image.may_close() {
             return (self.not_yet(departure, image, staged, reason), false);
         }
+        if self.second_witness {
+            return (Stage::Counted(image, staged), false);
+        }
+        (self.order_close(departure, image, staged), false)
+    }
+
+    fn order_close(&self, departure: &Departure, image: Image, staged: Staged) -> Stage {
         let pending = departure.deputy().begin("its finalizers", self.nudge(), move || image.close());
-        (Stage::Closing(pending, staged, Instant::now()), false)
+        Stage::Closing(pending, staged, Instant::now())
+    }
+
+    /// Asks the second witness: once for all that are waiting for it, since it looks at every thread. Nobody can have
+    /// come into any of them meanwhile.
+    fn ask_second_witness(&self, departures: &mut [Departure]) {
+        let mut counted: Vec<_> = departures
+            .iter_mut()
+            .filter(|departure| matches!(departure.stage, Some(Stage::Counted(..))))
+            .take(TOGETHER)
+            .collect();
+        let images: Vec<&Image> = counted.iter().filter_map(|departure| departure.counted()).collect();
+        if images.is_empty() || Image::ask_second_witness(&images).is_ok() {
+            for departure in counted {
+                self.decide(departure, Ok(()));
+            }
+            return;
+        }
+        // Whose thread is it?
+        for departure in &mut counted {
+            let verdict = departure.counted().map_or(Ok(()), |image| Image::ask_second_witness(&[image]));
+            self.decide(departure, verdict);
+        }
+    }
+
+    fn decide(&self, departure: &mut Departure, verdict: Result<(), String>) {
+        departure.stage = match (departure.stage.take(), verdict) {
+            (Some(Stage::Counted(image, staged)), Ok(())) => Some(self.order_close(departure, image, staged)),
+            (Some(Stage::Counted(image, staged)), Err(reason)) => {
+                Some(self.not_yet(departure, image, staged, reason))
+            }
+            (other, _) => other,
+        };
     }
 
     fn not_yet(&self, departure: &mut Departure, image: Image, staged: Staged, reason: String) -> Stage {

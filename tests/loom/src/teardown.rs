@@ -201,7 +201,9 @@ models! {
 
     fn a_thread_of_the_plugin_ends_with_thread_locals() {
         let plugin = Plugin::load();
-        plugin.start(|plugin| plugin.register_for_good());
+        plugin.start(|plugin| {
+            plugin.register_that(Plugin::register_for_good);
+        });
         plugin.reap();
         os::join_all();
         assert_eq!(plugin.pending(), 0);
@@ -269,12 +271,15 @@ models! {
         assert!(plugin.close());
     }
 
-    fn the_destructor_of_a_key_registers_another() {
+    /// Its destructor registers another. The thread is alive until all that is done.
+    fn a_thread_of_the_plugin_ends_with_a_value_under_a_key() {
         let plugin = Plugin::load();
-        let value = plugin.set_value(plugin.key(), Plugin::register_for_good);
-        let _ = current_thread();
-        end_current_thread();
-        assert_eq!((value.runs(), plugin.pending()), (1, 0));
-        assert!(plugin.close());
+        let key = plugin.key();
+        plugin.start(move |plugin| {
+            plugin.set_value(key, Plugin::register_for_good);
+        });
+        plugin.reap();
+        os::join_all();
+        assert_eq!(plugin.pending(), 0);
     }
 }
