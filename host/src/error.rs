@@ -197,6 +197,11 @@ pub enum RefusalReason {
     /// An observer has objected.
     #[error("{0}")]
     Vetoed(String),
+    /// There is no build to go back to.
+    #[error(
+        "there is no build to go back to: none has served before this one since the host was started, or it has gone back already"
+    )]
+    NoPrevious,
     /// Somebody has cancelled the reload.
     #[error("it was cancelled")]
     Cancelled,

@@ -46,6 +46,38 @@ pub enum Event {
         /// Bytes of state that were carried across.
         state_bytes: usize,
     },
+    /// A generation that had taken over has passed its probation.
+    Proved {
+        /// The plugin.
+        plugin: String,
+        /// The generation.
+        generation: u64,
+        /// Its calls meanwhile.
+        calls: u64,
+        /// Those that failed.
+        errors: u64,
+        /// Those that panicked.
+        panics: u64,
+        /// 99 of 100 took no longer, in microseconds.
+        p99_us: f64,
+    },
+    /// The build before has taken over again.
+    RolledBack {
+        /// The plugin.
+        plugin: String,
+        /// The generation that was sent back.
+        from: u64,
+        /// The generation that serves.
+        generation: u64,
+        /// The version of its build.
+        version: String,
+        /// Why.
+        reason: String,
+        /// What became of the state.
+        state: RolledBackState,
+        /// How long the gate was closed.
+        closed_ms: f64,
+    },
     /// A build was refused; whatever served before serves on.
     Refused {
         /// The plugin, if the file got far enough to say.
@@ -126,6 +158,18 @@ pub enum Event {
     },
 }
 
+/// What became of the state when a build was sent back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RolledBackState {
+    /// There was none.
+    None,
+    /// It was handed back.
+    Carried,
+    /// The one that had been handed over before was used again; what had changed since is lost.
+    Earlier,
+}
+
 /// What a generation has got of the heap and not given back: what its `static`s owned, and what it has forgotten.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Left {
@@ -166,6 +210,26 @@ impl fmt::Display for Event {
                     write!(f, ", gate closed for {closed_ms:.1} ms, {state_bytes} B of state carried")?;
                 }
                 write!(f, ")")
+            }
+            Event::Proved { plugin, generation, calls, errors, panics, p99_us } => {
+                let p99 = Duration::from_nanos((p99_us * 1e3) as u64);
+                write!(
+                    f,
+                    "generation {generation} of {plugin} has proved itself: {calls} calls, {errors} failed, {panics} panicked, 99 of 100 within {p99:.1?}"
+                )
+            }
+            Event::RolledBack { plugin, from, generation, version, reason, state, .. } => {
+                write!(
+                    f,
+                    "generation {generation} of {plugin} serves: version {version} is back after generation {from}: {reason}"
+                )?;
+                match state {
+                    RolledBackState::None => Ok(()),
+                    RolledBackState::Carried => f.write_str("; the state was carried back"),
+                    RolledBackState::Earlier => {
+                        f.write_str("; the state is the one from before, and what had changed since is lost")
+                    }
+                }
             }
             Event::Refused { plugin, file, step, reason, serving } => {
                 match plugin {

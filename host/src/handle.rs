@@ -4,6 +4,7 @@
 //! kept inside of the one that holds it, and lent from there.
 #![allow(unsafe_code)]
 
+use std::ffi::c_void;
 use std::marker::PhantomData;
 use std::ops::Deref;
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use plugin_api::interface::RawProxy;
 use plugin_api::{CallError, Interface};
 
 use crate::gate::{self, EnterError, NoteCell};
+use crate::meter::Started;
 use crate::plugin::{Loaded, Plugin};
 
 /// A plugin, typed by one of its interfaces. Cheap to clone; stays valid across reloads, and beyond the host,
@@ -45,8 +47,11 @@ impl<I: Interface + ?Sized> Handle<I> {
                 Err(error) => return Err(*error),
             },
         };
-        match proxy::<I>(&held, self.interface, Some(held.note())) {
-            Some(proxy) => Ok(Guard { proxy, held }),
+        if let Some(proxy) = proxy::<I>(held.tables.get(self.interface), &held, Some(held.note())) {
+            return Ok(Guard { proxy, held, started: None });
+        }
+        match proxy::<I>(held.tables.get_metered(self.interface), &held, Some(held.note())) {
+            Some(proxy) => Ok(Guard { proxy, held, started: Some(Box::new(Started::now())) }),
             None => {
                 drop(held);
                 Err(self.plugin.not_loaded())
@@ -85,16 +90,15 @@ impl<I: Interface + ?Sized> std::fmt::Debug for Handle<I> {
 /// holds the generation.
 #[inline(always)]
 pub(crate) fn proxy<I: Interface + ?Sized>(
+    methods: *const *const c_void,
     loaded: &Loaded,
-    interface: usize,
     note: Option<&'static NoteCell>,
 ) -> Option<I::Proxy> {
-    let methods = loaded.tables.get(interface);
     if methods.is_null() {
         return None;
     }
-    // SAFETY: `Tables::bind` resolved this table for `I` (a handle's number is that of its interface), checking
-    // every fingerprint. The caller keeps the generation, and with it table and instance, for as long as the
+    // SAFETY: the caller got it from this generation's `Tables`, by the number of a handle, which is that of `I`:
+    // so `Tables::bind` resolved it for `I`, checking every fingerprint. The caller keeps the generation, and with it table and instance, for as long as the
     // proxy: it is a private field of a guard or lease, behind `Deref`.
     let proxy = unsafe { RawProxy::new(methods, loaded.raw_instance()) };
     Some(I::Proxy::from(match note {
@@ -130,6 +134,17 @@ pub(crate) fn proxy<I: Interface + ?Sized>(
 pub struct Guard<'h, I: Interface + ?Sized> {
     proxy: I::Proxy,
     held: gate::Guard<'h, Loaded>,
+    /// If this generation is metered.
+    started: Option<Box<Started>>,
+}
+
+impl<I: Interface + ?Sized> Drop for Guard<'_, I> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        if let Some(started) = self.started.take() {
+            self.held.ended(*started);
+        }
+    }
 }
 
 impl<I: Interface + ?Sized> Guard<'_, I> {
@@ -157,7 +172,7 @@ pub struct Lease<I: Interface + ?Sized> {
 impl<I: Interface + ?Sized> Lease<I> {
     /// `None`: this generation is not bound to the handle's interface.
     pub(crate) fn new(held: gate::Lease<Loaded>, handle: &Handle<I>) -> Option<Self> {
-        let proxy = proxy::<I>(&held, handle.interface, None)?;
+        let proxy = proxy::<I>(held.tables.get_metered(handle.interface), &held, None)?;
         Some(Lease { proxy, held })
     }
 

@@ -151,7 +151,13 @@ impl Host {
                 known: method_names(&loaded.build),
             })?;
         loaded.note().store(dynamic.address(), Ordering::Relaxed);
-        dynamic_call(&loaded.instance, &dynamic, arguments)
+        if !loaded.tables.is_metered() {
+            return dynamic_call(&loaded.instance, &dynamic, arguments);
+        }
+        let begun = Instant::now();
+        let result = dynamic_call(&loaded.instance, &dynamic, arguments);
+        loaded.meter.note(begun.elapsed(), crate::meter::failures_of(&result));
+        result
     }
 
     /// Loads a file: as a new plugin, or as the next generation of the plugin that its manifest names.
@@ -199,6 +205,22 @@ impl Host {
     /// As for [`Host::reload`].
     pub fn dry_run(&self, plugin: &str, file: Option<&TrustedFile>) -> Result<Outcome, ReloadError> {
         self.reload_as(plugin, file, Wish { force: true, dry_run: true, ..Wish::default() })
+    }
+
+    /// Goes back to the build before, which takes over in the same way as a new one does: with the state, if the
+    /// serving build can write it in the version that the other reads. The build that is left is denied.
+    ///
+    /// The build before is known until this host ends; after one step back there is none.
+    ///
+    /// # Errors
+    /// [`RefusalReason::NoPrevious`](crate::RefusalReason::NoPrevious); else as for [`Host::reload`].
+    pub fn roll_back(&self, plugin: &str) -> Result<Outcome, ReloadError> {
+        let plugin = self
+            .core
+            .find(plugin)
+            .ok_or_else(|| ReloadError::NoSuchPlugin { name: plugin.into(), known: self.core.names() })?;
+        let serving = plugin.serving_number().unwrap_or_default();
+        crate::reload::roll_back(&self.core, &plugin, serving, "it was asked for")
     }
 
     /// Cancels the reload of a plugin that is under way: it is refused, and what served before serves on. At which step

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::observer::Observers;
+use crate::probation::Probation;
 use crate::probe::Probe;
 
 /// What a host watches, and how long it waits for what.
@@ -50,6 +51,8 @@ pub struct Options {
     /// How builds that this host has not seen are tried before they are opened: in a helper process. `None`: not at
     /// all.
     pub probe: Option<Probe>,
+    /// By what a build that has taken over is judged, and after which time it has proved itself. `None`: it is not.
+    pub probation: Option<Probation>,
     /// Who is asked before a reload, and told after it.
     pub observers: Observers,
     /// What is otherwise for single plugins, by name.
@@ -64,7 +67,8 @@ pub struct Options {
     ///
     /// The risk: the destructor of a thread-local may rely on the thread it runs on. One that is a guard of a lock, a
     /// handle of a window system, or an `Rc` shared with another thread-local of the same thread is undone on the
-    /// wrong thread. Values under a pthread key that a plugin has made itself are not destroyed at all then.
+    /// wrong thread. A thread that ends meanwhile waits until the destructor that was its own has returned: for ever, if
+    /// that waits for the thread. Values under a pthread key that a plugin has made itself are not destroyed at all then.
     pub adopt_after: Option<Duration>,
     /// Whether every stack is looked through before a library is closed, as a check of the host's own counts. If
     /// it finds a thread inside that they do not know of, the library is not closed, and that is reported.
@@ -133,6 +137,7 @@ impl Default for Options {
             call_wait: Duration::from_secs(30),
             max_waiting: 10_000,
             probe: None,
+            probation: Some(Probation::default()),
             observers: Observers::none(),
             plugins: BTreeMap::new(),
             rescan_every: Duration::from_secs(2),

@@ -17,9 +17,10 @@ use crate::error::ReloadError;
 use crate::events::Step;
 use crate::ffi::{Counters, Instance, Tables};
 use crate::file::{
-    ContentHash, Facts, InterfaceManifest, InterfaceVersion, Manifest, MethodManifest, Staged,
+    ContentHash, Facts, InterfaceManifest, InterfaceVersion, Kept, Manifest, MethodManifest, Staged,
 };
 use crate::gate::{Slot, Stragglers};
+use crate::meter::{Meter, Reading, Started};
 use crate::status::Phase;
 
 /// See the module.
@@ -45,6 +46,8 @@ pub(crate) struct Loaded {
     pub(crate) staged: Staged,
     /// The thread of this generation.
     pub(crate) deputy: Deputy,
+    /// Counts and times calls, while that is asked for.
+    pub(crate) meter: Arc<Meter>,
 }
 
 impl Loaded {
@@ -52,6 +55,13 @@ impl Loaded {
     #[inline(always)]
     pub(crate) fn raw_instance(&self) -> InstanceRef {
         self.instance.raw()
+    }
+
+    /// A call that was metered has ended.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn ended(&self, started: Started) {
+        self.meter.ended(started);
     }
 
     /// Who is in this generation, and what they called last.
@@ -89,6 +99,22 @@ pub(crate) struct Record {
     pub(crate) last_refusal: Option<String>,
     /// Generations that serve no more and are not gone.
     pub(crate) old: Vec<Old>,
+    /// A copy of the serving build, to be gone back to.
+    pub(crate) kept: Option<Kept>,
+    /// The build before, which had proved itself.
+    pub(crate) previous: Option<Previous>,
+    /// The serving generation, if it has yet to prove itself.
+    pub(crate) on_probation: Option<u64>,
+    /// How the last generation did that has proved itself.
+    pub(crate) baseline: Option<Reading>,
+}
+
+/// A build that can be gone back to.
+pub(crate) struct Previous {
+    pub(crate) build: Arc<Build>,
+    pub(crate) copy: Kept,
+    /// The state that it handed over, as long as that is recent.
+    pub(crate) state: Option<Arc<Vec<u8>>>,
 }
 
 impl Record {
@@ -134,6 +160,10 @@ impl Plugin {
                 interfaces: Vec::new(),
                 last_refusal: None,
                 old: Vec::new(),
+                kept: None,
+                previous: None,
+                on_probation: None,
+                baseline: None,
             }),
         })
     }
@@ -145,6 +175,11 @@ impl Plugin {
     /// Whether a generation serves, or will again when a handover has opened its gate.
     pub(crate) fn is_loaded(&self) -> bool {
         self.record().serving.is_some()
+    }
+
+    /// The number of the generation that serves.
+    pub(crate) fn serving_number(&self) -> Option<u64> {
+        self.record().serving.as_ref().map(|serving| serving.number)
     }
 
     /// Begins a transaction.

@@ -221,7 +221,11 @@ impl Core {
     pub(crate) fn take_down(&self, plugin: &Arc<Plugin>) -> Option<u64> {
         let old = plugin.slot.close().ok().flatten()?;
         let number = old.value().number;
-        plugin.record().serving = None;
+        {
+            let mut record = plugin.record();
+            record.serving = None;
+            (record.kept, record.previous, record.on_probation) = (None, None, None);
+        }
         self.reaper.retire(plugin.clone(), old, false);
         Some(number)
     }

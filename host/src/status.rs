@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use crate::gate;
+use crate::meter::Reading;
 use crate::plugin::{Old, Plugin};
 use crate::registry::Core;
 
@@ -49,6 +50,8 @@ pub struct PluginStatus {
     pub generations: Vec<GenerationStatus>,
     /// Counters that the plugin keeps with the host.
     pub counters: Vec<(String, u64)>,
+    /// How the serving generation does that is measured: to be judged, or to judge the next one by.
+    pub probation: Option<String>,
     /// What a transaction is doing right now, e.g. `drain since 1.2 s`.
     pub busy: Option<String>,
     /// The last refusal, in full, until a later build is accepted.
@@ -127,6 +130,7 @@ fn leaked(plugin: &PluginStatus) -> impl Iterator<Item = String> {
 
 fn plugin_status(plugin: &Plugin) -> PluginStatus {
     let busy = plugin.busy();
+    let probation = probation(plugin);
     let record = plugin.record();
     let serving = record.serving.as_ref();
     let manifest = serving.map(|serving| &serving.build.manifest);
@@ -148,9 +152,17 @@ fn plugin_status(plugin: &Plugin) -> PluginStatus {
         interfaces: manifest.map(crate::check::interfaces).unwrap_or_default(),
         generations,
         counters: plugin.counters.list(),
+        probation,
         busy,
         last_refusal: record.last_refusal.clone(),
     }
+}
+
+fn probation(plugin: &Plugin) -> Option<String> {
+    let held = plugin.slot.try_enter().ok().filter(|held| held.tables.is_metered())?;
+    let reading = held.meter.read();
+    let Reading { calls, errors, panics, p99 } = reading;
+    Some(format!("{calls} calls, {errors} failed, {panics} panicked, 99 of 100 within {p99:.1?}"))
 }
 
 fn old_status(old: &Old) -> GenerationStatus {

@@ -7,7 +7,7 @@ use abi_stable::StableAbi;
 use abi_stable::prefix_type::WithMetadata;
 use abi_stable::std_types::RStr;
 use abi_stable::type_layout::TypeLayout;
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 use crate::abi::{
     GenerationRef, HostContractRef, InstanceRef, PluginContract, PluginContractRef, RawSlice, Reply, Transfer,
@@ -48,17 +48,22 @@ impl<P: Plugin + Identity> Instance<P> {
     }
 
     fn save(&self, target: u32) -> Result<Vec<u8>> {
-        ensure!(
-            target == 0 || target == P::STATE_VERSION,
-            "plugin `{}` {} writes state version {}, asked for {target}",
-            P::NAME,
-            P::VERSION,
-            P::STATE_VERSION
-        );
-        let mut saved = self.plugin.save()?;
+        let version = if target == 0 { P::STATE_VERSION } else { target };
+        let mut saved = if version == P::STATE_VERSION {
+            self.plugin.save()?
+        } else {
+            self.plugin
+                .save_as(version)
+                .with_context(|| format!("plugin `{}` {} cannot be left", P::NAME, P::VERSION))?
+        };
         if saved.version() == 0 && saved.encoding() != Encoding::None {
-            saved = saved.with_version(P::STATE_VERSION);
+            saved = saved.with_version(version);
         }
+        ensure!(
+            saved.version() == version || saved.encoding() == Encoding::None,
+            "it has written state version {}, asked for was {version}",
+            saved.version()
+        );
         Ok(saved.to_frame())
     }
 }

@@ -363,5 +363,6 @@ pub unsafe fn finish<T: Copy, V>(
 #[inline(never)]
 #[allow(improper_ctypes_definitions)] // called from Rust only
 extern "C" fn failed(outgoing: &mut Outgoing, status: Status) -> Box<CallError> {
+    crate::failures::note(status);
     Box::new(CallError::of(status, outgoing.take_string()))
 }

@@ -64,6 +64,8 @@ mod contain;
 #[doc(hidden)]
 pub mod export;
 #[doc(hidden)]
+pub mod failures;
+#[doc(hidden)]
 pub mod heap;
 mod json;
 #[doc(hidden)]

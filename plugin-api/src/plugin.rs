@@ -37,13 +37,29 @@ pub trait Plugin: Sized + Send + Sync + 'static {
     /// Whatever makes it impossible to serve, e.g. a bad configuration. The load is refused.
     fn create(host: &Services) -> Result<Self>;
 
-    /// Writes the state. Called while no call is in flight; must not change `self`, because a reload that
-    /// is refused afterwards goes on with it. May be called more than once.
+    /// Writes the state. In a handover it is called while no call is in flight; for a copy on which the next build
+    /// is tried, while calls go on. Must not change `self`, because a reload that is refused afterwards goes on with
+    /// it. May be called more than once.
     ///
     /// # Errors
     /// The state cannot be written. The reload is refused.
     fn save(&self) -> Result<Saved> {
         Ok(Saved::none())
+    }
+
+    /// Writes the state in an older version, for an earlier build that is to take over again: this one has proved
+    /// bad, or somebody has asked for it. A plugin that does not say how writes its own version only.
+    ///
+    /// # Errors
+    /// The state cannot be written in that version. What happens then is for the host to decide: it goes back to the
+    /// state that was handed over to this build, or stays with this build.
+    fn save_as(&self, version: u32) -> Result<Saved> {
+        ensure!(
+            version == Self::STATE_VERSION,
+            "this build writes state version {}, asked for was {version}: implement `save_as`",
+            Self::STATE_VERSION
+        );
+        self.save()
     }
 
     /// Starts from the state of an earlier build. `saved.version()` says which version it is. A plugin that

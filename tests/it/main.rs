@@ -39,6 +39,8 @@ mod handover;
 mod holders;
 /// Every shape of plugin, a hundred times over; an outside observer says what is mapped. And the soak.
 mod matrix;
+/// Builds that have taken over and prove bad, and the way back.
+mod probation;
 /// Builds that are tried in a helper process, and what they do there.
 mod probe;
 /// What the README says of the source.

@@ -48,6 +48,8 @@ impl Scene {
             state_dir: dir.path().join("state"),
             // Whatever a test is about, stacks must agree with what the host counts.
             second_witness: true,
+            // Builds are judged where that is what a test is about.
+            probation: None,
             ..Options::default()
         };
         change(&mut options);

@@ -142,6 +142,7 @@ fn the_status_is_what_a_program_can_read() {
         "interfaces",
         "last_refusal",
         "name",
+        "probation",
         "profile",
         "state_version",
         "version",

@@ -44,7 +44,7 @@ fn host(dir: &std::path::Path) -> Host {
     std::fs::copy(library, plugins.join("libcallee.so")).expect("cargo build -p callee was run");
     // SAFETY: only this program writes there.
     let trusted = unsafe { TrustedDir::new(plugins) };
-    let options = Options { watch: vec![trusted], state_dir: dir.join("state"), ..Options::default() };
+    let options = Options { watch: vec![trusted], state_dir: dir.join("state"), probation: None, ..Options::default() };
     Host::start(options).expect("the host starts")
 }
 

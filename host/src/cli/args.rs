@@ -32,6 +32,8 @@ pub enum Command {
     Ps(PsArgs),
     /// Look at a plugin's file again and reload it, even if it is unchanged
     Reload(ReloadArgs),
+    /// Go back to the build before, with the state if it can be written for it; the build that is left is denied
+    Rollback(PluginArgs),
     /// Cancel the reload of a plugin that is under way
     Cancel(PluginArgs),
     /// Take a plugin out of service; its state is gone

@@ -51,6 +51,16 @@ pub fn reload(args: &ReloadArgs) -> Result<(), Failure> {
     print(&format!("generation {generation} of {} serves", args.plugin))
 }
 
+/// `reseat rollback`
+pub fn rollback(args: &PluginArgs) -> Result<(), Failure> {
+    let outcome = ask(&args.state, &Request::Rollback { plugin: args.plugin.clone() })?;
+    let (generation, from) = (&outcome["generation"], &outcome["from"]);
+    print(&format!(
+        "generation {generation} of {} serves: the build before, after generation {from}",
+        args.plugin
+    ))
+}
+
 /// `reseat cancel`
 pub fn cancel(args: &PluginArgs) -> Result<(), Failure> {
     let step = ask(&args.state, &Request::Cancel { plugin: args.plugin.clone() })?;

@@ -46,6 +46,7 @@ pub fn main() -> ExitCode {
         Command::Call(args) => client::call(&args),
         Command::Ps(args) => client::ps(&args),
         Command::Reload(args) => client::reload(&args),
+        Command::Rollback(args) => client::rollback(&args),
         Command::Cancel(args) => client::cancel(&args),
         Command::Unload(args) => client::unload(&args),
         Command::Deny(args) => client::deny(&args),

@@ -136,8 +136,16 @@ pub(crate) const MAX_INTERFACES: usize = 16;
 /// interface's number, so that a call costs no search.
 #[repr(C)]
 pub(crate) struct Tables {
+    /// What calls use. Null while they are metered, which sends them the slow way at no cost to others.
     tables: [AtomicPtr<*const c_void>; MAX_INTERFACES],
-    owned: Mutex<Vec<Box<[*const c_void]>>>,
+    /// All of them, metered or not.
+    all: [AtomicPtr<*const c_void>; MAX_INTERFACES],
+    owned: Mutex<Owned>,
+}
+
+struct Owned {
+    tables: Vec<Box<[*const c_void]>>,
+    is_metered: bool,
 }
 
 // SAFETY: the pointers are addresses of code in the generation's image, which nobody writes through.
@@ -146,10 +154,24 @@ unsafe impl Send for Tables {}
 unsafe impl Sync for Tables {}
 
 impl Tables {
-    pub(crate) fn new() -> Self {
-        Tables {
-            tables: [const { AtomicPtr::new(std::ptr::null_mut()) }; MAX_INTERFACES],
-            owned: Mutex::default(),
+    /// With nothing in them. `is_metered`: calls go the slow way, until [`Tables::end_metering`].
+    pub(crate) fn new(is_metered: bool) -> Self {
+        let none = || [const { AtomicPtr::new(std::ptr::null_mut()) }; MAX_INTERFACES];
+        let owned = Mutex::new(Owned { tables: Vec::new(), is_metered });
+        Tables { tables: none(), all: none(), owned }
+    }
+
+    /// Whether calls are counted and timed.
+    pub(crate) fn is_metered(&self) -> bool {
+        self.owned.lock().unwrap_or_else(PoisonError::into_inner).is_metered
+    }
+
+    /// From now on calls go the quick way.
+    pub(crate) fn end_metering(&self) {
+        let mut owned = self.owned.lock().unwrap_or_else(PoisonError::into_inner);
+        owned.is_metered = false;
+        for (table, all) in self.tables.iter().zip(&self.all) {
+            table.store(all.load(Ordering::Acquire), Ordering::Release);
         }
     }
 
@@ -166,14 +188,23 @@ impl Tables {
         let table: Box<[*const c_void]> =
             desc.methods.iter().map(|method| resolve(desc, method, export)).collect::<Result<_, _>>()?;
         let mut owned = self.owned.lock().unwrap_or_else(PoisonError::into_inner);
-        owned.push(table);
-        let table = owned.last().expect("just pushed").as_ptr();
+        owned.tables.push(table);
+        let table = owned.tables.last().expect("just pushed").as_ptr();
         // Release: whoever reads the pointer reads the table behind it.
-        self.tables[number].store(table.cast_mut(), Ordering::Release);
+        self.all[number].store(table.cast_mut(), Ordering::Release);
+        if !owned.is_metered {
+            self.tables[number].store(table.cast_mut(), Ordering::Release);
+        }
         Ok(())
     }
 
-    /// The table of an interface; null if it was not bound.
+    /// The table of an interface, also while calls are metered; null if it was not bound.
+    #[cold]
+    pub(crate) fn get_metered(&self, number: usize) -> *const *const c_void {
+        self.all[number % MAX_INTERFACES].load(Ordering::Acquire)
+    }
+
+    /// The table of an interface; null if it was not bound, or calls are metered.
     #[inline(always)]
     pub(crate) fn get(&self, number: usize) -> *const *const c_void {
         // Acquire: the partner of the store in `bind`; free on x86-64.

@@ -45,6 +45,6 @@ pub use settle::{Progress, Settling, UNWITNESSED, WaitReason};
 pub use signature::{
     DEPTH_LIMIT, Field, Payload, Primitive, Signature, SignatureError, Type, Variant, example_args, human,
 };
-pub use stage::{Incoming, StageError, Staged, StagingDir, clear_nodelete};
+pub use stage::{Incoming, Kept, StageError, Staged, StagingDir, clear_nodelete};
 pub use trust::check_owner;
 pub use vet::{Expect, Facts, Vetted, open_file, vet_bytes, vet_path};

@@ -271,6 +271,32 @@ pub fn clear_nodelete(file: &File, offset: u64) -> io::Result<()> {
     file.write_all_at(&cleared.to_le_bytes(), offset)
 }
 
+impl Staged {
+    /// One more name for the same contents, which stays when this one goes.
+    ///
+    /// # Errors
+    /// The directory cannot be written.
+    pub fn keep_for_later(&self) -> Result<Kept, StageError> {
+        let run = &self.private.run;
+        let name = self.path().file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let path = run.path().join(format!(".kept-{name}"));
+        fs::hard_link(self.path(), &path)
+            .map_err(|source| StageError::CannotWrite { directory: run.path().into(), source })?;
+        Ok(Kept(PrivateFile { path, run: Arc::clone(run), keep: false }))
+    }
+}
+
+/// The contents of a private copy, kept for later. Removed when dropped.
+#[derive(Debug)]
+pub struct Kept(PrivateFile);
+
+impl Kept {
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.0.path
+    }
+}
+
 /// Why there is no private copy.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

@@ -13,6 +13,11 @@ impl Reload<'_> {
     /// What can be refused without running anything.
     pub(super) fn fits(&self) -> Result<(), Stop> {
         let refuse = |reason| stop(Step::Vet, reason);
+        if self.wish.back.is_some() {
+            // It has served before; how its state is written is seen when it is.
+            fits(self.plugin, None, &self.build).map_err(refuse)?;
+            return self.core.may_open_another().map_err(|reason| stop(Step::Open, reason));
+        }
         if let Some(denial) = self.core.store.denial(self.build.hash) {
             return Err(refuse(RefusalReason::Denied(denial)));
         }
@@ -24,7 +29,7 @@ impl Reload<'_> {
     /// Step 2: what it does in a process that may die of it.
     pub(super) fn probe(&self, staged: &Staged) -> Result<(), Stop> {
         let Some(probe) = self.core.probes(&self.plugin.name) else { return Ok(()) };
-        if self.core.store.has_passed(self.build.hash) {
+        if self.wish.back.is_some() || self.core.store.has_passed(self.build.hash) {
             return Ok(());
         }
         self.at(Step::Probe)?;
@@ -65,7 +70,7 @@ impl Reload<'_> {
             self.plugin.slot.lease().map_err(|e| {
                 stop(Step::Probe, RefusalReason::Gate(self.plugin.cannot_enter(&e).to_string()))
             })?;
-        self.save(&held).map(Some).map_err(|failed| Stop { step: Step::Probe, ..failed })
+        self.save(&held, 0).map(Some).map_err(|failed| Stop { step: Step::Probe, ..failed })
     }
 
     pub(super) fn would_be_accepted(&self) -> Outcome {
@@ -89,7 +94,8 @@ impl Reload<'_> {
     /// Step 3.
     pub(super) fn ask_observers(&self) -> Result<(), Stop> {
         let options = &self.core.options;
-        if options.observers.is_empty() {
+        // Nobody can object to leaving what is bad.
+        if options.observers.is_empty() || self.wish.back.is_some() {
             return Ok(());
         }
         self.at(Step::Observe)?;

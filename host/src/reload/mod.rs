@@ -4,6 +4,7 @@
 //! as they were. What has been done is undone in reverse order by dropping it: the pause re-opens the gate with the old
 //! generation, the [`Trial`] stops, destroys and closes the new one. Whatever waits has a limit, and can be cancelled.
 
+mod back;
 mod before;
 mod drain;
 mod fits;
@@ -17,15 +18,19 @@ use plugin_api::CallError;
 
 use crate::deputy::{Deputy, Stuck};
 use crate::error::{Refusal, RefusalReason, ReloadError};
-use crate::events::{Event, Step};
+use crate::events::{Event, RolledBackState, Step};
 use crate::ffi::{Hooks, Tables, open_trusted};
-use crate::file::{self, Incoming, Staged, Vetted};
+use crate::file::{self, Incoming, Kept, Staged, Vetted};
 use crate::gate::Retired;
 use crate::host::Outcome;
+use crate::meter::Meter;
 use crate::options::TrustedFile;
 use crate::plugin::{Build, Loaded, Plugin, Serving, Transaction};
+use crate::probation;
 use crate::registry::Core;
 
+use back::Back;
+pub(crate) use back::roll_back;
 pub(crate) use fits::{continues, expect, fits};
 use trial::Trial;
 
@@ -59,6 +64,8 @@ pub(crate) struct Wish {
     pub(crate) dry_run: bool,
     /// For this plugin, which goes on being followed where it was.
     pub(crate) only: Option<String>,
+    /// Back to a build that has served before.
+    pub(crate) back: Option<Back>,
 }
 
 /// Takes a file through all steps.
@@ -153,7 +160,10 @@ struct Reload<'a> {
 struct Published {
     old: Option<Retired<Loaded>>,
     closed_for: Duration,
-    state_bytes: usize,
+    state: Option<Arc<Vec<u8>>>,
+    fate: RolledBackState,
+    kept: Option<Kept>,
+    meter: Arc<Meter>,
 }
 
 impl Reload<'_> {
@@ -168,14 +178,14 @@ impl Reload<'_> {
         }
         self.ask_observers()?; //                             3
         let mut trial = self.open(number, staged)?; //        4: from here on, dropping the trial undoes it
-        let published = if self.hands_over() {
+        let mut published = if self.hands_over() {
             self.hand_over(&mut trial)? //                    6 to 9
         } else {
             self.create(&mut trial)?; //                      5
             self.check(&mut trial)?; //                       8: the last veto
             self.publish(&mut trial)? //                      9: the point of no return
         };
-        let outcome = self.record(number, &published); //     10
+        let outcome = self.record(number, &mut published); // 10 and 11
         if let Some(old) = published.old {
             self.core.reaper.retire(self.plugin.clone(), old, self.wish.leak_old); // 12
         }
@@ -192,13 +202,15 @@ impl Reload<'_> {
             self.plugin.slot.pause().map_err(|e| stop(Step::Drain, RefusalReason::Gate(e.to_string())))?;
         self.drain(&mut pause)?; //                           6
         self.at(Step::Save)?;
-        let state = self.save(pause.value())?; //             7
+        let (state, fate) = self.state(pause.value())?; //    7
         self.restore(trial, state.clone())?; //               8
         self.check(trial)?; //                                8: the last veto
         self.at(Step::Publish)?;
-        let loaded = self.bind(trial)?;
+        let (kept, loaded) = (trial.kept.take(), self.bind(trial)?);
+        let meter = loaded.meter.clone();
         let old = pause.resume_with(loaded); //               9: one pointer, and the gate opens
-        Ok(Published { old: Some(old), closed_for: closed.elapsed(), state_bytes: state.len() })
+        let closed_for = closed.elapsed();
+        Ok(Published { old: Some(old), closed_for, state: Some(state), fate, kept, meter })
     }
 
     /// Comes to a step, unless somebody has cancelled.
@@ -213,7 +225,9 @@ impl Reload<'_> {
     }
 
     fn hands_over(&self) -> bool {
-        self.serving.as_ref().is_some_and(|serving| serving.build.manifest.state.is_some())
+        let stateful = |build: &Build| build.manifest.state.is_some();
+        let wanted = self.wish.back.is_none() || stateful(&self.build);
+        wanted && self.serving.as_ref().is_some_and(|serving| stateful(&serving.build))
     }
 
     /// Step 4: opens the private copy.
@@ -221,6 +235,7 @@ impl Reload<'_> {
         self.at(Step::Open)?;
         let failed = |reason: String| stop(Step::Open, RefusalReason::Open(reason));
         let deputy = Deputy::start(&self.plugin.name).map_err(|e| failed(e.to_string()))?;
+        let kept = staged.keep_for_later().map_err(|e| self.cannot_keep(&e)).ok();
         let open = {
             let (origin, name) = (self.origin.clone(), self.plugin.name.clone());
             let (manifest_hash, counters) = (self.build.facts.manifest_hash, self.plugin.counters.clone());
@@ -231,7 +246,11 @@ impl Reload<'_> {
         };
         let limit = self.core.options.hook_deadline;
         match deputy.begin("its constructors", || {}, open).wait(limit, || false) {
-            Ok(Ok(parts)) => Ok(Trial::new(self.core, self.plugin, number, &self.build, deputy, parts)),
+            Ok(Ok(parts)) => {
+                let mut trial = Trial::new(self.core, self.plugin, number, &self.build, deputy, parts);
+                trial.kept = kept;
+                Ok(trial)
+            }
             Ok(Err(error)) => {
                 deputy.end();
                 Err(failed(error.to_string()))
@@ -262,10 +281,16 @@ impl Reload<'_> {
         Ok(())
     }
 
-    /// Step 7. May be repeated, and changes nothing.
-    fn save(&self, old: &Loaded) -> Result<Vec<u8>, Stop> {
+    /// Costs the way back, and nothing else.
+    fn cannot_keep(&self, error: &file::StageError) {
+        let what = format!("there will be no way back to this build of {}: {error}", self.plugin.name);
+        self.core.journal.record(Event::Trouble { what });
+    }
+
+    /// Step 7. May be repeated, and changes nothing. `version`: 0 for that which the build writes.
+    fn save(&self, old: &Loaded, version: u32) -> Result<Vec<u8>, Stop> {
         let instance = old.instance.clone();
-        let frame = self.hook(&old.deputy, Step::Save, "save", move || instance.save(0))?;
+        let frame = self.hook(&old.deputy, Step::Save, "save", move || instance.save(version))?;
         // What leaves a plugin is checked before it is believed: a damaged frame must not reach the next one.
         plugin_api::Saved::from_frame(&frame).map_err(|error| {
             stop(
@@ -277,7 +302,7 @@ impl Reload<'_> {
     }
 
     /// Step 8, its first half.
-    fn restore(&self, trial: &mut Trial, state: Vec<u8>) -> Result<(), Stop> {
+    fn restore(&self, trial: &mut Trial, state: Arc<Vec<u8>>) -> Result<(), Stop> {
         self.at(Step::Restore)?;
         let config = self.core.config(&self.plugin.name);
         let hooks = trial.hooks();
@@ -316,7 +341,7 @@ impl Reload<'_> {
     /// Resolves the methods of every interface that there are handles of. New handles wait for the turn, so
     /// none can be missed.
     fn bind(&self, trial: &mut Trial) -> Result<Loaded, Stop> {
-        let tables = Tables::new();
+        let tables = Tables::new(self.core.options.probation.is_some() && self.wish.back.is_none());
         let interfaces = self.plugin.record().interfaces.clone();
         for (number, desc) in interfaces.into_iter().enumerate() {
             tables
@@ -329,53 +354,57 @@ impl Reload<'_> {
     /// Step 9, where no state was to be handed over.
     fn publish(&self, trial: &mut Trial) -> Result<Published, Stop> {
         self.at(Step::Publish)?;
-        let loaded = self.bind(trial)?;
+        let (kept, loaded) = (trial.kept.take(), self.bind(trial)?);
+        let meter = loaded.meter.clone();
         let old = self.plugin.slot.swap(loaded).map_err(|error| {
             trial.take_back(error.value);
             stop(Step::Publish, RefusalReason::Gate("its gate is closed by another handover".into()))
         })?;
-        Ok(Published { old, closed_for: Duration::ZERO, state_bytes: 0 })
+        let (closed_for, fate) = (Duration::ZERO, RolledBackState::None);
+        Ok(Published { old, closed_for, state: None, fate, kept, meter })
     }
 
-    /// Step 10. Nothing can fail any more.
-    fn record(&self, number: u64, published: &Published) -> Outcome {
-        {
-            let mut record = self.plugin.record();
-            record.serving = Some(Serving { number, build: self.build.clone() });
-            if self.wish.only.is_none() {
-                record.file.clone_from(&self.build.file);
-            }
-            record.last_refusal = None;
-        }
+    /// Steps 10 and 11. Nothing can fail any more.
+    fn record(&self, number: u64, published: &mut Published) -> Outcome {
+        let may_go_back = self.remember(number, published);
         let plugin = self.plugin.name.clone();
         let version = self.build.manifest.version.clone();
         let file = self.build.file.clone();
         let took_ms = millis(self.noticed.elapsed());
-        match &self.serving {
-            Some(Serving { number: from, .. }) => {
-                self.core.journal.record(Event::Reloaded {
-                    plugin: plugin.clone(),
-                    from: *from,
-                    generation: number,
-                    version,
-                    file,
-                    took_ms,
-                    closed_ms: millis(published.closed_for),
-                    state_bytes: published.state_bytes,
-                });
-                Outcome::Reloaded { plugin, from: *from, generation: number }
-            }
-            None => {
+        let closed_ms = millis(published.closed_for);
+        let from = self.serving.as_ref().map(|serving| serving.number);
+        let event = match (from, &self.wish.back) {
+            (Some(from), Some(back)) => Event::RolledBack {
+                plugin: plugin.clone(),
+                from,
+                generation: number,
+                version,
+                reason: back.reason.clone(),
+                state: published.fate,
+                closed_ms,
+            },
+            (Some(from), None) => Event::Reloaded {
+                plugin: plugin.clone(),
+                from,
+                generation: number,
+                version,
+                file,
+                took_ms,
+                closed_ms,
+                state_bytes: published.state.as_ref().map_or(0, |state| state.len()),
+            },
+            (None, _) => {
                 self.core.reaper.watch_calls();
-                self.core.journal.record(Event::Loaded {
-                    plugin: plugin.clone(),
-                    generation: number,
-                    version,
-                    file,
-                    took_ms,
-                });
-                Outcome::Loaded { plugin, generation: number }
+                Event::Loaded { plugin: plugin.clone(), generation: number, version, file, took_ms }
             }
+        };
+        self.core.journal.record(event);
+        if self.wish.back.is_none() {
+            probation::begin(self.core, self.plugin, number, published.meter.clone(), may_go_back);
+        }
+        match from {
+            Some(from) => Outcome::Reloaded { plugin, from, generation: number },
+            None => Outcome::Loaded { plugin, generation: number },
         }
     }
 }

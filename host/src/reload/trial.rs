@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use crate::deputy::Deputy;
 use crate::ffi::{Hooks, Instance, Tables};
-use crate::file::Staged;
+use crate::file::{Kept, Staged};
+use crate::meter::Meter;
 use crate::plugin::{Build, Loaded, Plugin};
 use crate::registry::Core;
 
@@ -18,6 +19,8 @@ pub(super) struct Trial {
     deputy: Option<Deputy>,
     parts: Option<(Hooks, Staged)>,
     pub(super) instance: Option<Instance>,
+    /// One more name of the private copy, for the way back.
+    pub(super) kept: Option<Kept>,
 }
 
 impl Trial {
@@ -37,6 +40,7 @@ impl Trial {
             deputy: Some(deputy),
             parts: Some(parts),
             instance: None,
+            kept: None,
         }
     }
 
@@ -52,7 +56,8 @@ impl Trial {
         let (_, staged) = self.parts.take().expect("published once");
         let instance = self.instance.take().expect("created or restored");
         let deputy = self.deputy.take().expect("published once");
-        Loaded { number: self.number, tables, instance, build: self.build.clone(), staged, deputy }
+        let meter = Arc::new(Meter::new());
+        Loaded { number: self.number, tables, instance, build: self.build.clone(), staged, deputy, meter }
     }
 
     /// Publishing failed after all.

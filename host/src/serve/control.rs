@@ -151,6 +151,7 @@ fn perform(host: &Host, request: Request) -> Response {
                 (None, false, false) => host.reload(&plugin),
             })
         }
+        Request::Rollback { plugin } => Response::of(host.roll_back(&plugin)),
         Request::Cancel { plugin } => {
             let none = || format!("no reload of {plugin} is under way");
             Response::of(host.cancel(&plugin).ok_or_else(none))

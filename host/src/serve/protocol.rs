@@ -31,6 +31,8 @@ pub enum Request {
         #[serde(default)]
         dry_run: bool,
     },
+    /// Go back to the build before; answers with the outcome.
+    Rollback { plugin: String },
     /// Cancel the reload that is under way; answers with the step that it was at.
     Cancel { plugin: String },
     /// The builds that are denied. With `allow`, those whose hash begins like this are so no longer: answers with them.
@@ -78,7 +80,7 @@ mod tests {
         let good = r#"{"op":"reload","plugin":"limiter"}"#;
         assert_eq!(
             serde_json::from_str::<Request>(good).unwrap(),
-            Request::Reload { plugin: "limiter".into(), leak_old: false }
+            Request::Reload { plugin: "limiter".into(), file: None, leak_old: false, dry_run: false }
         );
         for bad in
             [r#"{"op":"reload"}"#, r#"{"op":"reload","plugin":"limiter","now":true}"#, r#"{"op":"fly"}"#]

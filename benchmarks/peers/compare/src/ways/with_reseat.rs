@@ -17,7 +17,7 @@ pub fn start() -> Host {
     // SAFETY: only this program writes there.
     let trusted = unsafe { TrustedDir::new(plugins) };
     let state_dir = libraries::dir().join("state");
-    Host::start(Options { watch: vec![trusted], state_dir, ..Options::default() }).expect("the host starts")
+    Host::start(Options { watch: vec![trusted], state_dir, probation: None, ..Options::default() }).expect("the host starts")
 }
 
 /// A method of the interface.

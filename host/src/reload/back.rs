@@ -1,0 +1,131 @@
+//! The way back: the build before takes over again, through the same steps.
+
+use std::fs::File;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::{Published, Reload, Settled, Stop, Wish, stage_and_vet, stop};
+use crate::error::{Refusal, RefusalReason, ReloadError};
+use crate::events::{RolledBackState, Step};
+use crate::host::Outcome;
+use crate::options::TrustedFile;
+use crate::plugin::{Build, Loaded, Plugin, Previous, Serving};
+use crate::probation::LostState;
+use crate::registry::Core;
+
+/// How a reload that leads back differs from others.
+#[derive(Clone)]
+pub(crate) struct Back {
+    /// The state that the build had when it was left, if that is recent.
+    state: Option<Arc<Vec<u8>>>,
+    /// What becomes of the present one if it cannot be written for the build.
+    lost: LostState,
+    /// Why.
+    pub(super) reason: String,
+}
+
+/// Puts the build before in the place of generation `from`, if that still serves, and denies the one that is left.
+pub(crate) fn roll_back(
+    core: &Arc<Core>,
+    plugin: &Arc<Plugin>,
+    from: u64,
+    reason: &str,
+) -> Result<Outcome, ReloadError> {
+    let noticed = Instant::now();
+    if core.is_closed() {
+        return Err(ReloadError::Closed);
+    }
+    let turn = plugin.begin(Step::Stage)?;
+    let serving = plugin.record().serving.clone();
+    let Some(serving) = serving.filter(|serving| serving.number == from) else {
+        let generation = plugin.serving_number().unwrap_or_default();
+        return Ok(Outcome::Unchanged { plugin: plugin.name.clone(), generation });
+    };
+    let refuse = |Stop { step, reason }| {
+        let refusal = Refusal {
+            plugin: Some(plugin.name.clone()),
+            file: serving.build.file.clone(),
+            step,
+            serving: Some(serving.number),
+            reason,
+        };
+        core.report(&refusal);
+        ReloadError::Refused(refusal)
+    };
+    let no_previous = || stop(Step::Stage, RefusalReason::NoPrevious);
+    let previous =
+        plugin.record().previous.as_ref().map(|previous| {
+            (previous.build.clone(), File::open(previous.copy.path()), previous.state.clone())
+        });
+    let (build, copy, state) = previous.ok_or_else(no_previous).map_err(refuse)?;
+    let file = copy.map_err(|source| {
+        refuse(stop(Step::Stage, RefusalReason::Stage(crate::file::StageError::Unreadable { source })))
+    })?;
+    let settled = Settled { file, origin: TrustedFile::watched(build.file.clone()), noticed };
+    let (incoming, copied) = stage_and_vet(core, &settled).map_err(refuse)?;
+    let lost = core.options.probation.as_ref().map_or(LostState::Earlier, |terms| terms.lost_state);
+    let reload = Reload {
+        core,
+        plugin,
+        turn: &turn,
+        origin: &settled.origin,
+        serving: Some(serving.clone()),
+        // By its own hash: in the copy a mark may have been cleared.
+        build: Arc::new(Build { hash: build.hash, ..copied }),
+        noticed,
+        wish: Wish {
+            force: true,
+            back: Some(Back { state, lost, reason: reason.to_owned() }),
+            ..Wish::default()
+        },
+    };
+    let outcome = reload.run(incoming).map_err(refuse)?;
+    drop(turn);
+    let Build { hash, manifest, file, .. } = &*serving.build;
+    core.store.deny(*hash, &manifest.plugin, &manifest.version, file, format!("it was sent back: {reason}"));
+    Ok(outcome)
+}
+
+impl Reload<'_> {
+    /// Step 7: the state for the next generation, and where it is from.
+    pub(super) fn state(&self, old: &Loaded) -> Result<(Arc<Vec<u8>>, RolledBackState), Stop> {
+        let Some(back) = &self.wish.back else {
+            return Ok((Arc::new(self.save(old, 0)?), RolledBackState::Carried));
+        };
+        let version = self.build.manifest.state.map_or(0, |state| state.writes);
+        match (self.save(old, version), &back.state, back.lost) {
+            (Ok(state), ..) => Ok((Arc::new(state), RolledBackState::Carried)),
+            (Err(_), Some(state), LostState::Earlier) => Ok((state.clone(), RolledBackState::Earlier)),
+            (Err(failed), ..) => Err(failed),
+        }
+    }
+
+    /// What the plugin's record says from now on, and whether there is a way back from here.
+    pub(super) fn remember(&self, number: u64, published: &mut Published) -> bool {
+        let mut record = self.plugin.record();
+        let left = record.serving.replace(Serving { number, build: self.build.clone() });
+        record.last_refusal = None;
+        if self.wish.only.is_none() && self.wish.back.is_none() {
+            record.file.clone_from(&self.build.file);
+        }
+        let copy = std::mem::replace(&mut record.kept, published.kept.take());
+        let unproven = record.on_probation.take();
+        if self.wish.back.is_some() {
+            // Not there again: whatever comes next must be another build.
+            record.previous = None;
+            return false;
+        }
+        let same = left.as_ref().is_some_and(|left| left.build.hash == self.build.hash);
+        // From one that has not proved itself there is only the way to one that has.
+        if !same && unproven.is_none() {
+            record.previous = left.zip(copy).map(|(left, copy)| Previous {
+                build: left.build,
+                copy,
+                state: published.state.clone(),
+            });
+        }
+        let may_go_back = record.previous.is_some() && (!same || unproven.is_some());
+        record.on_probation = may_go_back.then_some(number);
+        may_go_back
+    }
+}
