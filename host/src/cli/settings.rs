@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use reseat::{DrainPolicy, MaxLingering, Options, PluginOptions};
+use reseat::{DrainPolicy, LostState, MaxLingering, Options, PluginOptions, Probation};
 use serde::Deserialize;
 
 /// The file that is read if none is named.
@@ -44,6 +44,22 @@ pub struct Settings {
     probe_deadline_ms: Option<u64>,
     /// How many bytes of memory it may take, besides twice the size of the state.
     probe_memory_bytes: Option<u64>,
+    /// Whether builds that have taken over are watched for a while, and sent back if they prove bad.
+    probation: Option<bool>,
+    /// For how long, in milliseconds.
+    probation_period_ms: Option<u64>,
+    /// And for how many calls.
+    probation_calls: Option<u64>,
+    /// Sent back after so many panics,
+    probation_panics: Option<u64>,
+    /// if they are more than this part of all calls.
+    probation_panic_ratio: Option<f64>,
+    /// How much larger the part of calls that fail may be than before.
+    probation_error_ratio: Option<f64>,
+    /// How many times as long as before 99 of 100 calls may take; 0: any time.
+    probation_latency_factor: Option<f64>,
+    /// What becomes of a state that cannot be written for the build before: `earlier` or `stay`.
+    probation_lost_state: Option<Lost>,
     /// By plugin.
     #[serde(default)]
     plugins: BTreeMap<String, PluginSettings>,
@@ -77,6 +93,13 @@ impl From<Policy> for DrainPolicy {
             Policy::Overlap => DrainPolicy::Overlap,
         }
     }
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Lost {
+    Earlier,
+    Stay,
 }
 
 impl Settings {
@@ -125,6 +148,22 @@ impl Settings {
             probe.memory = self.probe_memory_bytes.unwrap_or(probe.memory);
             probe
         });
+        options.probation = options.probation.take().filter(|_| self.probation != Some(false)).map(|terms| {
+            let lost_state = self.probation_lost_state.map(|lost| match lost {
+                Lost::Earlier => LostState::Earlier,
+                Lost::Stay => LostState::Stay,
+            });
+            Probation {
+                period: self.probation_period_ms.map_or(terms.period, Duration::from_millis),
+                calls: self.probation_calls.unwrap_or(terms.calls),
+                panics: self.probation_panics.unwrap_or(terms.panics),
+                panic_ratio: self.probation_panic_ratio.unwrap_or(terms.panic_ratio),
+                error_ratio: self.probation_error_ratio.unwrap_or(terms.error_ratio),
+                latency_factor: self.probation_latency_factor.unwrap_or(terms.latency_factor),
+                lost_state: lost_state.unwrap_or(terms.lost_state),
+                ..terms
+            }
+        });
         for (name, plugin) in self.plugins {
             let own =
                 PluginOptions { drain_policy: plugin.drain_policy.map(Into::into), probe: plugin.probe };
@@ -149,11 +188,28 @@ mod tests {
     }
 
     #[test]
+    fn what_the_readme_lists_are_the_defaults() {
+        let readme = include_str!("../../../README.md");
+        let (_, from) = readme.split_once("```toml\ndrain_deadline_ms").expect("it lists them");
+        let (text, _) = from.split_once("```").expect("the list ends");
+        let mut options = Options { probe: Some(reseat::Probe::with("", [""; 0])), ..Options::default() };
+        let before = options.clone();
+        Settings::parse(&format!("drain_deadline_ms{text}")).unwrap().apply(&mut options);
+        assert_eq!(options.probation, before.probation);
+        assert_eq!(options.probe, before.probe);
+        assert_eq!(
+            (options.drain_deadline, options.drain_policy, options.hook_deadline, options.call_wait),
+            (before.drain_deadline, before.drain_policy, before.hook_deadline, before.call_wait)
+        );
+        assert_eq!(options.max_waiting, before.max_waiting);
+    }
+
+    #[test]
     fn an_unknown_key_is_refused_with_the_known_ones() {
         let error = format!("{:#}", Settings::parse("drain_deadline = 5").unwrap_err());
         assert!(error.contains("unknown field `drain_deadline`"), "{error}");
         assert!(error.contains("`drain_deadline_ms`"), "{error}");
         let error = format!("{:#}", Settings::parse("[plugins.limiter]\nburst = 3").unwrap_err());
-        assert!(error.contains("expected `config`"), "{error}");
+        assert!(error.contains("`config`, `drain_policy`"), "{error}");
     }
 }
