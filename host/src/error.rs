@@ -197,6 +197,9 @@ pub enum RefusalReason {
     /// An observer has objected.
     #[error("{0}")]
     Vetoed(String),
+    /// There is a mistake in the host.
+    #[error("there was a mistake in the host: {0}; nothing was changed; please report this")]
+    OwnMistake(String),
     /// There is no build to go back to.
     #[error(
         "there is no build to go back to: none has served before this one since the host was started, or it has gone back already"

@@ -7,7 +7,9 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
+
+pub use crate::step::Step;
 
 /// Something that happened. Prints as one line.
 #[derive(Clone, Debug, Serialize)]
@@ -270,59 +272,6 @@ impl fmt::Display for Event {
             Event::Trouble { what } => f.write_str(what),
             Event::Missed { count } => write!(f, "{count} events were missed: the subscriber was too slow"),
         }
-    }
-}
-
-/// The steps of a reload, in their order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-#[non_exhaustive]
-pub enum Step {
-    /// Waiting until nobody writes to the file.
-    Settle,
-    /// Making the private copy.
-    Stage,
-    /// Looking at the bytes.
-    Vet,
-    /// Trying it in a helper process.
-    Probe,
-    /// Asking the observers.
-    Observe,
-    /// Opening the library.
-    Open,
-    /// Creating an instance.
-    Create,
-    /// Waiting for calls in flight.
-    Drain,
-    /// Writing the old generation's state.
-    Save,
-    /// Reading it into the new generation.
-    Restore,
-    /// The new generation's `started` and `self_check`.
-    Check,
-    /// Making it the current one.
-    Publish,
-    /// Destroying an instance and closing its library.
-    Retire,
-}
-
-impl fmt::Display for Step {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Step::Settle => "settle",
-            Step::Stage => "stage",
-            Step::Vet => "vet",
-            Step::Probe => "probe",
-            Step::Observe => "observe",
-            Step::Open => "open",
-            Step::Create => "create",
-            Step::Drain => "drain",
-            Step::Save => "save",
-            Step::Restore => "restore",
-            Step::Check => "check",
-            Step::Publish => "publish",
-            Step::Retire => "retire",
-        })
     }
 }
 

@@ -31,6 +31,9 @@ mod check;
 mod deputy;
 mod error;
 mod events;
+#[cfg(feature = "faults")]
+#[doc(hidden)]
+pub mod fault;
 mod ffi;
 pub mod file;
 pub mod gate;
@@ -48,6 +51,7 @@ mod registry;
 mod reload;
 mod scope;
 mod status;
+mod step;
 mod store;
 pub mod watch;
 

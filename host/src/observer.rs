@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::deputy::Deputy;
+use crate::reload::text_of;
 
 /// What is about to change, or has changed.
 #[derive(Clone, Debug)]
@@ -97,10 +98,7 @@ fn ask<R: Send + 'static>(
 ) -> Result<R, String> {
     let thread = Deputy::start("observer").map_err(|e| format!("no thread for an observer: {e}"))?;
     let answer = thread.run("an observer", limit, || {
-        catch_unwind(AssertUnwindSafe(question)).map_err(|payload| {
-            let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
-            text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no text".into())
-        })
+        catch_unwind(AssertUnwindSafe(question)).map_err(|payload| text_of(&*payload))
     });
     match answer {
         Ok(answer) => {

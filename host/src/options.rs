@@ -53,6 +53,10 @@ pub struct Options {
     pub probe: Option<Probe>,
     /// By what a build that has taken over is judged, and after which time it has proved itself. `None`: it is not.
     pub probation: Option<Probation>,
+    /// What goes wrong in this host, for tests.
+    #[cfg(feature = "faults")]
+    #[doc(hidden)]
+    pub faults: crate::fault::Faults,
     /// Who is asked before a reload, and told after it.
     pub observers: Observers,
     /// What is otherwise for single plugins, by name.
@@ -138,6 +142,8 @@ impl Default for Options {
             max_waiting: 10_000,
             probe: None,
             probation: Some(Probation::default()),
+            #[cfg(feature = "faults")]
+            faults: crate::fault::Faults::default(),
             observers: Observers::none(),
             plugins: BTreeMap::new(),
             rescan_every: Duration::from_secs(2),

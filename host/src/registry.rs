@@ -71,6 +71,18 @@ impl Core {
         self.options.config.get(plugin).map_or_else(|| "{}".into(), ToString::to_string)
     }
 
+    /// Goes past a step at which a test may want something to go wrong.
+    #[cfg(feature = "faults")]
+    pub(crate) fn pass(&self, step: Step) -> Result<(), RefusalReason> {
+        self.options.faults.pass(step)
+    }
+
+    /// Goes past a step.
+    #[cfg(not(feature = "faults"))]
+    pub(crate) fn pass(&self, _: Step) -> Result<(), RefusalReason> {
+        Ok(())
+    }
+
     /// How builds of a plugin are tried, if they are.
     pub(crate) fn probes(&self, plugin: &str) -> Option<&Probe> {
         let wanted = self.options.plugins.get(plugin).and_then(|own| own.probe).unwrap_or(true);

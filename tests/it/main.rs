@@ -19,6 +19,8 @@ mod waiting;
 /// A copy of the example plugin that is changed and built.
 mod workshop;
 
+/// Fourteen kinds of bad builds, again and again, under load.
+mod artefacts;
 /// Files that are not what they should be.
 mod bad_files;
 /// How much may linger, and what becomes of it.
@@ -33,6 +35,8 @@ mod constructors;
 mod encounters;
 /// Real builds of a real plugin, under load.
 mod end_to_end;
+/// Things that go wrong on purpose, at every step, in the host and in the plugin.
+mod faults;
 /// State on its way from one build to the next, and what can go wrong on it.
 mod handover;
 /// Who holds a generation: the thread, the method, and since when.
@@ -51,6 +55,8 @@ mod reloads;
 mod scopes;
 /// What the host says of what it does, and what reaches a plugin from it.
 mod status_and_events;
+/// Calls that do not end, callers that wait for them, and plugins that reload themselves.
+mod stuck;
 /// Many threads, many plugins, many builds.
 mod threads;
 /// House rules that a machine can check.

@@ -22,6 +22,7 @@ use crate::gate::Retired;
 use crate::options::Options;
 use crate::plugin::{Loaded, Plugin};
 
+mod closing;
 mod departure;
 mod round;
 

@@ -1,5 +1,6 @@
 //! The reaper's thread: how each generation is advanced.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -7,32 +8,35 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use super::departure::{Departure, Stage, Stopped, run_last_hooks};
-use super::{Lingering, Message, NAME_HOLDERS_AFTER, SAMPLE_EVERY};
+use super::{Lingering, Message, SAMPLE_EVERY};
 use crate::deputy::Pending;
-use crate::events::{Event, Journal, Left};
-use crate::ffi::{Closed, Gone, Hooks, Image, Instance, OpenError, Remnant, TOGETHER};
+use crate::events::{Event, Journal, Step};
+use crate::ffi::{Hooks, Instance, OpenError};
 use crate::file::Staged;
 use crate::gate::{self, Retired};
 use crate::options::Options;
 use crate::plugin::Loaded;
+use crate::reload::text_of;
 use crate::status::Phase;
 
 /// The reaper's own state.
 pub(super) struct Round {
-    departures: Vec<Departure>,
-    journal: Arc<Journal>,
-    hook_deadline: Duration,
+    pub(super) departures: Vec<Departure>,
+    pub(super) journal: Arc<Journal>,
+    pub(super) hook_deadline: Duration,
     /// Whether stacks are looked through before anything is closed.
-    second_witness: bool,
+    pub(super) second_witness: bool,
     /// After which time thread-locals are destroyed for threads that do not come by.
-    adopt_after: Option<Duration>,
-    unfinished: Arc<AtomicUsize>,
-    lingering: Arc<Mutex<Vec<Lingering>>>,
-    nudge: Sender<Message>,
+    pub(super) adopt_after: Option<Duration>,
+    #[cfg(feature = "faults")]
+    pub(super) faults: crate::fault::Faults,
+    pub(super) unfinished: Arc<AtomicUsize>,
+    pub(super) lingering: Arc<Mutex<Vec<Lingering>>>,
+    pub(super) nudge: Sender<Message>,
     /// When the guards were last looked at.
-    sampled: Instant,
+    pub(super) sampled: Instant,
     /// Something was loaded, so there may be calls.
-    watching: bool,
+    pub(super) watching: bool,
 }
 
 impl Round {
@@ -49,6 +53,8 @@ impl Round {
             hook_deadline: options.hook_deadline,
             second_witness: options.second_witness,
             adopt_after: options.adopt_after,
+            #[cfg(feature = "faults")]
+            faults: options.faults.clone(),
             unfinished,
             lingering,
             nudge,
@@ -70,7 +76,7 @@ impl Round {
             self.sample();
             let mut departures = std::mem::take(&mut self.departures);
             for departure in &mut departures {
-                self.advance(departure);
+                self.advance_or_give_up(departure);
             }
             self.ask_second_witness(&mut departures);
             departures.retain(|departure| !matches!(departure.stage, Some(Stage::Gone | Stage::Leaked)));
@@ -110,6 +116,16 @@ impl Round {
         if self.watching && self.sampled.elapsed() >= SAMPLE_EVERY {
             gate::sample_ages(SAMPLE_EVERY);
             self.sampled = Instant::now();
+        }
+    }
+
+    /// A panic is a mistake in the host: the generation it happened to stays in memory, and nobody else is harmed.
+    fn advance_or_give_up(&self, departure: &mut Departure) {
+        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| self.advance(departure))) {
+            let reason =
+                format!("there was a mistake in the host: {}; please report this", text_of(&*payload));
+            departure.stage = Some(Stage::Stuck);
+            self.linger(departure, reason, 0);
         }
     }
 
@@ -205,6 +221,10 @@ impl Round {
             self.linger(departure, "one of its hooks has not returned".into(), instance.image().bytes());
             return (Stage::Drained(instance, staged), false);
         }
+        if let Err(reason) = self.pass(Step::Retire) {
+            self.linger(departure, reason.to_string(), instance.image().bytes());
+            return (Stage::Drained(instance, staged), false);
+        }
         departure.phase(Phase::Retiring, None);
         let pending =
             departure.deputy().begin("its last hooks", self.nudge(), move || run_last_hooks(instance));
@@ -239,170 +259,21 @@ impl Round {
     }
 
     /// Panics of hooks end in the plugin, so this would be a panic of ours. The image stays mapped.
-    fn stuck(&self, departure: &mut Departure, staged: Staged) -> (Stage, bool) {
+    pub(super) fn stuck(&self, departure: &mut Departure, staged: Staged) -> (Stage, bool) {
         self.linger(departure, "its thread has ended without an answer".into(), 0);
         let _ = staged.keep();
         (Stage::Stuck, false)
     }
 
-    fn nudge(&self) -> impl Fn() + Send + Sync + 'static {
+    pub(super) fn nudge(&self) -> impl Fn() + Send + Sync + 'static {
         let nudge = self.nudge.clone();
         move || {
             let _ = nudge.send(Message::Look);
         }
     }
 
-    /// Everything of it that could run has been asked to end: what is left are the thread-locals of threads.
-    fn retire(&self, departure: &mut Departure, image: Image, staged: Staged) -> Stage {
-        if departure.leak {
-            return self.leak(departure, image, staged);
-        }
-        image.book().on_change(self.nudge());
-        image.book().retire();
-        let book = image.book().clone();
-        // The book knows whether this is done.
-        drop(departure.deputy().begin("its thread-locals", || {}, move || book.run_on_this_thread()));
-        Stage::Waiting(image, staged)
-    }
-
-    /// Its book stays open, so that what it has left on threads is still run at their ends.
-    fn leak(&self, departure: &mut Departure, image: Image, staged: Staged) -> Stage {
-        let bytes = image.bytes();
-        image.book().retire();
-        // An image that is dropped stays mapped, and a deputy that is dropped keeps its thread. The private copy stays,
-        // too, for debuggers.
-        drop((image, departure.deputy.take()));
-        let _ = staged.keep();
-        departure.phase(Phase::Leaked, Some("it was to be kept when it was replaced".into()));
-        self.unfinished.fetch_sub(1, Ordering::SeqCst);
-        let (plugin, generation) = (departure.plugin.name.clone(), departure.number);
-        self.journal.record(Event::Leaked { plugin, generation, bytes });
-        Stage::Leaked
-    }
-
-    fn begin_close(&self, departure: &mut Departure, image: Image, staged: Staged) -> (Stage, bool) {
-        self.adopt(departure, &image);
-        if departure.since.elapsed() < departure.close_at {
-            return (Stage::Waiting(image, staged), false);
-        }
-        if let Err(reason) = image.may_close() {
-            return (self.not_yet(departure, image, staged, reason), false);
-        }
-        if self.second_witness {
-            return (Stage::Counted(image, staged), false);
-        }
-        (self.order_close(departure, image, staged), false)
-    }
-
-    fn order_close(&self, departure: &Departure, image: Image, staged: Staged) -> Stage {
-        let pending = departure.deputy().begin("its finalizers", self.nudge(), move || image.close());
-        Stage::Closing(pending, staged, Instant::now())
-    }
-
-    /// Asks the second witness: once for all that are waiting for it, since it looks at every thread. Nobody can have
-    /// come into any of them meanwhile.
-    fn ask_second_witness(&self, departures: &mut [Departure]) {
-        let mut counted: Vec<_> = departures
-            .iter_mut()
-            .filter(|departure| matches!(departure.stage, Some(Stage::Counted(..))))
-            .take(TOGETHER)
-            .collect();
-        let images: Vec<&Image> = counted.iter().filter_map(|departure| departure.counted()).collect();
-        if images.is_empty() || Image::ask_second_witness(&images).is_ok() {
-            for departure in counted {
-                self.decide(departure, Ok(()));
-            }
-            return;
-        }
-        // Whose thread is it?
-        for departure in &mut counted {
-            let verdict = departure.counted().map_or(Ok(()), |image| Image::ask_second_witness(&[image]));
-            self.decide(departure, verdict);
-        }
-    }
-
-    fn decide(&self, departure: &mut Departure, verdict: Result<(), String>) {
-        departure.stage = match (departure.stage.take(), verdict) {
-            (Some(Stage::Counted(image, staged)), Ok(())) => Some(self.order_close(departure, image, staged)),
-            (Some(Stage::Counted(image, staged)), Err(reason)) => {
-                Some(self.not_yet(departure, image, staged, reason))
-            }
-            (other, _) => other,
-        };
-    }
-
-    fn not_yet(&self, departure: &mut Departure, image: Image, staged: Staged, reason: String) -> Stage {
-        if self.second_witness {
-            // Looking through all stacks is not for every turn.
-            departure.close_at = departure.since.elapsed() * 5 / 4;
-        }
-        // A thread that is about to come by need not be reported.
-        if departure.since.elapsed() >= NAME_HOLDERS_AFTER {
-            self.linger(departure, reason, image.bytes());
-        }
-        Stage::Waiting(image, staged)
-    }
-
-    fn finish_close(
-        &self,
-        departure: &mut Departure,
-        pending: Pending<Closed>,
-        staged: Staged,
-        since: Instant,
-    ) -> (Stage, bool) {
-        match pending.poll() {
-            Some(Ok(Closed::Closed(remnant))) => {
-                departure.end_thread();
-                (Stage::Mapped(remnant, staged), true)
-            }
-            Some(Ok(Closed::NotYet(image, reason))) => {
-                (self.not_yet(departure, image, staged, reason), false)
-            }
-            Some(Err(())) => self.stuck(departure, staged),
-            None => {
-                if since.elapsed() >= self.hook_deadline {
-                    let reason = format!("its finalizers have not returned within {:?}", self.hook_deadline);
-                    self.linger(departure, reason, 0);
-                }
-                (Stage::Closing(pending, staged, since), false)
-            }
-        }
-    }
-
-    /// Whether what was closed is gone.
-    fn look(&self, departure: &mut Departure, remnant: Remnant, staged: Staged) -> (Stage, bool) {
-        match remnant.look() {
-            Gone::Unloaded(left) => {
-                departure.left = left.map(|left| Left { blocks: left.blocks, bytes: left.bytes });
-                staged.unlink();
-                (Stage::Gone, true)
-            }
-            Gone::Mapped(remnant) => {
-                if departure.since.elapsed() >= NAME_HOLDERS_AFTER {
-                    let reason = "the loader keeps it, for a thread-local or a symbol that binds it";
-                    self.linger(departure, reason.into(), remnant.bytes());
-                }
-                (Stage::Mapped(remnant, staged), false)
-            }
-        }
-    }
-
-    /// Destructors are code of the plugin: they run on a thread of their own (invariant 2). If there is none to be had,
-    /// the next turn tries again.
-    fn adopt(&self, departure: &mut Departure, image: &Image) {
-        let due = self.adopt_after.is_some_and(|after| departure.since.elapsed() >= after);
-        if due && !departure.adopted {
-            let book = image.book().clone();
-            let adopt = move || {
-                let _ = gate::current_thread();
-                book.adopt();
-            };
-            departure.adopted = std::thread::Builder::new().name("reseat-adopt".into()).spawn(adopt).is_ok();
-        }
-    }
-
     /// Says once for each reason that a generation stays.
-    fn linger(&self, departure: &mut Departure, reason: String, bytes: u64) {
+    pub(super) fn linger(&self, departure: &mut Departure, reason: String, bytes: u64) {
         departure.phase(Phase::Lingering, Some(reason.clone()));
         departure.lingers = Some((reason.clone(), bytes));
         if departure.told.as_ref() == Some(&reason) {

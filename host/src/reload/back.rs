@@ -1,11 +1,13 @@
 //! The way back: the build before takes over again, through the same steps.
 
+use std::cell::{Cell, RefCell};
 use std::fs::File;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{Published, Reload, Settled, Stop, Wish, stage_and_vet, stop};
-use crate::error::{Refusal, RefusalReason, ReloadError};
+use super::admit::{Progress, stage_and_vet};
+use super::{Published, Reload, Settled, Stop, Wish, stop};
+use crate::error::{RefusalReason, ReloadError};
 use crate::events::{RolledBackState, Step};
 use crate::host::Outcome;
 use crate::options::TrustedFile;
@@ -31,27 +33,34 @@ pub(crate) fn roll_back(
     from: u64,
     reason: &str,
 ) -> Result<Outcome, ReloadError> {
-    let noticed = Instant::now();
     if core.is_closed() {
         return Err(ReloadError::Closed);
     }
+    let file = plugin.record().file.clone();
+    let plugin_known = RefCell::new(Some(plugin.clone()));
+    let progress = Progress { file, plugin: plugin_known, step: Cell::new(Step::Stage) };
+    let outcome = progress.contain(|| take_back(core, plugin, from, reason, &progress));
+    if let Err(ReloadError::Refused(refusal)) = &outcome {
+        core.report(refusal);
+    }
+    outcome
+}
+
+fn take_back(
+    core: &Arc<Core>,
+    plugin: &Arc<Plugin>,
+    from: u64,
+    reason: &str,
+    progress: &Progress,
+) -> Result<Outcome, ReloadError> {
+    let noticed = Instant::now();
     let turn = plugin.begin(Step::Stage)?;
     let serving = plugin.record().serving.clone();
     let Some(serving) = serving.filter(|serving| serving.number == from) else {
         let generation = plugin.serving_number().unwrap_or_default();
         return Ok(Outcome::Unchanged { plugin: plugin.name.clone(), generation });
     };
-    let refuse = |Stop { step, reason }| {
-        let refusal = Refusal {
-            plugin: Some(plugin.name.clone()),
-            file: serving.build.file.clone(),
-            step,
-            serving: Some(serving.number),
-            reason,
-        };
-        core.report(&refusal);
-        ReloadError::Refused(refusal)
-    };
+    let refuse = |stop: Stop| ReloadError::Refused(progress.refusal(stop));
     let no_previous = || stop(Step::Stage, RefusalReason::NoPrevious);
     let previous =
         plugin.record().previous.as_ref().map(|previous| {
@@ -62,7 +71,7 @@ pub(crate) fn roll_back(
         refuse(stop(Step::Stage, RefusalReason::Stage(crate::file::StageError::Unreadable { source })))
     })?;
     let settled = Settled { file, origin: TrustedFile::watched(build.file.clone()), noticed };
-    let (incoming, copied) = stage_and_vet(core, &settled).map_err(refuse)?;
+    let (incoming, copied) = stage_and_vet(core, &settled, progress).map_err(refuse)?;
     let lost = core.options.probation.as_ref().map_or(LostState::Earlier, |terms| terms.lost_state);
     let reload = Reload {
         core,
@@ -78,6 +87,7 @@ pub(crate) fn roll_back(
             back: Some(Back { state, lost, reason: reason.to_owned() }),
             ..Wish::default()
         },
+        progress,
     };
     let outcome = reload.run(incoming).map_err(refuse)?;
     drop(turn);

@@ -4,6 +4,7 @@
 //! as they were. What has been done is undone in reverse order by dropping it: the pause re-opens the gate with the old
 //! generation, the [`Trial`] stops, destroys and closes the new one. Whatever waits has a limit, and can be cancelled.
 
+mod admit;
 mod back;
 mod before;
 mod drain;
@@ -11,16 +12,17 @@ mod fits;
 mod trial;
 
 use std::fs::File;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use plugin_api::CallError;
 
 use crate::deputy::{Deputy, Stuck};
-use crate::error::{Refusal, RefusalReason, ReloadError};
+use crate::error::RefusalReason;
 use crate::events::{Event, RolledBackState, Step};
 use crate::ffi::{Hooks, Tables, open_trusted};
-use crate::file::{self, Incoming, Kept, Staged, Vetted};
+use crate::file::{self, Incoming, Kept, Staged};
 use crate::gate::Retired;
 use crate::host::Outcome;
 use crate::meter::Meter;
@@ -29,6 +31,8 @@ use crate::plugin::{Build, Loaded, Plugin, Serving, Transaction};
 use crate::probation;
 use crate::registry::Core;
 
+use admit::Progress;
+pub(crate) use admit::{admit, text_of};
 use back::Back;
 pub(crate) use back::roll_back;
 pub(crate) use fits::{continues, expect, fits};
@@ -68,82 +72,6 @@ pub(crate) struct Wish {
     pub(crate) back: Option<Back>,
 }
 
-/// Takes a file through all steps.
-pub(crate) fn admit(core: &Arc<Core>, settled: &Settled, wish: Wish) -> Result<Outcome, ReloadError> {
-    let refuse = |plugin: Option<&Plugin>, stop: Stop| {
-        ReloadError::Refused(Refusal {
-            plugin: plugin.map(|plugin| plugin.name.clone()),
-            file: settled.origin.path().to_owned(),
-            step: stop.step,
-            serving: plugin.and_then(|plugin| plugin.record().serving.as_ref().map(|serving| serving.number)),
-            reason: stop.reason,
-        })
-    };
-    let (incoming, build) = stage_and_vet(core, settled).map_err(|stop| refuse(None, stop))?;
-    let plugin = match &wish.only {
-        Some(name) => asked_for(core, name, &build).map_err(|stop| refuse(None, stop))?,
-        None => {
-            core.claim(&build).map_err(|(owner, reason)| refuse(Some(&owner), stop(Step::Vet, reason)))?
-        }
-    };
-    let turn = plugin.begin(Step::Vet)?;
-    let serving = plugin.record().serving.clone();
-    if let Some(serving) = serving.as_ref().filter(|serving| serving.build.hash == build.hash && !wish.force)
-    {
-        // It may have been moved: `claim` has seen that nothing is left where it was.
-        plugin.record().file.clone_from(&build.file);
-        return Ok(Outcome::Unchanged { plugin: plugin.name.clone(), generation: serving.number });
-    }
-    let reload = Reload {
-        core,
-        plugin: &plugin,
-        turn: &turn,
-        origin: &settled.origin,
-        serving,
-        build: Arc::new(build),
-        noticed: settled.noticed,
-        wish,
-    };
-    let outcome = reload.run(incoming).map_err(|stop| refuse(Some(&plugin), stop))?;
-    let hash = reload.build.hash;
-    drop(turn);
-    // Off everybody's path: it is written to disk.
-    if core.probes(&plugin.name).is_some() {
-        core.store.note_passed(hash);
-    }
-    Ok(outcome)
-}
-
-/// The plugin that was named, if the build is one of it.
-fn asked_for(core: &Core, name: &str, build: &Build) -> Result<Arc<Plugin>, Stop> {
-    let found = &build.manifest.plugin;
-    match core.find(name) {
-        Some(plugin) if name == found => Ok(plugin),
-        _ => Err(stop(
-            Step::Vet,
-            RefusalReason::OtherPlugin { found: found.clone(), expected: name.to_owned() },
-        )),
-    }
-}
-
-/// The private copy, and what its bytes say. No code of it runs.
-fn stage_and_vet(core: &Core, settled: &Settled) -> Result<(Incoming, Build), Stop> {
-    let path = settled.origin.path();
-    let incoming = core.staging.copy(&settled.file).map_err(|e| stop(Step::Stage, e))?;
-    let Vetted { manifest, facts } =
-        file::vet_bytes(incoming.contents(), &expect(path)).map_err(|e| stop(Step::Vet, e))?;
-    // After the bytes: what is no plugin need not be reported for who could write to it.
-    let stat =
-        settled.file.metadata().map_err(|source| stop(Step::Vet, file::VetError::Unreadable { source }))?;
-    file::check_owner(path, &stat).map_err(|e| stop(Step::Vet, e))?;
-    if let Some(offset) = facts.nodelete {
-        // Only the private copy is changed: the author's file stays as it is.
-        incoming.clear_nodelete(offset).map_err(|e| stop(Step::Stage, e))?;
-    }
-    let build = Build { manifest, facts, hash: incoming.hash(), file: path.to_owned() };
-    Ok((incoming, build))
-}
-
 /// One transaction.
 struct Reload<'a> {
     core: &'a Arc<Core>,
@@ -154,6 +82,7 @@ struct Reload<'a> {
     build: Arc<Build>,
     noticed: Instant,
     wish: Wish,
+    progress: &'a Progress,
 }
 
 /// What publishing left to do.
@@ -185,12 +114,25 @@ impl Reload<'_> {
             self.check(&mut trial)?; //                       8: the last veto
             self.publish(&mut trial)? //                      9: the point of no return
         };
-        let outcome = self.record(number, &mut published); // 10 and 11
-        if let Some(old) = published.old {
+        let old = published.old.take();
+        self.whatever_happens(number, || self.record(number, &mut published)); // 10 and 11
+        if let Some(old) = old {
             self.core.reaper.retire(self.plugin.clone(), old, self.wish.leak_old); // 12
         }
-        self.tell_observers();
-        Ok(outcome)
+        self.whatever_happens(number, || self.tell_observers());
+        Ok(self.outcome(number))
+    }
+
+    /// The new generation serves, so a panic (which is a mistake in the host) is told of, and that is all.
+    fn whatever_happens(&self, number: u64, then: impl FnOnce()) {
+        if let Err(payload) = catch_unwind(AssertUnwindSafe(then)) {
+            let plugin = &self.plugin.name;
+            let what = format!(
+                "generation {number} of {plugin} serves, but afterwards there was a mistake in the host: {}; please report this",
+                text_of(&*payload)
+            );
+            self.core.journal.record(Event::Trouble { what });
+        }
     }
 
     /// Steps 6 to 9 for a stateful plugin: closes the gate, lets the calls in flight finish, carries the state across.
@@ -217,7 +159,8 @@ impl Reload<'_> {
     fn at(&self, step: Step) -> Result<(), Stop> {
         self.go_on(step)?;
         self.turn.at(step);
-        Ok(())
+        self.progress.step.set(step);
+        self.core.pass(step).map_err(|reason| stop(step, reason))
     }
 
     fn go_on(&self, step: Step) -> Result<(), Stop> {
@@ -365,8 +308,12 @@ impl Reload<'_> {
     }
 
     /// Steps 10 and 11. Nothing can fail any more.
-    fn record(&self, number: u64, published: &mut Published) -> Outcome {
+    fn record(&self, number: u64, published: &mut Published) {
         let may_go_back = self.remember(number, published);
+        if let Err(error) = self.core.pass(Step::Record) {
+            // What it could not write is missing, and that is all.
+            self.core.journal.record(Event::Trouble { what: error.to_string() });
+        }
         let plugin = self.plugin.name.clone();
         let version = self.build.manifest.version.clone();
         let file = self.build.file.clone();
@@ -402,8 +349,12 @@ impl Reload<'_> {
         if self.wish.back.is_none() {
             probation::begin(self.core, self.plugin, number, published.meter.clone(), may_go_back);
         }
-        match from {
-            Some(from) => Outcome::Reloaded { plugin, from, generation: number },
+    }
+
+    fn outcome(&self, number: u64) -> Outcome {
+        let plugin = self.plugin.name.clone();
+        match &self.serving {
+            Some(serving) => Outcome::Reloaded { plugin, from: serving.number, generation: number },
             None => Outcome::Loaded { plugin, generation: number },
         }
     }

@@ -1,0 +1,142 @@
+//! From a settled file to a transaction of its plugin.
+
+use std::any::Any;
+use std::cell::{Cell, RefCell};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::{Reload, Settled, Stop, Wish, expect, stop};
+use crate::error::{Refusal, RefusalReason, ReloadError};
+use crate::events::Step;
+use crate::file::{self, Incoming, Vetted};
+use crate::host::Outcome;
+use crate::plugin::{Build, Plugin};
+use crate::registry::Core;
+
+/// How far a transaction has come, for the refusal.
+pub(super) struct Progress {
+    pub(super) file: PathBuf,
+    pub(super) plugin: RefCell<Option<Arc<Plugin>>>,
+    pub(super) step: Cell<Step>,
+}
+
+impl Progress {
+    pub(super) fn refusal(&self, stop: Stop) -> Refusal {
+        let plugin = self.plugin.borrow();
+        Refusal {
+            plugin: plugin.as_ref().map(|plugin| plugin.name.clone()),
+            file: self.file.clone(),
+            step: stop.step,
+            serving: plugin.as_ref().and_then(|plugin| plugin.serving_number()),
+            reason: stop.reason,
+        }
+    }
+
+    /// Runs a transaction. A panic in it is a mistake in the host, and costs no more than a refusal: what had been done
+    /// was undone while it unwound.
+    pub(super) fn contain<R>(
+        &self,
+        transaction: impl FnOnce() -> Result<R, ReloadError>,
+    ) -> Result<R, ReloadError> {
+        catch_unwind(AssertUnwindSafe(transaction)).unwrap_or_else(|payload| {
+            let reason = RefusalReason::OwnMistake(text_of(&*payload));
+            Err(ReloadError::Refused(self.refusal(Stop { step: self.step.get(), reason })))
+        })
+    }
+}
+
+/// Takes a file through all steps.
+pub(crate) fn admit(core: &Arc<Core>, settled: &Settled, wish: Wish) -> Result<Outcome, ReloadError> {
+    let file = settled.origin.path().to_owned();
+    let progress = Progress { file, plugin: RefCell::new(None), step: Cell::new(Step::Stage) };
+    progress.contain(|| take(core, settled, wish, &progress))
+}
+
+fn take(
+    core: &Arc<Core>,
+    settled: &Settled,
+    wish: Wish,
+    progress: &Progress,
+) -> Result<Outcome, ReloadError> {
+    let refuse = |stop: Stop| ReloadError::Refused(progress.refusal(stop));
+    let (incoming, build) = stage_and_vet(core, settled, progress).map_err(refuse)?;
+    let plugin = match &wish.only {
+        Some(name) => asked_for(core, name, &build).map_err(refuse)?,
+        None => core.claim(&build).map_err(|(owner, reason)| {
+            progress.plugin.replace(Some(owner));
+            refuse(stop(Step::Vet, reason))
+        })?,
+    };
+    progress.plugin.replace(Some(plugin.clone()));
+    let turn = plugin.begin(Step::Vet)?;
+    let serving = plugin.record().serving.clone();
+    if let Some(serving) = serving.as_ref().filter(|serving| serving.build.hash == build.hash && !wish.force)
+    {
+        // It may have been moved: `claim` has seen that nothing is left where it was.
+        plugin.record().file.clone_from(&build.file);
+        return Ok(Outcome::Unchanged { plugin: plugin.name.clone(), generation: serving.number });
+    }
+    let reload = Reload {
+        core,
+        plugin: &plugin,
+        turn: &turn,
+        origin: &settled.origin,
+        serving,
+        build: Arc::new(build),
+        noticed: settled.noticed,
+        wish,
+        progress,
+    };
+    let outcome = reload.run(incoming).map_err(refuse)?;
+    let hash = reload.build.hash;
+    drop(turn);
+    // Off everybody's path: it is written to disk.
+    if core.probes(&plugin.name).is_some() {
+        core.store.note_passed(hash);
+    }
+    Ok(outcome)
+}
+
+/// The plugin that was named, if the build is one of it.
+fn asked_for(core: &Core, name: &str, build: &Build) -> Result<Arc<Plugin>, Stop> {
+    let found = &build.manifest.plugin;
+    match core.find(name) {
+        Some(plugin) if name == found => Ok(plugin),
+        _ => Err(stop(
+            Step::Vet,
+            RefusalReason::OtherPlugin { found: found.clone(), expected: name.to_owned() },
+        )),
+    }
+}
+
+/// The private copy, and what its bytes say. No code of it runs.
+pub(super) fn stage_and_vet(
+    core: &Core,
+    settled: &Settled,
+    progress: &Progress,
+) -> Result<(Incoming, Build), Stop> {
+    let path = settled.origin.path();
+    core.pass(Step::Stage).map_err(|e| stop(Step::Stage, e))?;
+    let incoming = core.staging.copy(&settled.file).map_err(|e| stop(Step::Stage, e))?;
+    progress.step.set(Step::Vet);
+    core.pass(Step::Vet).map_err(|e| stop(Step::Vet, e))?;
+    let Vetted { manifest, facts } =
+        file::vet_bytes(incoming.contents(), &expect(path)).map_err(|e| stop(Step::Vet, e))?;
+    // After the bytes: what is no plugin need not be reported for who could write to it.
+    let stat =
+        settled.file.metadata().map_err(|source| stop(Step::Vet, file::VetError::Unreadable { source }))?;
+    file::check_owner(path, &stat).map_err(|e| stop(Step::Vet, e))?;
+    if let Some(offset) = facts.nodelete {
+        // Only the private copy is changed: the author's file stays as it is.
+        incoming.clear_nodelete(offset).map_err(|e| stop(Step::Stage, e))?;
+    }
+    let build = Build { manifest, facts, hash: incoming.hash(), file: path.to_owned() };
+    Ok((incoming, build))
+}
+
+/// What a panic says.
+pub(crate) fn text_of(payload: &(dyn Any + Send)) -> String {
+    let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no text".into())
+}
