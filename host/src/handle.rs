@@ -8,6 +8,7 @@ use std::ffi::c_void;
 use std::marker::PhantomData;
 use std::ops::Deref;
 use std::sync::Arc;
+use std::time::Duration;
 
 use plugin_api::interface::RawProxy;
 use plugin_api::{CallError, Interface};
@@ -56,6 +57,19 @@ impl<I: Interface + ?Sized> Handle<I> {
                 drop(held);
                 Err(self.plugin.not_loaded())
             }
+        }
+    }
+
+    /// Enters the serving generation, waiting at a closed gate for no longer than `limit`: a caller's own deadline.
+    ///
+    /// # Errors
+    /// As for [`Handle::enter`].
+    pub fn enter_within(&self, limit: Duration) -> Result<Guard<'_, I>, CallError> {
+        let held = self.plugin.slot.enter_within(limit).map_err(|error| self.plugin.cannot_enter(&error))?;
+        let started = held.tables.is_metered().then(|| Box::new(Started::now()));
+        match proxy::<I>(held.tables.get_metered(self.interface), &held, Some(held.note())) {
+            Some(proxy) => Ok(Guard { proxy, held, started }),
+            None => Err(self.plugin.not_loaded()),
         }
     }
 
@@ -202,7 +216,7 @@ impl Plugin {
         match *error {
             EnterError::TimedOut { waited } => CallError::TimedOut { waited },
             EnterError::Crowded { waiting } => CallError::Crowded { waiting },
-            EnterError::Paused => CallError::TimedOut { waited: std::time::Duration::ZERO },
+            EnterError::Paused => CallError::TimedOut { waited: Duration::ZERO },
             _ => self.not_loaded(),
         }
     }

@@ -1,10 +1,12 @@
 //! The figures that reseat is held to, measured on this machine: `scripts/bench`.
 //!
-//! `figures [calls] [drains] [json]`: all of them unless some are named.
+//! `figures [calls] [drains] [json] [reloads]`: all of them unless some are named.
 
 mod drains;
+mod reloads;
 mod ways;
 
+use std::process::ExitCode;
 use std::sync::Barrier;
 
 use callee_interface::{Callee, Line, Order};
@@ -18,8 +20,11 @@ use ways::{Guarded, InScope, Leased, Outlined, Plain, Typed};
 const ROUNDS: usize = 15;
 const CALLS: u64 = 3_000_000;
 
-fn main() {
+fn main() -> ExitCode {
     let wanted: Vec<String> = std::env::args().skip(1).collect();
+    if wanted.first().is_some_and(|first| first == "probe") {
+        return reseat::probe::serve();
+    }
     let is_wanted = |part: &str| wanted.is_empty() || wanted.iter().any(|w| w == part);
     let dir = tempfile::tempdir().expect("a temporary directory can be made");
     let host = host(dir.path());
@@ -34,6 +39,10 @@ fn main() {
     if is_wanted("json") {
         print_json(&host);
     }
+    if is_wanted("reloads") {
+        reloads::print();
+    }
+    ExitCode::SUCCESS
 }
 
 /// A host that serves the callee, which was built beside this program.
@@ -44,7 +53,8 @@ fn host(dir: &std::path::Path) -> Host {
     std::fs::copy(library, plugins.join("libcallee.so")).expect("cargo build -p callee was run");
     // SAFETY: only this program writes there.
     let trusted = unsafe { TrustedDir::new(plugins) };
-    let options = Options { watch: vec![trusted], state_dir: dir.join("state"), probation: None, ..Options::default() };
+    let options =
+        Options { watch: vec![trusted], state_dir: dir.join("state"), probation: None, ..Options::default() };
     Host::start(options).expect("the host starts")
 }
 
