@@ -117,14 +117,6 @@ pub(crate) struct Previous {
     pub(crate) state: Option<Arc<Vec<u8>>>,
 }
 
-impl Record {
-    /// A number for one more generation.
-    pub(crate) fn take_number(&mut self) -> u64 {
-        self.next += 1;
-        self.next - 1
-    }
-}
-
 /// The generation that answers.
 #[derive(Clone)]
 pub(crate) struct Serving {

@@ -2,6 +2,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use reseat_tests::fault::{Kind, Point, Process, stamp};
 use serde_json::{Value, json};
 
 use crate::library::Build;
@@ -156,6 +157,60 @@ fn a_running_host_is_asked_steered_and_stopped_by_the_command() {
     assert!(running.interrupt().success());
     assert!(!state.join("control.sock").exists(), "the socket is removed");
     assert_eq!(ask(&state, &["ps"]).status.code(), Some(3));
+}
+
+#[test]
+fn a_bad_build_is_refused_denied_allowed_gone_back_from_and_tried_by_the_command() {
+    let dir = tempfile::tempdir().expect("a temporary directory can be made");
+    let (plugins, state) = (dir.path().join("plugins"), dir.path().join("state"));
+    fs::create_dir(&plugins).expect("it can be written");
+    let put = |file: &Path, number: u32| {
+        let shelved = dir.path().join("shelved");
+        fs::write(&shelved, Build::of("faulty").stamped(number).bytes()).expect("it can be written");
+        fs::rename(&shelved, file).expect("one file system");
+    };
+    let (served, elsewhere) = (plugins.join("libcounter.so"), dir.path().join("elsewhere.so"));
+    put(&served, 1);
+    let mut command = reseat();
+    command.arg("run").arg(&plugins).arg("--state-dir").arg(&state);
+    let running = Running::spawn({
+        command.args(["--http", "127.0.0.1:0", "--no-watch"]);
+        command
+    });
+    let build = || ok(&ask(&state, &["call", "counter", "build"])).trim().to_owned();
+    let no = |args: &[&str]| {
+        let output = ask(&state, args);
+        assert_eq!(output.status.code(), Some(1), "{args:?}");
+        text(&output.stderr)
+    };
+    assert_eq!((build().as_str(), ok(&ask(&state, &["deny"])).trim()), ("1", "no build is denied"));
+    ok(&ask(&state, &["call", "counter", "add", r#"{"n":5}"#]));
+
+    // Nothing is loaded that nobody has asked for.
+    put(&served, 2);
+    let said = ok(&ask(&state, &["reload", "counter", "--dry-run"]));
+    assert!(said.contains("version 0.1.0 of counter would be accepted"), "{said}");
+    assert_eq!(build(), "1");
+    ok(&ask(&state, &["reload", "counter"]));
+    assert_eq!(build(), "2");
+
+    put(&elsewhere, stamp(Point::Restore, Kind::Fault, Process::Any));
+    let said = no(&["reload", "counter", "--file", path(&elsewhere)]);
+    assert!(said.contains("in a helper process, restore died of SIGSEGV"), "{said}");
+    let denied = ok(&ask(&state, &["deny"]));
+    assert!(denied.contains(" counter 0.1.0 is denied: in a helper process, restore died"), "{denied}");
+    let hash = denied.split(' ').next().expect("a line begins with the hash");
+    let said = ok(&ask(&state, &["deny", "--clear", hash]));
+    assert!(said.contains("is allowed again"), "{said}");
+    assert!(no(&["deny", "--clear", "0000"]).contains("no denied build has a hash that begins like this"));
+
+    let said = ok(&ask(&state, &["rollback", "counter"]));
+    assert!(said.contains("the build before, after generation 2"), "{said}");
+    assert_eq!((build().as_str(), ok(&ask(&state, &["call", "counter", "get"])).trim()), ("1", "5"));
+    assert!(no(&["rollback", "counter"]).contains("there is no build to go back to"));
+    assert!(no(&["cancel", "counter"]).contains("no reload of counter is under way"));
+    assert!(ok(&ask(&state, &["deny", "--json"])).contains("it was sent back: it was asked for"));
+    assert!(running.interrupt().success());
 }
 
 #[test]

@@ -388,6 +388,10 @@ fn a_caller_waits_at_a_closed_gate_no_longer_than_it_may() {
     let error = counter.enter().err().unwrap();
     assert!(matches!(error, CallError::TimedOut { waited } if waited >= wait), "{error}");
     assert!(matches!(counter.lease().err(), Some(CallError::TimedOut { .. })));
+    // Or as long as it says.
+    let own = Duration::from_millis(120);
+    let error = counter.enter_within(own).err().unwrap();
+    assert!(matches!(error, CallError::TimedOut { waited } if waited >= own), "{error}");
     let error = scene.host.call("counter", "get", "{}").unwrap_err().to_string();
     assert!(error.starts_with("waited") && error.ends_with("for a reload to finish"), "{error}");
     // Nor does one that asks for a handle of an interface.
@@ -399,5 +403,6 @@ fn a_caller_waits_at_a_closed_gate_no_longer_than_it_may() {
     hold.release();
     assert_eq!(in_old.join().unwrap(), 1);
     assert_eq!(expecting.published(), 2);
+    assert_eq!(counter.enter_within(own).unwrap().build().unwrap(), 2);
     assert_eq!(now(&counter), (2, 2, 0));
 }

@@ -191,14 +191,12 @@ impl Image {
     }
 
     /// Asks the second witness whether any thread but the calling one is in one of these images, which
-    /// [`Image::may_close`] all say may be closed. At most [`TOGETHER`].
-    ///
-    /// # Errors
-    /// Who may be in one of them, as a phrase.
-    pub(crate) fn ask_second_witness(images: &[&Image]) -> Result<(), String> {
+    /// [`Image::may_close`] all say may be closed. At most [`TOGETHER`](super::TOGETHER). For each of them, who may be in
+    /// it, as a phrase.
+    pub(crate) fn ask_second_witness(images: &[&Image]) -> Vec<Result<(), String>> {
         let ranges: Vec<_> = images.iter().map(|image| image.range.clone()).collect();
-        witness::examine(&ranges)
-            .map_err(|reason| format!("{reason}; the host counts nobody there: please report this"))
+        let report = |reason| format!("{reason}; the host counts nobody there: please report this");
+        witness::examine(&ranges).into_iter().map(|verdict| verdict.map_err(report)).collect()
     }
 
     /// Closes the image if nothing of it can run any more, which [`Image::may_close`] has said just before.

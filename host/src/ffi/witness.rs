@@ -9,57 +9,57 @@
 //! suspected thread is interrupted by a signal, and unwinds its own stack: that is exact. One that does not answer, or
 //! whose stack does not unwind to its beginning, is taken to be inside.
 
+use std::cell::Cell;
 use std::ffi::{c_int, c_void};
 use std::io::IoSliceMut;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::os_linux::{read_memory, thread_id, thread_name};
 
-/// How long a thread may take to answer.
-const PATIENCE: Duration = Duration::from_millis(200);
+/// How long threads may take to answer, all of them together: where many want to run, each waits for its turn.
+const PATIENCE: Duration = Duration::from_millis(500);
 /// How much of a stack is looked through.
 const DEEPEST: usize = 8 << 20;
 
 /// Looks at every other thread of this process: once for all of these ranges, of which there are at most [`TOGETHER`].
-///
-/// # Errors
-/// Who is inside of one of them, or may be, as a phrase.
-pub(super) fn examine(ranges: &[Range<usize>]) -> Result<(), String> {
+/// For each of them, who is inside of it, or may be, as a phrase.
+pub(super) fn examine(ranges: &[Range<usize>]) -> Vec<Result<(), String>> {
     // One at a time: there is one place for the question.
     static ONE: Mutex<()> = Mutex::new(());
     let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut verdicts = vec![Ok(()); ranges.len()];
     let me = thread_id();
-    let tasks =
-        std::fs::read_dir("/proc/self/task").map_err(|e| format!("its threads cannot be listed: {e}"))?;
+    let tasks = match std::fs::read_dir("/proc/self/task") {
+        Ok(tasks) => tasks,
+        Err(error) => {
+            verdicts.fill(Err(format!("its threads cannot be listed: {error}")));
+            return verdicts;
+        }
+    };
     let threads = tasks.flatten().filter_map(|task| task.file_name().to_str()?.parse().ok());
     let stacks = stacks();
-    for thread in threads.filter(|&thread: &u32| thread != me) {
-        if is_suspect(thread, ranges, &stacks) {
-            let name = || {
-                thread_name(thread)
-                    .map_or_else(|| thread.to_string(), |name| format!("\"{name}\" ({thread})"))
+    let suspects: Vec<u32> =
+        threads.filter(|&thread| thread != me && is_suspect(thread, ranges, &stacks)).collect();
+    for asked in suspects.chunks(AT_ONCE) {
+        for (thread, answer) in asked.iter().zip(ask(asked, ranges)) {
+            let (mask, what) = match answer {
+                Answer::Outside | Answer::Gone => continue,
+                Answer::Inside(mask) => (mask, "is in its code, by what is on its stack"),
+                Answer::Unknown => (u32::MAX, "may be in its code: its stack cannot be read to the end"),
+                Answer::None => (u32::MAX, "may be in its code, and does not answer"),
             };
-            match ask(thread, ranges) {
-                Answer::Outside | Answer::Gone => {}
-                Answer::Inside => {
-                    return Err(format!("thread {} is in its code, by what is on its stack", name()));
-                }
-                Answer::Unknown => {
-                    return Err(format!(
-                        "thread {} may be in its code: its stack cannot be read to the end",
-                        name()
-                    ));
-                }
-                Answer::None => {
-                    return Err(format!("thread {} may be in its code, and does not answer", name()));
+            let name = thread_name(*thread).map_or_else(String::new, |name| format!("\"{name}\" "));
+            for (number, verdict) in verdicts.iter_mut().enumerate() {
+                if mask & (1 << number) != 0 && verdict.is_ok() {
+                    *verdict = Err(format!("thread {name}({thread}) {what}"));
                 }
             }
         }
     }
-    Ok(())
+    verdicts
 }
 
 /// Where memory is mapped that can be written: every stack is in one of these.
@@ -136,7 +136,8 @@ fn is_call(before: &[u8; 8]) -> bool {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Answer {
     Outside,
-    Inside,
+    /// In these ranges, a bit for each.
+    Inside(u32),
     Unknown,
     /// It did not answer in time.
     None,
@@ -146,38 +147,60 @@ enum Answer {
 
 /// How many ranges are asked about at a time.
 pub(crate) const TOGETHER: usize = 32;
+/// How many threads are asked at a time.
+const AT_ONCE: usize = 64;
 
-/// The question: ranges, as their starts and ends, the rest empty; and which question it is, so that a late answer to
-/// another one is not taken for this one's.
+/// The question: ranges, as their starts and ends, the rest empty; who is asked; and which question it is, so that a
+/// late answer to another one is not taken for this one's.
 static RANGES: [[AtomicUsize; 2]; TOGETHER] = [const { [const { AtomicUsize::new(0) }; 2] }; TOGETHER];
+static ASKED: [AtomicU32; AT_ONCE] = [const { AtomicU32::new(0) }; AT_ONCE];
 static QUESTION: AtomicU64 = AtomicU64::new(0);
-/// The answer: the question's number, and below it two bits.
-static ANSWER: AtomicU64 = AtomicU64::new(0);
+/// The answers: in which ranges, and the question's number with two bits below it.
+static INSIDE: [AtomicU32; AT_ONCE] = [const { AtomicU32::new(0) }; AT_ONCE];
+static ANSWER: [AtomicU64; AT_ONCE] = [const { AtomicU64::new(0) }; AT_ONCE];
 
-fn ask(thread: u32, ranges: &[Range<usize>]) -> Answer {
-    let Some(signal) = install() else { return Answer::Unknown };
-    assert!(ranges.len() <= TOGETHER);
+/// Asks all of these threads, and waits for all of them.
+fn ask(threads: &[u32], ranges: &[Range<usize>]) -> Vec<Answer> {
+    let Some(signal) = install() else { return vec![Answer::Unknown; threads.len()] };
+    assert!(ranges.len() <= TOGETHER && threads.len() <= AT_ONCE);
     for (place, number) in RANGES.iter().zip(0..) {
         let range = ranges.get(number).cloned().unwrap_or(0..0);
         place[0].store(range.start, Ordering::Relaxed);
         place[1].store(range.end, Ordering::Relaxed);
     }
-    // Release: whoever reads the question's number reads the range.
-    let question = QUESTION.fetch_add(1, Ordering::Release) + 1;
-    // SAFETY: sends a signal that has a handler to a thread of this process, or to none.
-    let sent = unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), thread, signal) };
-    if sent != 0 {
-        return Answer::Gone;
+    for (place, number) in ASKED.iter().zip(0..) {
+        place.store(threads.get(number).copied().unwrap_or(0), Ordering::Relaxed);
     }
+    // Release: whoever reads the question's number reads the rest of it.
+    let question = QUESTION.fetch_add(1, Ordering::Release) + 1;
+    let send = |&thread: &u32| {
+        // SAFETY: sends a signal that has a handler to a thread of this process, or to none.
+        unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), thread, signal) == 0 }
+    };
+    let sent: Vec<bool> = threads.iter().map(send).collect();
     let asked = Instant::now();
+    let mut answers = vec![Answer::None; threads.len()];
     loop {
-        let answer = ANSWER.load(Ordering::Acquire);
-        if answer >> 2 == question {
-            return [Answer::Outside, Answer::Inside, Answer::Unknown, Answer::Unknown]
-                [(answer & 3) as usize];
+        for (number, answer) in answers.iter_mut().enumerate() {
+            let given = ANSWER[number].load(Ordering::Acquire);
+            *answer = match (sent[number], given >> 2 == question, given & 3) {
+                (false, ..) => Answer::Gone,
+                (_, false, _) => Answer::None,
+                (_, _, 0) => Answer::Outside,
+                (_, _, 1) => Answer::Inside(INSIDE[number].load(Ordering::Relaxed)),
+                _ => Answer::Unknown,
+            };
+        }
+        if !answers.contains(&Answer::None) {
+            return answers;
         }
         if asked.elapsed() >= PATIENCE {
-            return if thread_name(thread).is_some() { Answer::None } else { Answer::Gone };
+            for (answer, &thread) in answers.iter_mut().zip(threads) {
+                if *answer == Answer::None && thread_name(thread).is_none() {
+                    *answer = Answer::Gone;
+                }
+            }
+            return answers;
         }
         std::thread::sleep(Duration::from_micros(50));
     }
@@ -213,14 +236,23 @@ extern "C" fn answer(_: c_int) {
     // SAFETY: as above.
     let before = unsafe { *error };
     let question = QUESTION.load(Ordering::Acquire);
-    let asked = |address: usize| {
-        let ends = |place: &[AtomicUsize; 2]| {
-            place[0].load(Ordering::Relaxed) <= address && address < place[1].load(Ordering::Relaxed)
-        };
-        RANGES.iter().any(ends)
-    };
-    let verdict = unwind(asked);
-    ANSWER.store(question << 2 | verdict as u64, Ordering::Release);
+    let me = thread_id();
+    // A question that is over has been asked of others.
+    if let Some(place) = ASKED.iter().position(|asked| asked.load(Ordering::Relaxed) == me) {
+        let inside = Cell::new(0);
+        let verdict = unwind(|address| {
+            for (number, place) in RANGES.iter().enumerate() {
+                let [start, end] = [place[0].load(Ordering::Relaxed), place[1].load(Ordering::Relaxed)];
+                if (start..end).contains(&address) {
+                    inside.set(inside.get() | 1 << number);
+                }
+            }
+            inside.get() != 0
+        });
+        INSIDE[place].store(inside.get(), Ordering::Relaxed);
+        // Release: whoever reads the answer's number reads which ranges.
+        ANSWER[place].store(question << 2 | verdict as u64, Ordering::Release);
+    }
     // SAFETY: as above.
     unsafe { *error = before };
 }
@@ -282,13 +314,15 @@ mod tests {
     fn a_thread_that_sleeps_or_runs_in_the_code_is_found_and_nowhere_is_nobody() {
         let (wake, sleep) = mpsc::channel::<()>();
         let sleeper = std::thread::spawn(move || sleep.recv());
-        assert!(examine(&[this_program()]).is_err());
+        assert!(examine(&[this_program()])[0].is_err());
         // No thread is in a page of data that nobody jumps to.
         let data = vec![0_u8; 4096];
         let start = data.as_ptr().addr();
         let nowhere = start..start + 4096;
-        assert_eq!(examine(std::slice::from_ref(&nowhere)), Ok(()));
-        assert!(examine(&[nowhere, this_program()]).is_err());
+        assert_eq!(examine(std::slice::from_ref(&nowhere)), [Ok(())]);
+        // Each for itself.
+        let verdicts = examine(&[nowhere, this_program()]);
+        assert!(verdicts[0].is_ok() && verdicts[1].is_err(), "{verdicts:?}");
         drop(wake);
         assert!(sleeper.join().unwrap().is_err());
     }

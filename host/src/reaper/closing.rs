@@ -79,21 +79,17 @@ impl Round {
     /// Asks the second witness: once for all that are waiting for it, since it looks at every thread. Nobody can have
     /// come into any of them meanwhile.
     pub(super) fn ask_second_witness(&self, departures: &mut [Departure]) {
-        let mut counted: Vec<_> = departures
+        let counted: Vec<_> = departures
             .iter_mut()
             .filter(|departure| matches!(departure.stage, Some(Stage::Counted(..))))
             .take(TOGETHER)
             .collect();
         let images: Vec<&Image> = counted.iter().filter_map(|departure| departure.counted()).collect();
-        if images.is_empty() || Image::ask_second_witness(&images).is_ok() {
-            for departure in counted {
-                self.decide(departure, Ok(()));
-            }
+        if images.is_empty() {
             return;
         }
-        // Whose thread is it?
-        for departure in &mut counted {
-            let verdict = departure.counted().map_or(Ok(()), |image| Image::ask_second_witness(&[image]));
+        let verdicts = Image::ask_second_witness(&images);
+        for (departure, verdict) in counted.into_iter().zip(verdicts) {
             self.decide(departure, verdict);
         }
     }

@@ -99,7 +99,8 @@ impl Reload<'_> {
     /// The steps. Step 1, *settle, stage, vet*, was taken by whoever called this.
     fn run(&self, incoming: Incoming) -> Result<Outcome, Stop> {
         self.fits()?;
-        let number = self.plugin.record().take_number();
+        // Taken when it is opened: nobody else takes one during this turn.
+        let number = self.plugin.record().next;
         let staged = incoming.name(&self.plugin.name, number).map_err(|e| stop(Step::Stage, e))?;
         self.probe(&staged)?; //                              2
         if self.wish.dry_run {
@@ -176,6 +177,7 @@ impl Reload<'_> {
     /// Step 4: opens the private copy.
     fn open(&self, number: u64, staged: Staged) -> Result<Trial, Stop> {
         self.at(Step::Open)?;
+        self.plugin.record().next = number + 1;
         let failed = |reason: String| stop(Step::Open, RefusalReason::Open(reason));
         let deputy = Deputy::start(&self.plugin.name).map_err(|e| failed(e.to_string()))?;
         let kept = staged.keep_for_later().map_err(|e| self.cannot_keep(&e)).ok();
