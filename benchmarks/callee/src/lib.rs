@@ -39,6 +39,13 @@ unsafe extern "C" fn table_step(_: *const u8, a: u64, b: u64) -> u64 {
 #[unsafe(no_mangle)]
 pub static CALLEE_TABLE: Table = Table { step: table_step };
 
+/// Which build this is.
+#[unsafe(no_mangle)]
+pub static CALLEE_BUILD: &str = match option_env!("CALLEE_BUILD") {
+    Some(build) => build,
+    None => "",
+};
+
 /// For calls by name.
 #[unsafe(no_mangle)]
 pub extern "C" fn callee_step(a: u64, b: u64) -> u64 {

@@ -1,6 +1,6 @@
 //! The figures that reseat is held to, measured on this machine: `scripts/bench`.
 //!
-//! `figures [calls] [drains] [json] [reloads]`: all of them unless some are named.
+//! `figures [calls] [drains] [json] [reloads] [builds]`: all of them unless some are named.
 
 mod drains;
 mod reloads;
@@ -41,6 +41,9 @@ fn main() -> ExitCode {
     }
     if is_wanted("reloads") {
         reloads::print();
+    }
+    if is_wanted("builds") {
+        reloads::print_builds();
     }
     ExitCode::SUCCESS
 }

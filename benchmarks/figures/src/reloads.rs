@@ -4,6 +4,7 @@ use std::ffi::{CString, c_void};
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -123,6 +124,43 @@ impl Watched {
         Path::new(self.dir.path()).join("plugins/libcallee.so")
     }
 }
+
+/// How soon new code answers when cargo has ended, which puts its library in place some time before.
+pub fn print_builds() {
+    const BUILDS: usize = 40;
+    let directory =
+        std::env::current_exe().expect("Linux knows").parent().expect("in a directory").to_owned();
+    let state = tempfile::tempdir().expect("a temporary directory can be made");
+    // SAFETY: what cargo puts there is built from this workspace.
+    let trusted = unsafe { TrustedDir::new(directory) };
+    let state_dir = state.path().join("state");
+    let probe = Some(probe());
+    let options = Options { watch: vec![trusted], state_dir, probe, probation: None, ..Options::default() };
+    let host = Host::start(options).expect("the host starts");
+    let handle: Handle<dyn Callee> = host.plugin("callee").expect("it is loaded");
+    let times = (0..BUILDS).map(|number| {
+        let before = handle.enter().expect("it is loaded").generation();
+        // Another constant in its source.
+        let mut cargo = Command::new("cargo");
+        cargo.args(["build", "--release", "--quiet", "-p", "callee"]).current_dir(WORKSPACE);
+        let stamp = format!("{number} {}", std::process::id());
+        let status = cargo.env("CALLEE_BUILD", stamp).status().expect("cargo can be started");
+        assert!(status.success(), "it builds");
+        let start = Instant::now();
+        while handle.enter().expect("it is loaded").generation() == before {
+            std::thread::sleep(Duration::from_micros(50));
+        }
+        start.elapsed().as_nanos() as f64
+    });
+    let times: Vec<f64> = times.collect();
+    table::note(
+        "from the end of `cargo build` to the first call of the new code, p50",
+        &table::shown(median(times.clone())),
+    );
+    table::time(&format!("— the slowest of {BUILDS}"), quantile(times, 1.0), 50e6);
+}
+
+const WORKSPACE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
 /// What a thread that calls without pause notices of reloads.
 fn noticed(watched: &Watched) {
