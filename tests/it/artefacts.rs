@@ -7,7 +7,7 @@ use reseat_tests::counter::Counter;
 use reseat_tests::fault::{self, Point, Process};
 
 use crate::callers::Callers;
-use crate::child::in_child_with;
+use crate::child::in_child_within;
 use crate::library::manifest_range;
 use crate::program;
 use crate::scene::{Build, Refused, Scene};
@@ -19,6 +19,8 @@ const ROUNDS: u32 = 50;
 /// for a helper on a busy machine to get that far.
 const LOOPS: u32 = 10;
 const LOOP_DEADLINE: Duration = Duration::from_millis(300);
+/// How long all of it may take, half a minute where nobody else is at work.
+const LIMIT: Duration = Duration::from_secs(360);
 /// After so many rounds there is a new build that is good.
 const CHANGE_EVERY: u32 = 5;
 
@@ -293,7 +295,7 @@ fn fourteen_kinds_of_bad_builds_fifty_times_over_cost_nobody_a_call() {
     let name = "artefacts::fourteen_kinds_of_bad_builds_fifty_times_over_cost_nobody_a_call";
     let dir = tempfile::tempdir().unwrap();
     let canary = dir.path().join("canary");
-    in_child_with(name, &[("RESEAT_CANARY", canary.to_str().unwrap())], || {
+    in_child_within(LIMIT, name, &[("RESEAT_CANARY", canary.to_str().unwrap())], || {
         let canary = std::env::var("RESEAT_CANARY").unwrap();
         let canary = Path::new(&canary);
         let scene = Scene::with_options(&[], |options| {
