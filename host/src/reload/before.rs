@@ -50,7 +50,9 @@ impl Reload<'_> {
             }
             Err(Failed::Build(failure)) => {
                 // A copy of a state that was in use may be one that never was.
-                let by_the_state = state.is_some() && matches!(failure.end, ProbeEnd::Refused(_));
+                let by_the_state = state.is_some()
+                    && failure.step >= Step::Restore
+                    && matches!(failure.end, ProbeEnd::Refused(_));
                 if !by_the_state {
                     let Build { manifest, hash, file, .. } = &*self.build;
                     let (name, version) = (&manifest.plugin, &manifest.version);

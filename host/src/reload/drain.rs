@@ -36,8 +36,6 @@ impl Reload<'_> {
                 Ok(())
             }
             Err(left) => {
-                // The old generation serves on.
-                pause.value().instance.image().ask_to_leave(false);
                 let reason = match left {
                     Left::Cancelled => RefusalReason::Cancelled,
                     Left::InUse(stragglers) if stragglers.self_deadlock => RefusalReason::SelfDeadlock,

@@ -23,7 +23,7 @@ use crate::error::RefusalReason;
 use crate::events::{Event, RolledBackState, Step};
 use crate::ffi::{Hooks, Tables, open_trusted};
 use crate::file::{self, Incoming, Kept, Staged};
-use crate::gate::Retired;
+use crate::gate::{Paused, Retired};
 use crate::host::Outcome;
 use crate::meter::Meter;
 use crate::options::TrustedFile;
@@ -85,6 +85,14 @@ struct Reload<'a> {
     progress: &'a Progress,
 }
 
+/// A generation that has taken the state over, and where that is from.
+struct Carried {
+    state: Arc<Vec<u8>>,
+    fate: RolledBackState,
+    loaded: Loaded,
+    kept: Option<Kept>,
+}
+
 /// What publishing left to do.
 struct Published {
     old: Option<Retired<Loaded>>,
@@ -143,17 +151,27 @@ impl Reload<'_> {
         // Dropping the pause, on any error below, re-opens the gate with the old generation.
         let mut pause =
             self.plugin.slot.pause().map_err(|e| stop(Step::Drain, RefusalReason::Gate(e.to_string())))?;
-        self.drain(&mut pause)?; //                           6
+        let carried = self.carry_over(&mut pause, trial).inspect_err(|_| {
+            // The old generation serves on, and nobody in it need leave any more.
+            pause.value().instance.image().ask_to_leave(false);
+        });
+        let Carried { state, fate, loaded, kept } = carried?;
+        let meter = loaded.meter.clone();
+        let old = pause.resume_with(loaded); //               9: one pointer, and the gate opens
+        let closed_for = closed.elapsed();
+        Ok(Published { old: Some(old), closed_for, state: Some(state), fate, kept, meter })
+    }
+
+    /// Steps 6 to 8, behind the closed gate.
+    fn carry_over(&self, pause: &mut Paused<'_, Loaded>, trial: &mut Trial) -> Result<Carried, Stop> {
+        self.drain(pause)?; //                                6
         self.at(Step::Save)?;
         let (state, fate) = self.state(pause.value())?; //    7
         self.restore(trial, state.clone())?; //               8
         self.check(trial)?; //                                8: the last veto
         self.at(Step::Publish)?;
         let (kept, loaded) = (trial.kept.take(), self.bind(trial)?);
-        let meter = loaded.meter.clone();
-        let old = pause.resume_with(loaded); //               9: one pointer, and the gate opens
-        let closed_for = closed.elapsed();
-        Ok(Published { old: Some(old), closed_for, state: Some(state), fate, kept, meter })
+        Ok(Carried { state, fate, loaded, kept })
     }
 
     /// Comes to a step, unless somebody has cancelled.
