@@ -51,7 +51,7 @@ impl Reload<'_> {
             Err(Failed::Build(failure)) => {
                 // A copy of a state that was in use may be one that never was.
                 let by_the_state = state.is_some()
-                    && failure.step >= Step::Restore
+                    && failure.step > Step::Open
                     && matches!(failure.end, ProbeEnd::Refused(_));
                 if !by_the_state {
                     let Build { manifest, hash, file, .. } = &*self.build;
