@@ -51,6 +51,8 @@ pub enum Kind {
     Memory = 6,
     /// It uses the processor for ever.
     Loop = 7,
+    /// It returns an error that says which files are open.
+    Files = 8,
 }
 
 /// In which process.
@@ -104,6 +106,12 @@ pub fn strike(stamp: u32, here: Point) -> Result<()> {
         7 => loop {
             std::hint::spin_loop();
         },
+        8 => {
+            let open = std::fs::read_dir("/proc/self/fd")?;
+            let open = open.filter_map(|file| std::fs::read_link(file.ok()?.path()).ok());
+            let open: Vec<_> = open.map(|path| path.display().to_string()).collect();
+            bail!("open are {}", open.join(", "))
+        }
         _ => bail!("stamp {stamp} says nothing"),
     }
     Ok(())

@@ -178,6 +178,20 @@ fn a_build_that_was_tried_is_not_tried_again_also_by_the_next_host() {
 }
 
 #[test]
+fn a_helper_has_nothing_open_that_the_host_has() {
+    let (scene, _counter) = scene(|_| {});
+    let secret = std::fs::File::create(scene.path("secret")).unwrap();
+    // As programs leave them that know nothing of it.
+    // SAFETY: sets the flags of a descriptor of our own.
+    assert_eq!(unsafe { libc::fcntl(std::os::fd::AsRawFd::as_raw_fd(&secret), libc::F_SETFD, 0) }, 0);
+    let refused = scene.install(bad(Point::Restore, Kind::Files, Process::Any)).refused();
+    let refused = refused.at(Step::Probe, &["restore failed: open are"]);
+    assert!(refused.reason.contains("memfd:") && !refused.reason.contains("secret"), "{refused:?}");
+    // Nor the host's socket, lock, watch or store.
+    assert!(!refused.reason.contains("state") && !refused.reason.contains("inotify"), "{refused:?}");
+}
+
+#[test]
 fn without_a_helper_nothing_is_opened_and_nothing_is_denied() {
     let (scene, counter) = scene(|options| {
         // Builds of the counter are let in; those of the other are not.

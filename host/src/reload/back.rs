@@ -90,9 +90,10 @@ fn take_back(
         progress,
     };
     let outcome = reload.run(incoming).map_err(refuse)?;
-    drop(turn);
+    // Before the turn ends, so that it is not loaded again in between.
     let Build { hash, manifest, file, .. } = &*serving.build;
     core.store.deny(*hash, &manifest.plugin, &manifest.version, file, format!("it was sent back: {reason}"));
+    drop(turn);
     Ok(outcome)
 }
 
