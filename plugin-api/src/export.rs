@@ -7,7 +7,7 @@ use abi_stable::StableAbi;
 use abi_stable::prefix_type::WithMetadata;
 use abi_stable::std_types::RStr;
 use abi_stable::type_layout::TypeLayout;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 
 use crate::abi::{
     GenerationRef, HostContractRef, InstanceRef, PluginContract, PluginContractRef, RawSlice, Reply, Transfer,
@@ -49,12 +49,9 @@ impl<P: Plugin + Identity> Instance<P> {
 
     fn save(&self, target: u32) -> Result<Vec<u8>> {
         let version = if target == 0 { P::STATE_VERSION } else { target };
-        let mut saved = if version == P::STATE_VERSION {
-            self.plugin.save()?
-        } else {
-            self.plugin
-                .save_as(version)
-                .with_context(|| format!("plugin `{}` {} cannot be left", P::NAME, P::VERSION))?
+        let mut saved = match version == P::STATE_VERSION {
+            true => self.plugin.save()?,
+            false => self.plugin.save_as(version)?,
         };
         if saved.version() == 0 && saved.encoding() != Encoding::None {
             saved = saved.with_version(version);

@@ -28,6 +28,7 @@ exported!(
     Careless = "careless",
     Threaded = "threaded",
     Patient = "patient",
+    Returning = "returning",
     Hasty = "hasty",
     Falling = "falling",
     Stumbling = "stumbling",
@@ -97,11 +98,43 @@ fn state_that_is_damaged_is_refused_before_the_plugin_sees_it() {
 
 #[test]
 fn a_state_version_that_the_build_does_not_write_is_refused() {
-    let counting = Loaded::<Counting>::create();
     assert_eq!(
-        error(counting.save(2)),
-        format!("plugin `counting` {} writes state version 3, asked for 2", env!("CARGO_PKG_VERSION"))
+        error(Loaded::<Returning>::create().save(3)),
+        "this build can also write state version 1, asked for was 3"
     );
+    // One that does not say how.
+    assert_eq!(
+        error(Loaded::<Counting>::create().save(2)),
+        "this build writes state version 3, asked for was 2: implement `save_as`"
+    );
+}
+
+/// Writes its state also for the build before it; and, by mistake, once in another version than it says.
+struct Returning;
+
+impl Plugin for Returning {
+    const STATE_VERSION: u32 = 2;
+    fn create(_: &Services) -> Result<Self> {
+        Ok(Returning)
+    }
+    fn save(&self) -> Result<Saved> {
+        Saved::encode(&2)
+    }
+    fn save_as(&self, version: u32) -> Result<Saved> {
+        match version {
+            1 => Saved::encode(&1),
+            4 => Ok(Saved::encode(&1)?.with_version(1)),
+            other => bail!("this build can also write state version 1, asked for was {other}"),
+        }
+    }
+}
+
+#[test]
+fn state_is_written_in_an_older_version_by_a_build_that_can() {
+    let returning = Loaded::<Returning>::create();
+    let version = |frame: Vec<u8>| Saved::from_frame(&frame).unwrap().version();
+    assert_eq!((version(returning.save(0).unwrap()), version(returning.save(1).unwrap())), (2, 1));
+    assert_eq!(error(returning.save(4)), "it has written state version 1, asked for was 4");
 }
 
 #[test]
