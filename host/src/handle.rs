@@ -14,7 +14,7 @@ use plugin_api::interface::RawProxy;
 use plugin_api::{CallError, Interface};
 
 use crate::gate::{self, EnterError, NoteCell};
-use crate::meter::Started;
+use crate::meter;
 use crate::plugin::{Loaded, Plugin};
 
 /// A plugin, typed by one of its interfaces. Cheap to clone; stays valid across reloads, and beyond the host,
@@ -49,10 +49,10 @@ impl<I: Interface + ?Sized> Handle<I> {
             },
         };
         if let Some(proxy) = proxy::<I>(held.tables.get(self.interface), &held, Some(held.note())) {
-            return Ok(Guard { proxy, held, started: None });
+            return Ok(Guard { proxy, held });
         }
-        match proxy::<I>(held.tables.get_metered(self.interface), &held, Some(held.note())) {
-            Some(proxy) => Ok(Guard { proxy, held, started: Some(Box::new(Started::now())) }),
+        match proxy::<I>(metered(&held, self.interface, held.note()), &held, Some(held.note())) {
+            Some(proxy) => Ok(Guard { proxy, held }),
             None => {
                 drop(held);
                 Err(self.plugin.not_loaded())
@@ -66,9 +66,10 @@ impl<I: Interface + ?Sized> Handle<I> {
     /// As for [`Handle::enter`].
     pub fn enter_within(&self, limit: Duration) -> Result<Guard<'_, I>, CallError> {
         let held = self.plugin.slot.enter_within(limit).map_err(|error| self.plugin.cannot_enter(&error))?;
-        let started = held.tables.is_metered().then(|| Box::new(Started::now()));
-        match proxy::<I>(held.tables.get_metered(self.interface), &held, Some(held.note())) {
-            Some(proxy) => Ok(Guard { proxy, held, started }),
+        let quick = held.tables.get(self.interface);
+        let methods = if quick.is_null() { metered(&held, self.interface, held.note()) } else { quick };
+        match proxy::<I>(methods, &held, Some(held.note())) {
+            Some(proxy) => Ok(Guard { proxy, held }),
             None => Err(self.plugin.not_loaded()),
         }
     }
@@ -98,6 +99,19 @@ impl<I: Interface + ?Sized> std::fmt::Debug for Handle<I> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Handle").field("plugin", &self.plugin.name).field("interface", &I::DESC.name).finish()
     }
+}
+
+/// The methods of a generation whose calls are metered; null if it was not bound to the interface. The call that has
+/// just been entered is metered from here on. Takes no guard: one whose address is taken lives in memory, which would
+/// cost all calls.
+#[cold]
+#[inline(never)]
+fn metered(loaded: &Loaded, interface: usize, note: &'static NoteCell) -> *const *const c_void {
+    let methods = loaded.tables.get_metered(interface);
+    if !methods.is_null() {
+        meter::begin(&loaded.meter, note);
+    }
+    methods
 }
 
 /// The proxy of one generation, which notes there what is called. Whoever calls this keeps the proxy beside what
@@ -148,17 +162,6 @@ pub(crate) fn proxy<I: Interface + ?Sized>(
 pub struct Guard<'h, I: Interface + ?Sized> {
     proxy: I::Proxy,
     held: gate::Guard<'h, Loaded>,
-    /// If this generation is metered.
-    started: Option<Box<Started>>,
-}
-
-impl<I: Interface + ?Sized> Drop for Guard<'_, I> {
-    #[inline(always)]
-    fn drop(&mut self) {
-        if let Some(started) = self.started.take() {
-            self.held.ended(*started);
-        }
-    }
 }
 
 impl<I: Interface + ?Sized> Guard<'_, I> {

@@ -1,13 +1,18 @@
 //! What a generation on probation is judged by: how many of its calls failed, and how long they took.
 //!
-//! A generation that is not metered pays nothing for this: see [`Tables`](crate::ffi::Tables).
+//! A generation that is not metered pays nothing for this: see [`Tables`](crate::ffi::Tables) for how a call that is
+//! metered is told from others. A guard knows nothing of it, either: at the end of its call the gate looks for requests
+//! anyway, and finds that somebody wants to hear of it.
 
-use std::sync::OnceLock;
+use std::cell::RefCell;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use plugin_api::CallError;
 use plugin_api::failures::{self, Failures};
+
+use crate::gate::{self, NoteCell};
 
 /// Buckets of latency: eight for each power of two of nanoseconds, so that a quantile is right to one part in eight.
 const PARTS: u64 = 8;
@@ -27,6 +32,45 @@ pub(crate) struct Started {
     /// Nanoseconds since the first one.
     at: u64,
     failures: Failures,
+}
+
+/// A call of a guard that is metered, on this thread.
+struct Open {
+    /// The word beside its guard, by which it is known.
+    note: *const NoteCell,
+    meter: Arc<Meter>,
+    started: Started,
+}
+
+thread_local! {
+    /// Innermost last, unless guards are dropped out of order.
+    static OPEN: RefCell<Vec<Open>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Begins to meter the call whose guard has this word beside it, until the guard is dropped. A guard that counts as a
+/// lease is not metered.
+#[cold]
+#[inline(never)]
+pub(crate) fn begin(meter: &Arc<Meter>, note: &'static NoteCell) {
+    static HOOK: OnceLock<()> = OnceLock::new();
+    HOOK.get_or_init(|| gate::set_leave_hook(end));
+    if gate::tell_on_leave(note) {
+        let open = Open { note, meter: meter.clone(), started: Started::now() };
+        // Not there any more at the end of the thread; then it is not metered.
+        let _ = OPEN.try_with(|all| all.borrow_mut().push(open));
+    }
+}
+
+/// The gate's leave hook.
+fn end(note: &'static NoteCell) {
+    let ended = OPEN.try_with(|all| {
+        let mut all = all.borrow_mut();
+        let at = all.iter().rposition(|open| std::ptr::eq(open.note, note))?;
+        Some(all.remove(at))
+    });
+    if let Ok(Some(Open { meter, started, .. })) = ended {
+        meter.ended(started);
+    }
 }
 
 /// What a meter reads.
@@ -148,6 +192,42 @@ mod tests {
         assert_eq!(meter.read().calls, 100);
         assert!((1000..1125).contains(&(meter.read().p99.as_nanos() as u64)), "{:?}", meter.read());
         assert_eq!(Meter::new().read().p99, Duration::ZERO);
+    }
+
+    #[test]
+    fn a_guard_is_metered_from_where_that_begins_to_its_end_in_any_order() {
+        let slot = crate::gate::Slot::new(());
+        let (outer, inner) = (Arc::new(Meter::new()), Arc::new(Meter::new()));
+        let calls = || (outer.read().calls, inner.read().calls);
+        let first = slot.enter().unwrap();
+        begin(&outer, first.note());
+        let second = slot.enter().unwrap();
+        begin(&inner, second.note());
+        // One that nobody meters, in between.
+        drop(slot.enter().unwrap());
+        assert_eq!(calls(), (0, 0));
+        drop(first);
+        assert_eq!(calls(), (1, 0));
+        drop(second);
+        assert_eq!(calls(), (1, 1));
+        // The places are used again, and not metered by themselves.
+        let again = slot.enter().unwrap();
+        drop(slot.enter().unwrap());
+        drop(again);
+        assert_eq!(calls(), (1, 1));
+    }
+
+    #[test]
+    fn a_guard_that_counts_as_a_lease_is_not_metered_and_harms_nobody() {
+        let slot = crate::gate::Slot::new(());
+        let meter = Arc::new(Meter::new());
+        let lease = slot.lease().unwrap();
+        lease.call(|_| {
+            let counted = slot.enter().unwrap();
+            begin(&meter, counted.note());
+        });
+        drop(slot.enter().unwrap());
+        assert_eq!(meter.read().calls, 0);
     }
 
     #[test]

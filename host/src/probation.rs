@@ -13,7 +13,8 @@ use crate::reload;
 /// By what a build that has taken over is judged, and for how long. See [`Options::probation`].
 ///
 /// While a generation is on probation each of its calls is counted and timed, which costs it about as much as reading
-/// the clock twice. Afterwards calls cost what they always cost.
+/// the clock twice. Afterwards calls cost what they always cost. A guard counts as one call, from entering to leaving, and
+/// so does what a scope does with one plugin; leases are not judged.
 ///
 /// [`Options::probation`]: crate::Options::probation
 #[derive(Clone, Debug, PartialEq)]

@@ -2,7 +2,7 @@
 
 use std::ffi::c_void;
 use std::num::NonZeroUsize;
-use std::sync::atomic::{AtomicPtr, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use plugin_api::CallError;
@@ -140,12 +140,9 @@ pub(crate) struct Tables {
     tables: [AtomicPtr<*const c_void>; MAX_INTERFACES],
     /// All of them, metered or not.
     all: [AtomicPtr<*const c_void>; MAX_INTERFACES],
-    owned: Mutex<Owned>,
-}
-
-struct Owned {
-    tables: Vec<Box<[*const c_void]>>,
-    is_metered: bool,
+    /// Changed under the lock.
+    is_metered: AtomicBool,
+    owned: Mutex<Vec<Box<[*const c_void]>>>,
 }
 
 // SAFETY: the pointers are addresses of code in the generation's image, which nobody writes through.
@@ -157,19 +154,23 @@ impl Tables {
     /// With nothing in them. `is_metered`: calls go the slow way, until [`Tables::end_metering`].
     pub(crate) fn new(is_metered: bool) -> Self {
         let none = || [const { AtomicPtr::new(std::ptr::null_mut()) }; MAX_INTERFACES];
-        let owned = Mutex::new(Owned { tables: Vec::new(), is_metered });
-        Tables { tables: none(), all: none(), owned }
+        Tables {
+            tables: none(),
+            all: none(),
+            is_metered: AtomicBool::new(is_metered),
+            owned: Mutex::default(),
+        }
     }
 
     /// Whether calls are counted and timed.
     pub(crate) fn is_metered(&self) -> bool {
-        self.owned.lock().unwrap_or_else(PoisonError::into_inner).is_metered
+        self.is_metered.load(Ordering::Relaxed)
     }
 
     /// From now on calls go the quick way.
     pub(crate) fn end_metering(&self) {
-        let mut owned = self.owned.lock().unwrap_or_else(PoisonError::into_inner);
-        owned.is_metered = false;
+        let _owned = self.owned.lock().unwrap_or_else(PoisonError::into_inner);
+        self.is_metered.store(false, Ordering::Relaxed);
         for (table, all) in self.tables.iter().zip(&self.all) {
             table.store(all.load(Ordering::Acquire), Ordering::Release);
         }
@@ -188,18 +189,17 @@ impl Tables {
         let table: Box<[*const c_void]> =
             desc.methods.iter().map(|method| resolve(desc, method, export)).collect::<Result<_, _>>()?;
         let mut owned = self.owned.lock().unwrap_or_else(PoisonError::into_inner);
-        owned.tables.push(table);
-        let table = owned.tables.last().expect("just pushed").as_ptr();
+        owned.push(table);
+        let table = owned.last().expect("just pushed").as_ptr();
         // Release: whoever reads the pointer reads the table behind it.
         self.all[number].store(table.cast_mut(), Ordering::Release);
-        if !owned.is_metered {
+        if !self.is_metered() {
             self.tables[number].store(table.cast_mut(), Ordering::Release);
         }
         Ok(())
     }
 
     /// The table of an interface, also while calls are metered; null if it was not bound.
-    #[cold]
     pub(crate) fn get_metered(&self, number: usize) -> *const *const c_void {
         self.all[number % MAX_INTERFACES].load(Ordering::Acquire)
     }

@@ -4,7 +4,7 @@
 //! the threads that own them. It registers one hook for "when convenient" and one for "at the end".
 //! Both are plain functions, both are for the whole process, and neither may panic.
 
-use super::record::{Record, wake};
+use super::record::{NoteCell, Record, wake};
 use super::registry::registry;
 use super::thread;
 use std::sync::OnceLock;
@@ -31,6 +31,31 @@ pub fn set_errand_hook(hook: fn()) {
 /// The main thread runs it inside `exit`. A thread that is killed with the process does not.
 pub fn on_thread_exit(hook: fn()) {
     let _ = EXIT_HOOK.set(hook);
+}
+
+static LEAVE_HOOK: OnceLock<fn(&'static NoteCell)> = OnceLock::new();
+
+/// Sets what runs when a call ends of which [`tell_on_leave`] was asked for, on its thread. The first setting stays.
+///
+/// The generation may be gone by then. The hook gets the word that was beside the guard, see
+/// [`Guard::note`](super::Guard::note).
+pub fn set_leave_hook(hook: fn(&'static NoteCell)) {
+    let _ = LEAVE_HOOK.set(hook);
+}
+
+/// Asks for the leave hook at the end of the calling thread's innermost call, if this is the word beside its guard. It
+/// is another one's for guards that count as leases, of whose ends nothing is told. Costs calls that do not ask nothing.
+pub fn tell_on_leave(note: &'static NoteCell) -> bool {
+    let innermost =
+        thread::current().and_then(|record| Some(record.frame_at(record.depth().checked_sub(1)?)));
+    let own = innermost.filter(|frame| std::ptr::eq(frame.note(), note));
+    own.inspect(|frame| frame.tell()).is_some()
+}
+
+pub(super) fn tell_of_leaving(note: &'static NoteCell) {
+    if let Some(hook) = LEAVE_HOOK.get() {
+        hook(note);
+    }
 }
 
 /// Runs the errand hook now if this thread was poked and is in no call; says whether it ran.

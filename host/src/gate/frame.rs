@@ -79,6 +79,17 @@ impl Frame {
         &self.place().frame
     }
 
+    /// The call at this frame has ended, and its owner wanted to hear of that.
+    pub(super) fn told(self) -> &'static NoteCell {
+        self.place().told();
+        self.note()
+    }
+
+    /// Its end is to be told of.
+    pub(super) fn tell(self) {
+        self.place().tell();
+    }
+
     /// Beside the frame, for the guard's holder.
     #[inline(always)]
     pub(super) fn note(self) -> &'static NoteCell {

@@ -60,6 +60,9 @@ fn leave_slow(generation: NonNull<Header>, frame: Frame, requests: u32) {
         // SAFETY: the lease that this guard counts as keeps the generation until it is released.
         unsafe { &(*generation.as_ptr()).leases }.release();
     } else {
+        if requests & wake::TELL != 0 {
+            errand::tell_of_leaving(frame.told());
+        }
         errand::attend(frame.block().first());
     }
 }

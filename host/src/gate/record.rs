@@ -42,6 +42,8 @@ pub(super) mod wake {
     pub(in super::super) const LATE: u32 = 16;
     /// For good: not the place of the outermost call. Its exits always look at the record.
     pub(in super::super) const NESTED: u32 = 32;
+    /// The owner wants the leave hook to be run when the call at this place ends. Set and taken back by the owner only.
+    pub(in super::super) const TELL: u32 = 64;
 }
 
 const FREE: u32 = 0;
@@ -104,6 +106,16 @@ impl Place {
     #[inline(always)]
     pub(super) fn requests(&self) -> u32 {
         self.wake.load(Ordering::Relaxed)
+    }
+
+    /// See [`wake::TELL`].
+    pub(super) fn tell(&self) {
+        self.wake.fetch_or(wake::TELL, Ordering::Relaxed);
+    }
+
+    /// Takes that back.
+    pub(super) fn told(&self) {
+        self.wake.fetch_and(!wake::TELL, Ordering::Relaxed);
     }
 
     /// W3 for one frame: what is in it, if that holds up the drain of this generation.
@@ -200,6 +212,11 @@ impl Record {
             block = follow(block.more.own()).unwrap_or_else(|| block.extend(self));
         }
         block.frame(depth % FRAMES)
+    }
+
+    /// The frame of the call at this depth, which is there.
+    pub(super) fn frame_at(&'static self, depth: usize) -> Frame {
+        if depth < FRAMES { self.frame(depth) } else { self.take_further(depth) }
     }
 
     /// Release: partner of the scan's reading of `more`. A scan that sees a frame emptied which was
