@@ -56,6 +56,7 @@ pub mod state;
 pub mod testing;
 pub mod transfer;
 pub mod types;
+pub mod versions;
 
 mod callback;
 #[doc(hidden)]

@@ -48,7 +48,8 @@ pub trait Plugin: Sized + Send + Sync + 'static {
     }
 
     /// Writes the state in an older version, for an earlier build that is to take over again: this one has proved
-    /// bad, or somebody has asked for it. A plugin that does not say how writes its own version only.
+    /// bad, or somebody has asked for it. A plugin that does not say how writes its own version only. For more than one
+    /// older version see [`Downgrade`](crate::versions::Downgrade).
     ///
     /// # Errors
     /// The state cannot be written in that version. What happens then is for the host to decide: it goes back to the
@@ -62,7 +63,8 @@ pub trait Plugin: Sized + Send + Sync + 'static {
         self.save()
     }
 
-    /// Starts from the state of an earlier build. `saved.version()` says which version it is. A plugin that
+    /// Starts from the state of an earlier build. `saved.version()` says which version it is; for more than two versions
+    /// see [`Upgrade`](crate::versions::Upgrade). A plugin that
     /// does not say how takes over nothing: it starts empty where nothing was saved, and refuses otherwise.
     ///
     /// # Errors

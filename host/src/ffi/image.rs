@@ -276,10 +276,11 @@ pub(crate) struct Remnant {
 impl Remnant {
     /// Asks whether it is gone. Not before the thread that opened it has ended, whose thread-locals may keep it.
     pub(crate) fn look(self) -> Gone {
-        // Asking also makes the loader let go of what no thread-local keeps any longer. If somebody else is in the
-        // loader, that is for another time.
-        let known = loader::turn(&self.path, "closing", Duration::ZERO).map(|_turn| os::is_open(&self.path));
-        if known.unwrap_or(true) || os::mapped_range(&self.path).is_some() {
+        // Asking by name also makes the loader let go of what no thread-local keeps any longer. While somebody else is in
+        // the loader that is for another time, and what it does not list is gone all the same.
+        let is_open = || os::is_open(&self.path);
+        let known = loader::turn(&self.path, "closing", Duration::ZERO).is_ok_and(|_turn| is_open());
+        if known || os::mapped_range(&self.path).is_some() {
             return Gone::Mapped(self);
         }
         entomb(self.range);

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::MemfdFlags;
-use rustix::process::{Pid, PidfdFlags, Signal};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
 use serde::{Deserialize, Serialize};
 
 pub use helper::serve;
@@ -243,12 +243,16 @@ impl Probe {
             // So that what it has started goes with it.
             .process_group(0)
             .spawn()?;
-        Ok(Helper(child))
+        Ok(Helper { child, ended: false })
     }
 }
 
 /// A running helper. Dropped, it is ended with all it has started, and nothing is left of it.
-struct Helper(Child);
+struct Helper {
+    child: Child,
+    /// It has been waited for, so its number may be somebody else's.
+    ended: bool,
+}
 
 enum Waited {
     Ended(ExitStatus),
@@ -260,12 +264,14 @@ impl Helper {
     fn wait(&mut self, limit: Duration, cancelled: impl Fn() -> bool) -> io::Result<Waited> {
         /// How soon a cancellation is noticed.
         const LOOK: Duration = Duration::from_millis(20);
-        let process = Pid::from_child(&self.0);
+        let process = Pid::from_child(&self.child);
         let handle = rustix::process::pidfd_open(process, PidfdFlags::empty());
         let started = Instant::now();
         loop {
-            if let Some(status) = self.0.try_wait()? {
-                return Ok(Waited::Ended(status));
+            // It stays what it is until `end`, so that its number stays its own.
+            let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+            if rustix::process::waitid(WaitId::Pid(process), look)?.is_some() {
+                return self.end().map(Waited::Ended);
             }
             if cancelled() {
                 return Ok(Waited::Cancelled);
@@ -289,11 +295,21 @@ impl Helper {
     }
 }
 
+impl Helper {
+    /// Ends it, and what it has started.
+    fn end(&mut self) -> io::Result<ExitStatus> {
+        // Nobody is left, perhaps.
+        let _ = rustix::process::kill_process_group(Pid::from_child(&self.child), Signal::KILL);
+        self.ended = true;
+        self.child.wait()
+    }
+}
+
 impl Drop for Helper {
     fn drop(&mut self) {
-        // While the child has not been waited for, its number is nobody else's; if it has, only its children are left.
-        let _ = rustix::process::kill_process_group(Pid::from_child(&self.0), Signal::KILL);
-        let _ = self.0.wait();
+        if !self.ended {
+            let _ = self.end();
+        }
     }
 }
 
