@@ -214,9 +214,10 @@ mod tests {
         );
         let thirteen = V3 { total: 13, twice: 26 };
         assert_eq!(
-            format!("{:#}", write(thirteen.clone(), 1).unwrap_err()),
+            format!("{:#}", write(thirteen, 1).unwrap_err()),
             "the step back to state version 1: 13 cannot be brought back"
         );
-        assert_eq!(write(thirteen, 5).unwrap_err().to_string(), "this build cannot write state version 5");
+        let seven = V3 { total: 7, twice: 14 };
+        assert_eq!(write(seven, 5).unwrap_err().to_string(), "this build cannot write state version 5");
     }
 }
