@@ -325,11 +325,14 @@ impl Host {
     pub fn shutdown(&self, limit: Duration) -> bool {
         let deadline = Instant::now() + limit;
         let left = || deadline.saturating_duration_since(Instant::now());
-        // Nothing new comes in; a transaction under way ends first.
+        // Nothing new comes in; a transaction under way stops, unless it is as good as over.
+        let first = self.core.close();
+        for plugin in self.core.all() {
+            plugin.cancel();
+        }
         if let Some(intake) = lock(&self.intake).take() {
             intake.end();
         }
-        let first = self.core.close();
         for plugin in self.core.all() {
             plugin.set_closed();
             if let Ok(_turn) = plugin.begin_within(Step::Publish, left()) {

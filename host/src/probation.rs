@@ -21,7 +21,8 @@ use crate::reload;
 pub struct Probation {
     /// How long it lasts at least.
     pub period: Duration,
-    /// How many calls it lasts at least. Ratios are looked at when there were so many.
+    /// How many calls it lasts at least, unless they do not come within 30 times its period. Ratios are looked at when
+    /// there were so many.
     pub calls: u64,
     /// It is sent back after so many panics, if they are more than `panic_ratio` of all calls.
     pub panics: u64,
@@ -70,7 +71,10 @@ impl Default for Probation {
 }
 
 /// How often a generation on probation is looked at.
-const LOOK: Duration = Duration::from_millis(50);
+const LOOK: Duration = Duration::from_millis(100);
+
+/// For how many times its period a generation that is called too rarely stays on probation.
+const RARELY: u32 = 30;
 
 /// Watches a generation that has just been published, on a thread of its own, until it has proved itself, has been
 /// sent back, or has been replaced.
@@ -108,8 +112,10 @@ impl Watch {
         let begun = Instant::now();
         let mut checked = Instant::now();
         let baseline = self.plugin.record().baseline;
+        // Going back may have to wait for calls, behind a closed gate: less and less often.
+        let (mut again, mut pause) = (begun, Duration::from_secs(1));
         loop {
-            std::thread::sleep(LOOK.min(self.terms.period));
+            std::thread::sleep(LOOK);
             if self.is_over() {
                 return;
             }
@@ -121,10 +127,17 @@ impl Watch {
                 fault = self.self_check();
             }
             if let Some(fault) = fault {
-                if self.send_back(&fault) {
-                    return;
+                if Instant::now() >= again {
+                    if self.send_back(&fault) {
+                        return;
+                    }
+                    again = Instant::now() + pause;
+                    pause = (pause * 2).min(Duration::from_secs(60));
                 }
-            } else if begun.elapsed() >= self.terms.period && reading.calls >= self.terms.calls {
+                continue;
+            }
+            let enough = reading.calls >= self.terms.calls || begun.elapsed() >= self.terms.period * RARELY;
+            if begun.elapsed() >= self.terms.period && enough {
                 return self.passed(reading);
             }
         }
@@ -156,6 +169,8 @@ impl Watch {
             Ok(_) => true,
             // Somebody else is at it. This is looked at again.
             Err(ReloadError::Busy { .. }) => false,
+            // Nor can this be helped for now; it has been told.
+            Err(ReloadError::Refused(refusal)) if refusal.reason.is_passing() => false,
             Err(error) => {
                 let what = format!(
                     "generation {} of {} should go back, for {fault}, and cannot: {error}",

@@ -5,6 +5,7 @@
 //! else: the host says so, and goes on.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
@@ -20,6 +21,13 @@ const PASSED: TableDefinition<'_, &[u8], u64> = TableDefinition::new("passed");
 
 /// How many builds are remembered as good; more are forgotten at random, and tried again.
 const PASSED_LIMIT: usize = 4096;
+
+/// How a build was tried: what it does when it starts empty says nothing about what it does with a state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Tried {
+    Empty,
+    WithState,
+}
 
 /// A build that is refused for what it has done before.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,7 +57,7 @@ pub(crate) struct Store {
 struct Inner {
     file: Backing,
     denied: BTreeMap<ContentHash, Denial>,
-    passed: BTreeSet<ContentHash>,
+    passed: BTreeSet<(ContentHash, Tried)>,
 }
 
 enum Backing {
@@ -68,11 +76,14 @@ impl Store {
         let store = Store { path, journal, inner: Mutex::new(inner) };
         if store.path.exists() {
             let mut inner = store.lock();
-            let read = Database::open(&store.path).map_err(redb::Error::from).and_then(|database| {
+            let read = catch_unwind(AssertUnwindSafe(|| {
+                let database = Database::open(&store.path)?;
                 inner.read(&database)?;
                 Ok(database)
-            });
-            inner.file = store.usable(read);
+            }));
+            // It is known to panic where a file is damaged.
+            let damaged = |_| Err(redb::Error::Corrupted("it is damaged: move it away".into()));
+            inner.file = store.usable(read.unwrap_or_else(damaged));
         }
         store
     }
@@ -147,11 +158,14 @@ impl Store {
             at_ms: now_ms(),
         };
         let mut inner = self.lock();
-        inner.passed.remove(&hash);
+        inner.passed.retain(|(passed, _)| *passed != hash);
         let text = serde_json::to_vec(&denial).expect("plain data");
         inner.denied.insert(hash, denial);
         self.write(&mut inner, |transaction| {
-            transaction.open_table(PASSED)?.remove(hash.0.as_slice())?;
+            let mut passed = transaction.open_table(PASSED)?;
+            for tried in [Tried::Empty, Tried::WithState] {
+                passed.remove(key(hash, tried).as_slice())?;
+            }
             transaction.open_table(DENIED)?.insert(hash.0.as_slice(), text.as_slice())?;
             Ok(())
         });
@@ -169,25 +183,37 @@ impl Store {
     }
 
     /// Whether a build has passed its probe.
-    pub(crate) fn has_passed(&self, hash: ContentHash) -> bool {
-        self.lock().passed.contains(&hash)
+    pub(crate) fn has_passed(&self, hash: ContentHash, tried: Tried) -> bool {
+        self.lock().passed.contains(&(hash, tried))
     }
 
     /// A build has passed its probe.
-    pub(crate) fn note_passed(&self, hash: ContentHash) {
+    pub(crate) fn note_passed(&self, hash: ContentHash, tried: Tried) {
         let mut inner = self.lock();
         let forgotten = (inner.passed.len() >= PASSED_LIMIT).then(|| inner.passed.pop_first()).flatten();
-        if inner.passed.insert(hash) {
+        if inner.passed.insert((hash, tried)) {
             self.write(&mut inner, |transaction| {
                 let mut table = transaction.open_table(PASSED)?;
-                if let Some(forgotten) = forgotten {
-                    table.remove(forgotten.0.as_slice())?;
+                if let Some((hash, tried)) = forgotten {
+                    table.remove(key(hash, tried).as_slice())?;
                 }
-                table.insert(hash.0.as_slice(), now_ms())?;
+                table.insert(key(hash, tried).as_slice(), now_ms())?;
                 Ok(())
             });
         }
     }
+}
+
+/// A hash, and behind it one byte for how it was tried.
+fn key(hash: ContentHash, tried: Tried) -> [u8; 33] {
+    let mut key = [u8::from(tried == Tried::WithState); 33];
+    key[..32].copy_from_slice(&hash.0);
+    key
+}
+
+fn passed_of(key: &[u8]) -> Option<(ContentHash, Tried)> {
+    let (tried, hash) = key.split_last()?;
+    Some((hash_of(hash)?, if *tried == 0 { Tried::Empty } else { Tried::WithState }))
 }
 
 impl Inner {
@@ -208,7 +234,7 @@ impl Inner {
         match transaction.open_table(PASSED) {
             Ok(table) => {
                 for entry in table.iter()? {
-                    self.passed.extend(hash_of(entry?.0.value()));
+                    self.passed.extend(passed_of(entry?.0.value()));
                 }
             }
             Err(redb::TableError::TableDoesNotExist(_)) => {}

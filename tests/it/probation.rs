@@ -250,3 +250,20 @@ fn what_is_sent_back_is_unloaded_and_its_copies_are_removed() {
     // By which a later host knows whose it was.
     assert_eq!(names, ["started"]);
 }
+
+#[test]
+fn the_way_back_leads_to_another_build_or_nowhere() {
+    let scene = scene(good(1), |options| {
+        options.probation = Some(Probation { period: Duration::from_secs(600), ..terms() });
+    });
+    let no_way = |scene: &Scene| {
+        let error = scene.host.roll_back("counter").unwrap_err().to_string();
+        assert!(error.contains("there is no build to go back to"), "{error}");
+    };
+    scene.install(good(2)).published();
+    scene.install(good(1)).published();
+    no_way(&scene);
+    assert_eq!(scene.host.denied().len(), 0);
+    scene.host.unload("counter").unwrap();
+    no_way(&scene);
+}

@@ -154,15 +154,18 @@ fn a_build_that_was_tried_is_not_tried_again_also_by_the_next_host() {
         let host = std::process::id();
         let helpers = || signed(canary).iter().filter(|&&process| process != host).count();
         assert_eq!(helpers(), 1);
-        scene.host.reload("counter").unwrap();
-        assert_eq!(helpers(), 1);
+        // With a state it is another matter, once.
+        for _ in 0..2 {
+            scene.host.reload("counter").unwrap();
+            assert_eq!(helpers(), 2);
+        }
         scene.install(good(2)).published();
-        assert_eq!(helpers(), 2);
+        assert_eq!(helpers(), 3);
         scene.install(bad(Point::Create, Kind::Error, Process::Helper)).published();
         let restored = "it is created only where there is no state";
-        assert_eq!(helpers(), 3, "{restored}");
+        assert_eq!(helpers(), 4, "{restored}");
         scene.install(bad(Point::Save, Kind::Abort, Process::Helper)).refused().at(Step::Probe, &[]);
-        assert_eq!(helpers(), 4);
+        assert_eq!(helpers(), 5);
 
         assert!(scene.host.shutdown(crate::waiting::DEADLINE));
         let next = scene.next_host(|options| {
@@ -173,7 +176,10 @@ fn a_build_that_was_tried_is_not_tried_again_also_by_the_next_host() {
         assert!(next.recent_events().iter().any(|event| event.event.to_string().contains("is denied")));
         std::fs::write(scene.plugins().join("libcounter.so"), good(2).bytes()).unwrap();
         scene.eventually(|_| next.status().plugins.iter().any(|plugin| plugin.generation.is_some()));
-        assert_eq!(helpers(), 4);
+        // Without a state it was not tried before; with one it was.
+        assert_eq!(helpers(), 6);
+        next.reload("counter").unwrap();
+        assert_eq!(helpers(), 6);
     });
 }
 
@@ -301,4 +307,60 @@ fn hold_in(counter: &Handle<dyn Counter>, hold: &Hold) -> std::thread::JoinHandl
     let holder = std::thread::spawn(move || counter.enter().unwrap().hold(&until).unwrap());
     hold.entered();
     holder
+}
+
+#[test]
+fn a_build_that_has_passed_without_a_state_is_tried_again_with_one() {
+    let scene = Scene::with_options(&[], |options| {
+        options.probe = Some(Probe::with(program::path(), ["probe"]));
+    });
+    // There is no state yet, so it is created, here and there.
+    let fatal = || bad(Point::Restore, Kind::Fault, Process::Any);
+    assert_eq!(scene.install(fatal()).published(), 1);
+    assert_eq!(scene.install(good(2)).published(), 2);
+    scene.install(fatal()).refused().at(Step::Probe, &["restore died of SIGSEGV"]);
+    // A dry run tries what has passed, too.
+    let served = scene.trusted("libcounter.so");
+    assert!(scene.host.dry_run("counter", Some(&served)).unwrap_err().to_string().contains("is denied"));
+}
+
+#[test]
+fn what_a_hook_refuses_may_be_right_another_time() {
+    let scene = Scene::with_options(&[], |options| {
+        options.probe = Some(Probe::with(program::path(), ["probe"]));
+    });
+    let refused = scene.install(bad(Point::Create, Kind::Error, Process::Any)).refused();
+    refused.at(Step::Probe, &["create failed: an error in Create"]);
+    assert_eq!(scene.host.denied().len(), 0);
+}
+
+#[test]
+fn a_store_that_is_damaged_is_told_of_and_costs_its_memory() {
+    let (scene, _counter) = scene(|_| {});
+    assert!(scene.host.shutdown(crate::waiting::DEADLINE));
+    let store = scene.state().join("store.redb");
+    let mut bytes = std::fs::read(&store).unwrap();
+    for damage in [0, 64, 200] {
+        bytes[damage..damage + 40].fill(0xa5);
+        std::fs::write(&store, &bytes).unwrap();
+        let next = scene.next_host(|_| {});
+        let told = |event: &reseat::Recorded| event.event.to_string().contains("store.redb cannot be used");
+        assert!(next.recent_events().iter().any(told), "damaged at {damage}");
+        assert_eq!(next.status().plugins.len(), 1);
+        assert!(next.shutdown(crate::waiting::DEADLINE));
+    }
+}
+
+#[test]
+fn a_host_that_ends_waits_for_no_reload_that_waits() {
+    let (scene, counter) = scene(|options| options.drain_policy = DrainPolicy::Wait);
+    let hold = scene.hold();
+    let holder = hold_in(&counter, &hold);
+    let expecting = scene.install(good(2));
+    scene.eventually(|s| s.status("counter").busy.is_some_and(|busy| busy.starts_with("drain")));
+    let clean = scene.host.shutdown(Duration::from_millis(200));
+    assert!(!clean, "a call is in flight");
+    expecting.refused().at(Step::Drain, &["it was cancelled"]);
+    hold.release();
+    assert_eq!(holder.join().unwrap(), 1);
 }

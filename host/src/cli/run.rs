@@ -48,6 +48,8 @@ pub struct Serving {
     control: Control,
     http: Option<(TcpListener, SocketAddr)>,
     drain_deadline: Duration,
+    /// From before anything is loaded, so that a signal during that is not lost.
+    signals: (Signal, Signal),
 }
 
 impl Serving {
@@ -75,8 +77,11 @@ impl Serving {
             }
         };
         let drain_deadline = options.drain_deadline;
+        let signals = runtime.block_on(async {
+            Ok::<_, std::io::Error>((signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?))
+        })?;
         let host = Arc::new(Host::start(options)?);
-        Ok(Serving { host, runtime, control, http, drain_deadline })
+        Ok(Serving { host, runtime, control, http, drain_deadline, signals })
     }
 
     /// Whoever says what is loaded.
@@ -86,10 +91,9 @@ impl Serving {
 
     /// Serves until SIGINT or SIGTERM, then runs `on_stop` and drains. A second signal hurries.
     pub fn until_stopped(self, on_stop: impl FnOnce() + Send + 'static) -> Result<(), Failure> {
-        let Serving { host, runtime, control, http, drain_deadline } = self;
+        let Serving { host, runtime, control, http, drain_deadline, signals } = self;
         let clean = runtime.block_on(async {
-            let mut interrupt = signal(SignalKind::interrupt())?;
-            let mut terminate = signal(SignalKind::terminate())?;
+            let (mut interrupt, mut terminate) = signals;
             let calls = Calls::of(host.clone());
             let clients = Arc::new(Semaphore::new(CLIENTS as usize));
             let control = tokio::spawn(control.serve(calls.clone(), clients.clone()));

@@ -187,7 +187,11 @@ fn ask(threads: &[u32], ranges: &[Range<usize>]) -> Vec<Answer> {
                 (false, ..) => Answer::Gone,
                 (_, false, _) => Answer::None,
                 (_, _, 0) => Answer::Outside,
-                (_, _, 1) => Answer::Inside(INSIDE[number].load(Ordering::Relaxed)),
+                // Nowhere at all: the answer to another question is in its place.
+                (_, _, 1) => match INSIDE[number].load(Ordering::Relaxed) {
+                    0 => Answer::Unknown,
+                    mask => Answer::Inside(mask),
+                },
                 _ => Answer::Unknown,
             };
         }

@@ -136,6 +136,20 @@ pub enum ProbeEnd {
     Deadline(Duration),
 }
 
+impl ProbeFailure {
+    /// Whether the same bytes would fail again, as far as can be told. What a hook refuses may lie in the
+    /// configuration, or in a copy of a state that was in use; what ends a helper from outside, elsewhere.
+    pub(crate) fn is_lasting(&self) -> bool {
+        const FROM_OUTSIDE: [i32; 5] =
+            [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT, libc::SIGKILL];
+        match self.end {
+            ProbeEnd::Refused(_) => self.step <= Step::Open,
+            ProbeEnd::Signal(signal) => !FROM_OUTSIDE.contains(&signal),
+            ProbeEnd::Exit(_) | ProbeEnd::Deadline(_) => true,
+        }
+    }
+}
+
 fn how(step: &Step, end: &ProbeEnd) -> String {
     let doing = match step {
         Step::Open => "its constructors",
@@ -198,6 +212,9 @@ impl Probe {
             }
             (Some(Report::Refused(reason)), _) => failed(ProbeEnd::Refused(reason.clone())),
             (_, Waited::Cancelled) => Err(Failed::Cancelled),
+            (None, Waited::TooLong) => {
+                Err(unusable(io::Error::other(format!("it has said nothing within {:?}", self.deadline))))
+            }
             (_, Waited::TooLong) => failed(ProbeEnd::Deadline(self.deadline)),
             // It never got to the build.
             (None, Waited::Ended(status)) => {

@@ -70,6 +70,9 @@ fn take(
     };
     progress.plugin.replace(Some(plugin.clone()));
     let turn = plugin.begin(Step::Vet)?;
+    if core.is_closed() {
+        return Err(ReloadError::Closed);
+    }
     let serving = plugin.record().serving.clone();
     if let Some(serving) = serving.as_ref().filter(|serving| serving.build.hash == build.hash && !wish.force)
     {
@@ -87,13 +90,14 @@ fn take(
         noticed: settled.noticed,
         wish,
         progress,
+        passed: Cell::new(None),
     };
     let outcome = reload.run(incoming).map_err(refuse)?;
-    let hash = reload.build.hash;
+    let (hash, passed) = (reload.build.hash, reload.passed.get());
     drop(turn);
     // Off everybody's path: it is written to disk.
-    if core.probes(&plugin.name).is_some() {
-        core.store.note_passed(hash);
+    if let Some(tried) = passed {
+        core.store.note_passed(hash, tried);
     }
     Ok(outcome)
 }

@@ -55,13 +55,15 @@ fn take_back(
 ) -> Result<Outcome, ReloadError> {
     let noticed = Instant::now();
     let turn = plugin.begin(Step::Stage)?;
-    let serving = plugin.record().serving.clone();
-    let Some(serving) = serving.filter(|serving| serving.number == from) else {
-        let generation = plugin.serving_number().unwrap_or_default();
-        return Ok(Outcome::Unchanged { plugin: plugin.name.clone(), generation });
-    };
     let refuse = |stop: Stop| ReloadError::Refused(progress.refusal(stop));
     let no_previous = || stop(Step::Stage, RefusalReason::NoPrevious);
+    if core.is_closed() {
+        return Err(ReloadError::Closed);
+    }
+    let serving = plugin.record().serving.clone().ok_or_else(no_previous).map_err(refuse)?;
+    if serving.number != from {
+        return Ok(Outcome::Unchanged { plugin: plugin.name.clone(), generation: serving.number });
+    }
     let previous =
         plugin.record().previous.as_ref().map(|previous| {
             (previous.build.clone(), File::open(previous.copy.path()), previous.state.clone())
@@ -88,6 +90,7 @@ fn take_back(
             ..Wish::default()
         },
         progress,
+        passed: Cell::new(None),
     };
     let outcome = reload.run(incoming).map_err(refuse)?;
     // Before the turn ends, so that it is not loaded again in between.
@@ -135,6 +138,8 @@ impl Reload<'_> {
                 state: published.state.clone(),
             });
         }
+        // Nor does it lead to itself.
+        record.previous.take_if(|previous| previous.build.hash == self.build.hash);
         let may_go_back = record.previous.is_some() && (!same || unproven.is_some());
         record.on_probation = may_go_back.then_some(number);
         may_go_back

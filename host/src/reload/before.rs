@@ -7,7 +7,8 @@ use crate::file::Staged;
 use crate::host::Outcome;
 use crate::observer::{self, Change};
 use crate::plugin::Build;
-use crate::probe::{Candidate, Failed, ProbeEnd};
+use crate::probe::{Candidate, Failed};
+use crate::store::Tried;
 
 impl Reload<'_> {
     /// What can be refused without running anything.
@@ -29,7 +30,9 @@ impl Reload<'_> {
     /// Step 2: what it does in a process that may die of it.
     pub(super) fn probe(&self, staged: &Staged) -> Result<(), Stop> {
         let Some(probe) = self.core.probes(&self.plugin.name) else { return Ok(()) };
-        if self.wish.back.is_some() || self.core.store.has_passed(self.build.hash) {
+        let tried = if self.hands_over() { Tried::WithState } else { Tried::Empty };
+        let has_passed = !self.wish.dry_run && self.core.store.has_passed(self.build.hash, tried);
+        if self.wish.back.is_some() || has_passed {
             return Ok(());
         }
         self.at(Step::Probe)?;
@@ -43,22 +46,22 @@ impl Reload<'_> {
             state: state.as_deref(),
         };
         match probe.run(&candidate, || self.turn.is_cancelled()) {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                self.passed.set(Some(tried));
+                Ok(())
+            }
             Err(Failed::Cancelled) => Err(stop(Step::Probe, RefusalReason::Cancelled)),
             Err(error @ Failed::Helper { .. }) => {
                 Err(stop(Step::Probe, RefusalReason::NoProbe(error.to_string())))
             }
             Err(Failed::Build(failure)) => {
-                // A copy of a state that was in use may be one that never was.
-                let by_the_state = state.is_some()
-                    && failure.step > Step::Open
-                    && matches!(failure.end, ProbeEnd::Refused(_));
-                if !by_the_state {
+                let denied = failure.is_lasting();
+                if denied {
                     let Build { manifest, hash, file, .. } = &*self.build;
                     let (name, version) = (&manifest.plugin, &manifest.version);
                     self.core.store.deny(*hash, name, version, file, failure.to_string());
                 }
-                Err(stop(Step::Probe, RefusalReason::Probe { failure, denied: !by_the_state }))
+                Err(stop(Step::Probe, RefusalReason::Probe { failure, denied }))
             }
         }
     }

@@ -11,6 +11,7 @@ mod drain;
 mod fits;
 mod trial;
 
+use std::cell::Cell;
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -30,6 +31,7 @@ use crate::options::TrustedFile;
 use crate::plugin::{Build, Loaded, Plugin, Serving, Transaction};
 use crate::probation;
 use crate::registry::Core;
+use crate::store::Tried;
 
 use admit::Progress;
 pub(crate) use admit::{admit, text_of};
@@ -83,6 +85,8 @@ struct Reload<'a> {
     noticed: Instant,
     wish: Wish,
     progress: &'a Progress,
+    /// How it was tried, if it was and has passed.
+    passed: Cell<Option<Tried>>,
 }
 
 /// A generation that has taken the state over, and where that is from.
