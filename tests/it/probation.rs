@@ -132,7 +132,10 @@ fn calls_that_fail_more_often_than_before_send_a_build_back_under_load_and_none_
 
 #[test]
 fn calls_that_take_much_longer_than_before_send_a_build_back_in_scopes_and_by_name_too() {
-    let scene = scene(fails_later(1), |_| {});
+    // 200 ms are many times what a call takes that does nothing, on any machine.
+    let scene = scene(fails_later(1), |options| {
+        options.probation = Some(Probation { latency_factor: 2.0, ..terms() });
+    });
     let misc = scene.handle::<dyn Misc>("fails_later");
     let work = || {
         scene.host.scope(|scope| scope.enter(&misc).unwrap().call("x").unwrap());

@@ -60,7 +60,9 @@ fn take_back(
     if core.is_closed() {
         return Err(ReloadError::Closed);
     }
-    let serving = plugin.record().serving.clone().ok_or_else(no_previous).map_err(refuse)?;
+    // In two steps: whoever refuses looks into the record, too.
+    let serving = plugin.record().serving.clone();
+    let serving = serving.ok_or_else(no_previous).map_err(refuse)?;
     if serving.number != from {
         return Ok(Outcome::Unchanged { plugin: plugin.name.clone(), generation: serving.number });
     }
