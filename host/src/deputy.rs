@@ -10,13 +10,14 @@
 //! 2. Jobs run one after the other, and one that nobody waits for any more is not begun.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Sender, unbounded};
 
 use crate::gate;
+use crate::lock::lock;
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -199,10 +200,6 @@ impl<R> Pending<R> {
     pub(crate) fn poll(&self) -> Option<Result<R, ()>> {
         lock(&self.outcome.result).take()
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

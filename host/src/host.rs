@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use plugin_api::{CallError, Interface};
@@ -16,8 +16,9 @@ use crate::file::StagingDir;
 use crate::gate;
 use crate::handle::Handle;
 use crate::intake::Intake;
+use crate::lock::lock;
 use crate::options::{Options, TrustedFile};
-use crate::plugin::Build;
+use crate::plugin::{Build, Plugin};
 use crate::reaper::Reaper;
 use crate::registry::Core;
 use crate::reload::Wish;
@@ -215,10 +216,7 @@ impl Host {
     /// # Errors
     /// [`RefusalReason::NoPrevious`](crate::RefusalReason::NoPrevious); else as for [`Host::reload`].
     pub fn roll_back(&self, plugin: &str) -> Result<Outcome, ReloadError> {
-        let plugin = self
-            .core
-            .find(plugin)
-            .ok_or_else(|| ReloadError::NoSuchPlugin { name: plugin.into(), known: self.core.names() })?;
+        let plugin = self.find(plugin)?;
         let serving = plugin.serving_number().unwrap_or_default();
         crate::reload::roll_back(&self.core, &plugin, serving, "it was asked for")
     }
@@ -241,19 +239,23 @@ impl Host {
         hashes.into_iter().filter_map(|hash| self.core.store.allow(hash)).collect()
     }
 
+    fn find(&self, plugin: &str) -> Result<Arc<Plugin>, ReloadError> {
+        self.core.find(plugin).ok_or_else(|| {
+            if self.core.is_closed() {
+                ReloadError::Closed
+            } else {
+                ReloadError::NoSuchPlugin { name: plugin.into(), known: self.core.names() }
+            }
+        })
+    }
+
     fn reload_as(
         &self,
         plugin: &str,
         file: Option<&TrustedFile>,
         wish: Wish,
     ) -> Result<Outcome, ReloadError> {
-        let plugin = self.core.find(plugin).ok_or_else(|| {
-            if self.core.is_closed() {
-                ReloadError::Closed
-            } else {
-                ReloadError::NoSuchPlugin { name: plugin.into(), known: self.core.names() }
-            }
-        })?;
+        let plugin = self.find(plugin)?;
         match file {
             Some(file) => self.core.load(file, Wish { only: Some(plugin.name.clone()), ..wish }),
             None => {
@@ -370,10 +372,6 @@ impl Drop for Host {
 /// generation in memory meanwhile. Inside of a call to a plugin it does nothing.
 pub fn quiesce() -> bool {
     gate::run_errands()
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn method_names(build: &Build) -> Vec<String> {

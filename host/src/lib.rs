@@ -40,6 +40,7 @@ pub mod gate;
 mod handle;
 mod host;
 mod intake;
+mod lock;
 mod meter;
 mod observer;
 mod options;

@@ -28,7 +28,7 @@ pub(crate) struct Meter {
 
 /// A call that has begun on this thread.
 #[derive(Clone, Copy)]
-pub(crate) struct Started {
+struct Started {
     /// Nanoseconds since the first one.
     at: u64,
     failures: Failures,
@@ -84,8 +84,7 @@ pub(crate) struct Reading {
 }
 
 impl Started {
-    #[cold]
-    pub(crate) fn now() -> Started {
+    fn now() -> Started {
         Started { at: nanos(), failures: failures::of_this_thread() }
     }
 }
@@ -119,8 +118,7 @@ impl Meter {
 
     /// A call has ended, on the thread on which it was started. What failed in it is this generation's: a failure of
     /// another metered plugin that it has called was taken out by that one.
-    #[cold]
-    pub(crate) fn ended(&self, started: Started) {
+    fn ended(&self, started: Started) {
         let failed = failures::since(started.failures);
         self.note(Duration::from_nanos(nanos().saturating_sub(started.at)), failed);
     }

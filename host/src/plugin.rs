@@ -20,7 +20,7 @@ use crate::file::{
     ContentHash, Facts, InterfaceManifest, InterfaceVersion, Kept, Manifest, MethodManifest, Staged,
 };
 use crate::gate::{Slot, Stragglers};
-use crate::meter::{Meter, Reading, Started};
+use crate::meter::{Meter, Reading};
 use crate::status::Phase;
 
 /// See the module.
@@ -55,13 +55,6 @@ impl Loaded {
     #[inline(always)]
     pub(crate) fn raw_instance(&self) -> InstanceRef {
         self.instance.raw()
-    }
-
-    /// A call that was metered has ended.
-    #[cold]
-    #[inline(never)]
-    pub(crate) fn ended(&self, started: Started) {
-        self.meter.ended(started);
     }
 
     /// Who is in this generation, and what they called last.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use plugin_api::desc::InterfaceDesc;
@@ -12,6 +12,7 @@ use crate::events::{Event, Journal, Step};
 use crate::ffi::MAX_INTERFACES;
 use crate::file::{self, StagingDir};
 use crate::host::Outcome;
+use crate::lock::lock;
 use crate::options::{DrainPolicy, Options, TrustedFile};
 use crate::plugin::{Build, Loaded, Plugin, same, stated};
 use crate::probe::Probe;
@@ -265,8 +266,4 @@ fn implemented(build: &Build) -> String {
     let names: Vec<_> =
         build.manifest.interfaces.iter().map(|i| format!("{} {}", i.name, i.version)).collect();
     names.join(", ")
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

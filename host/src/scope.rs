@@ -10,7 +10,7 @@ use plugin_api::{CallError, Interface};
 use crate::gate;
 use crate::handle::{Handle, Lease, proxy};
 use crate::host::Host;
-use crate::meter::Started;
+use crate::meter;
 use crate::plugin::{Loaded, Plugin};
 
 /// A unit of work on one thread. The first call to each plugin in it decides the generation of that plugin, and
@@ -19,24 +19,8 @@ use crate::plugin::{Loaded, Plugin};
 ///
 /// A scope holds up what a guard holds up: the handover of a stateful plugin it has called, until it ends.
 pub struct Scope<'h> {
-    held: RefCell<Vec<Held<'h>>>,
+    held: RefCell<Vec<(*const Plugin, gate::Guard<'h, Loaded>)>>,
     _host: PhantomData<&'h Host>,
-}
-
-/// A plugin that a scope has entered.
-struct Held<'h> {
-    plugin: *const Plugin,
-    guard: gate::Guard<'h, Loaded>,
-    /// If the generation is metered: the scope counts as one call of it.
-    started: Option<Started>,
-}
-
-impl Drop for Held<'_> {
-    fn drop(&mut self) {
-        if let Some(started) = self.started.take() {
-            self.guard.ended(started);
-        }
-    }
 }
 
 /// A plugin in a scope; dereferences to the interface's methods.
@@ -78,16 +62,19 @@ impl<'h> Scope<'h> {
     pub fn enter<I: Interface + ?Sized>(&self, handle: &'h Handle<I>) -> Result<Scoped<'_, I>, CallError> {
         let plugin: &'h Arc<Plugin> = &handle.plugin;
         let mut held = self.held.borrow_mut();
-        let at = match held.iter().position(|held| std::ptr::eq(held.plugin, &raw const **plugin)) {
+        let at = match held.iter().position(|(known, _)| std::ptr::eq(*known, &raw const **plugin)) {
             Some(at) => at,
             None => {
                 let guard = plugin.slot.enter().map_err(|error| plugin.cannot_enter(&error))?;
-                let started = guard.tables.is_metered().then(Started::now);
-                held.push(Held { plugin: &raw const **plugin, guard, started });
+                if guard.tables.is_metered() {
+                    // The scope counts as one call.
+                    meter::begin(&guard.meter, guard.note());
+                }
+                held.push((&raw const **plugin, guard));
                 held.len() - 1
             }
         };
-        let guard = &held[at].guard;
+        let guard = &held[at].1;
         // The proxy lives no longer than the borrow of the scope, and the guard until the scope ends.
         let methods = guard.tables.get_metered(handle.interface);
         let proxy = proxy::<I>(methods, guard, Some(guard.note())).ok_or_else(|| plugin.not_loaded())?;

@@ -7,14 +7,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::sync::{Arc, Mutex};
 
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::{Deserialize, Serialize};
 
-use crate::events::{Event, Journal};
+use crate::events::{Event, Journal, now_ms};
 use crate::file::ContentHash;
+use crate::lock::lock;
 
 const DENIED: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("denied");
 const PASSED: TableDefinition<'_, &[u8], u64> = TableDefinition::new("passed");
@@ -75,7 +75,7 @@ impl Store {
         let inner = Inner { file: Backing::Absent, denied: BTreeMap::new(), passed: BTreeSet::new() };
         let store = Store { path, journal, inner: Mutex::new(inner) };
         if store.path.exists() {
-            let mut inner = store.lock();
+            let mut inner = lock(&store.inner);
             let read = catch_unwind(AssertUnwindSafe(|| {
                 let database = Database::open(&store.path)?;
                 inner.read(&database)?;
@@ -106,10 +106,6 @@ impl Store {
         self.journal.record(Event::Trouble { what });
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Writes to the file, which is made if need be.
     fn write(
         &self,
@@ -132,17 +128,17 @@ impl Store {
 
     /// Leaves the file to the next host.
     pub(crate) fn close(&self) {
-        self.lock().file = Backing::Unusable;
+        lock(&self.inner).file = Backing::Unusable;
     }
 
     /// Why a build is denied, if it is.
     pub(crate) fn denial(&self, hash: ContentHash) -> Option<Denial> {
-        self.lock().denied.get(&hash).cloned()
+        lock(&self.inner).denied.get(&hash).cloned()
     }
 
     /// All of them, oldest first.
     pub(crate) fn denials(&self) -> Vec<Denial> {
-        let mut denials: Vec<_> = self.lock().denied.values().cloned().collect();
+        let mut denials: Vec<_> = lock(&self.inner).denied.values().cloned().collect();
         denials.sort_by_key(|denial| denial.at_ms);
         denials
     }
@@ -157,7 +153,7 @@ impl Store {
             reason,
             at_ms: now_ms(),
         };
-        let mut inner = self.lock();
+        let mut inner = lock(&self.inner);
         inner.passed.retain(|(passed, _)| *passed != hash);
         let text = serde_json::to_vec(&denial).expect("plain data");
         inner.denied.insert(hash, denial);
@@ -173,7 +169,7 @@ impl Store {
 
     /// Denies a build no longer. `None`: it was not denied.
     pub(crate) fn allow(&self, hash: ContentHash) -> Option<Denial> {
-        let mut inner = self.lock();
+        let mut inner = lock(&self.inner);
         let denial = inner.denied.remove(&hash)?;
         self.write(&mut inner, |transaction| {
             transaction.open_table(DENIED)?.remove(hash.0.as_slice())?;
@@ -184,12 +180,12 @@ impl Store {
 
     /// Whether a build has passed its probe.
     pub(crate) fn has_passed(&self, hash: ContentHash, tried: Tried) -> bool {
-        self.lock().passed.contains(&(hash, tried))
+        lock(&self.inner).passed.contains(&(hash, tried))
     }
 
     /// A build has passed its probe.
     pub(crate) fn note_passed(&self, hash: ContentHash, tried: Tried) {
-        let mut inner = self.lock();
+        let mut inner = lock(&self.inner);
         let forgotten = (inner.passed.len() >= PASSED_LIMIT).then(|| inner.passed.pop_first()).flatten();
         if inner.passed.insert((hash, tried)) {
             self.write(&mut inner, |transaction| {
@@ -246,9 +242,4 @@ impl Inner {
 
 fn hash_of(bytes: &[u8]) -> Option<ContentHash> {
     Some(ContentHash(bytes.try_into().ok()?))
-}
-
-fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -35,3 +35,25 @@ pub trait Feeder {
     /// Which build answers.
     fn build(&self) -> u32;
 }
+
+/// A whole plugin that implements [`Misc`] and answers with what it is told; exported under this name.
+#[macro_export]
+macro_rules! repeats {
+    ($name:literal) => {
+        struct Repeats;
+
+        impl plugin_api::Plugin for Repeats {
+            fn create(_: &plugin_api::Services) -> plugin_api::Result<Self> {
+                Ok(Repeats)
+            }
+        }
+
+        impl $crate::misc::Misc for Repeats {
+            fn call(&self, what: &str) -> plugin_api::Result<String> {
+                Ok(what.to_owned())
+            }
+        }
+
+        plugin_api::export_plugin!(Repeats: $crate::misc::Misc, name = $name);
+    };
+}

@@ -180,14 +180,12 @@ impl Reload<'_> {
 
     /// Comes to a step, unless somebody has cancelled.
     fn at(&self, step: Step) -> Result<(), Stop> {
-        self.go_on(step)?;
+        if self.turn.is_cancelled() {
+            return Err(stop(step, RefusalReason::Cancelled));
+        }
         self.turn.at(step);
         self.progress.step.set(step);
         self.core.pass(step).map_err(|reason| stop(step, reason))
-    }
-
-    fn go_on(&self, step: Step) -> Result<(), Stop> {
-        if self.turn.is_cancelled() { Err(stop(step, RefusalReason::Cancelled)) } else { Ok(()) }
     }
 
     fn hands_over(&self) -> bool {
