@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::error::CheckError;
-use crate::file::{self, ContentHash, Facts, InterfaceManifest, Manifest, Vetted};
+use crate::file::{self, ContentHash, Facts, InterfaceManifest, Manifest, StateVersions, Vetted};
 use crate::plugin::{Build, Plugin};
 use crate::reload::{continues, expect, fits};
 use crate::status::{InterfaceStatus, MethodStatus};
@@ -28,8 +28,8 @@ pub struct Inspection {
     pub profile: String,
     /// The compiler that built it.
     pub rustc: String,
-    /// The state version it writes and the oldest it reads; `None` for a stateless plugin.
-    pub state: Option<(u32, u32)>,
+    /// The state versions it writes and reads; `None` for a stateless plugin.
+    pub state: Option<StateVersions>,
     /// What can be called.
     pub interfaces: Vec<InterfaceStatus>,
     /// What will be special about it, e.g. that it cannot be unloaded.
@@ -87,7 +87,7 @@ fn inspection(build: &Build) -> Inspection {
         target: manifest.target.clone(),
         profile: manifest.profile.clone(),
         rustc: manifest.rustc.clone(),
-        state: manifest.state.map(|state| (state.writes, state.reads_from)),
+        state: manifest.state,
         interfaces: interfaces(manifest),
         notes: notes(facts),
     }

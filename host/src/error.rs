@@ -173,7 +173,7 @@ pub enum RefusalReason {
     )]
     StateVersion {
         /// What the old one writes.
-        writes: u32,
+        writes: String,
         /// What the new one reads.
         reads: String,
     },

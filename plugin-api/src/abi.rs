@@ -83,6 +83,20 @@ pub struct RawSlice {
     pub len: usize,
 }
 
+/// A saved state, handed over by the host: whoever gets it releases it, once.
+#[repr(C)]
+#[derive(StableAbi)]
+pub struct RawState {
+    /// First byte. Nobody writes to what is there until it is released.
+    pub start: *const u8,
+    /// Length in bytes.
+    pub len: usize,
+    /// The host's own.
+    pub owner: *const c_void,
+    /// Gives it back. [any time, any thread]
+    pub release: unsafe extern "C" fn(owner: *const c_void),
+}
+
 /// A callback argument: valid for the duration of the call that brought it.
 #[repr(C)]
 #[derive(StableAbi, Clone, Copy)]
@@ -183,16 +197,22 @@ pub struct PluginContract {
     pub attach: unsafe extern "C" fn(host: HostContractRef, generation: GenerationRef),
     /// Creates an empty instance. [attached, once, a thread of the host]
     pub create: unsafe extern "C" fn(config: RStr<'static>, transfer: *mut Transfer) -> Reply<InstanceRef>,
-    /// Creates an instance from saved state. [attached, once, a thread of the host]
+    /// Creates an instance from saved state, a frame whose checksum the host has compared. [attached, once, a thread of the host]
     pub restore: unsafe extern "C" fn(
         config: RStr<'static>,
-        saved: RawSlice,
+        saved: RawState,
         transfer: *mut Transfer,
     ) -> Reply<InstanceRef>,
-    /// Writes the state in state version `target` (0: the newest it writes) into the transfer. Does not
+    /// Writes the state in state version `target` (0: the newest it writes) into `state`, piece by piece: a frame, if
+    /// the outcome is OK, and nothing of use otherwise. An error text goes into `transfer`, as ever. Does not
     /// change the instance; may be called again. In a handover no call is in flight; for a copy that is only tried, calls
     /// may be. [created, a thread of the host]
-    pub save: unsafe extern "C" fn(instance: InstanceRef, target: u32, transfer: *mut Transfer) -> Reply<()>,
+    pub save: unsafe extern "C" fn(
+        instance: InstanceRef,
+        target: u32,
+        state: *mut Transfer,
+        transfer: *mut Transfer,
+    ) -> Reply<()>,
     /// The instance is about to serve. [created, once, a thread of the host]
     pub started: unsafe extern "C" fn(instance: InstanceRef, transfer: *mut Transfer) -> Reply<()>,
     /// Is the instance fit to serve? [created or serving, a thread of the host]

@@ -153,10 +153,14 @@ pub enum Payload {
 /// What a plugin states about its state.
 #[derive(Debug, Clone, Copy)]
 pub struct StateDesc {
-    /// The version it writes; 0: it is stateless.
+    /// The version it writes unless asked for another; 0: it is stateless.
     pub writes: u32,
+    /// The oldest version it can write.
+    pub writes_from: u32,
     /// The oldest version it reads.
     pub reads_from: u32,
+    /// Whether it may be saved while calls go on.
+    pub beside_calls: bool,
 }
 
 /// Everything that goes into the manifest of one plugin.

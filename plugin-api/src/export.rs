@@ -2,28 +2,31 @@
 
 use std::ffi::c_void;
 use std::marker::PhantomData;
+use std::sync::Arc;
 
 use abi_stable::StableAbi;
 use abi_stable::prefix_type::WithMetadata;
 use abi_stable::std_types::RStr;
 use abi_stable::type_layout::TypeLayout;
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 
 use crate::abi::{
-    GenerationRef, HostContractRef, InstanceRef, PluginContract, PluginContractRef, RawSlice, Reply, Transfer,
+    GenerationRef, HostContractRef, InstanceRef, PluginContract, PluginContractRef, RawState, Reply, Transfer,
 };
 use crate::contain::{Failure, contain, contain_raw, install_hook, remove_hook};
+use crate::link;
 use crate::plugin::{Identity, Plugin};
 use crate::services::Services;
-use crate::state::{Encoding, Saved};
+use crate::state::{HostBytes, Saved, Section, SharedBytes, StateWriter};
 use crate::transfer::answer;
 use crate::types::Lend;
-use crate::{link, transfer};
 
 /// What an [`InstanceRef`] points to.
 pub struct Instance<P> {
     plugin: P,
     services: Services,
+    /// Optional sections of the state that it does not know.
+    unknown: Vec<Section>,
 }
 
 impl<P: Plugin + Identity> Instance<P> {
@@ -32,36 +35,43 @@ impl<P: Plugin + Identity> Instance<P> {
         let plugin = P::create(&unfinished.0)?;
         if P::STATE_VERSION == 0 {
             // A plugin that saves but forgot to say so would lose its state silently.
+            let mut ignore = |_: &[u8]| {};
+            let mut writer = StateWriter::new(0, &mut ignore);
+            plugin.save_to(&mut writer)?;
             ensure!(
-                plugin.save()?.encoding() == Encoding::None,
+                writer.is_empty(),
                 "plugin `{}` has a `save`, but no `const STATE_VERSION: u32 = 1;`: without it every reload would lose its state",
                 P::NAME
             );
         }
-        Ok(Instance { plugin, services: unfinished.finish() })
+        Ok(Instance { plugin, services: unfinished.finish(), unknown: Vec::new() })
     }
 
-    fn restore(config: String, frame: &[u8]) -> Result<Self> {
+    fn restore(config: String, frame: SharedBytes) -> Result<Self> {
         let unfinished = Unfinished(Services::new(P::NAME, config));
-        let plugin = P::restore(&unfinished.0, Saved::from_frame(frame)?)?;
-        Ok(Instance { plugin, services: unfinished.finish() })
+        let saved = Saved::from_checked(frame)?;
+        let plugin = P::restore(&unfinished.0, saved.clone())?;
+        if let Some(section) = saved.not_looked_at().find(|section| section.is_required()) {
+            bail!(
+                "the state has a section `{}` that this build does not know and that must not be lost: load a build that knows it",
+                section.name()
+            );
+        }
+        let unknown = saved.not_looked_at().map(Section::to_owned_section).collect();
+        Ok(Instance { plugin, services: unfinished.finish(), unknown })
     }
 
-    fn save(&self, target: u32) -> Result<Vec<u8>> {
+    fn save(&self, target: u32, sink: &mut dyn FnMut(&[u8])) -> Result<()> {
         let version = if target == 0 { P::STATE_VERSION } else { target };
-        let mut saved = match version == P::STATE_VERSION {
-            true => self.plugin.save()?,
-            false => self.plugin.save_as(version)?,
-        };
-        if saved.version() == 0 && saved.encoding() != Encoding::None {
-            saved = saved.with_version(version);
+        let mut writer = StateWriter::new(version, sink);
+        self.plugin.save_to(&mut writer)?;
+        let unknown = self.unknown.iter().filter(|_| P::STATE_VERSION != 0);
+        for section in unknown.cloned() {
+            if !writer.has(section.name()) {
+                writer.put_section(section)?;
+            }
         }
-        ensure!(
-            saved.version() == version || saved.encoding() == Encoding::None,
-            "it has written state version {}, asked for was {version}",
-            saved.version()
-        );
-        Ok(saved.to_frame())
+        writer.finish()
     }
 }
 
@@ -133,26 +143,29 @@ impl<P: Plugin + Identity> Hooks<P> {
 
     unsafe extern "C" fn restore(
         config: RStr<'static>,
-        saved: RawSlice,
+        saved: RawState,
         transfer: *mut Transfer,
     ) -> Reply<InstanceRef> {
-        // SAFETY: the host lends configuration, state and transfer for this call.
+        // SAFETY: the host lends configuration and transfer for this call, and hands the state over.
         unsafe {
             let config = <str as Lend>::borrow(config);
+            let saved = HostBytes::new(saved);
             contain_raw(transfer, || {
-                let mut tail = transfer::TailReader::borrowed(saved);
-                let frame = tail.take_bytes(saved.len, "saved state")?;
-                Ok(Self::hand_out(Instance::restore(config.to_owned(), &frame)?))
+                Ok(Self::hand_out(Instance::restore(config.to_owned(), Arc::new(saved))?))
             })
         }
     }
 
-    unsafe extern "C" fn save(instance: InstanceRef, target: u32, transfer: *mut Transfer) -> Reply<()> {
-        // SAFETY: the host passes a live instance of this library, and its transfer.
+    unsafe extern "C" fn save(
+        instance: InstanceRef,
+        target: u32,
+        state: *mut Transfer,
+        transfer: *mut Transfer,
+    ) -> Reply<()> {
+        // SAFETY: the host passes a live instance of this library, and its transfers.
         unsafe {
             contain_raw(transfer, || {
-                answer(transfer, &Self::instance(instance).save(target)?);
-                Ok(())
+                Ok(Self::instance(instance).save(target, &mut |bytes| answer(state, bytes))?)
             })
         }
     }
@@ -252,7 +265,7 @@ macro_rules! __export {
             );
             const _: () = assert!(
                 <$plugin as __reseat::Exported>::STATE_IS_POSSIBLE,
-                "OLDEST_STATE lies between 1 and STATE_VERSION"
+                "OLDEST_STATE and OLDEST_SAVED lie between 1 and STATE_VERSION"
             );
 
             // Rendering a large interface takes the compiler a while; that is not a mistake.

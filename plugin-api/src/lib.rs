@@ -75,7 +75,7 @@ pub mod link;
 pub use interface::{CallError, Interface};
 pub use plugin::Plugin;
 pub use services::{CancelToken, Counter, Level, PROBE_VARIABLE, Services, StopToken, log};
-pub use state::Saved;
+pub use state::{Saved, Section, StateWriter};
 pub use types::AbiType;
 
 /// Derives [`trait@AbiType`] for a struct or enum whose fields can all cross.
@@ -105,8 +105,8 @@ pub use anyhow::Result;
 /// All that a plugin usually needs.
 pub mod prelude {
     pub use crate::{
-        AbiType, CallError, CancelToken, Counter, Plugin, Result, Saved, Services, StopToken, export_plugin,
-        interface,
+        AbiType, CallError, CancelToken, Counter, Plugin, Result, Saved, Section, Services, StateWriter,
+        StopToken, export_plugin, interface,
     };
     pub use anyhow::{Context as _, anyhow, bail, ensure};
     pub use serde::{Deserialize, Serialize};

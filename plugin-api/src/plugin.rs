@@ -6,7 +6,7 @@ use crate::abi::PluginContractRef;
 use crate::desc::StateDesc;
 use crate::export::Hooks;
 use crate::services::Services;
-use crate::state::{Encoding, Saved};
+use crate::state::{Encoding, Saved, StateWriter};
 
 /// A plugin: what is created when its library is loaded, called by many threads at once, and replaced by
 /// the next build's.
@@ -31,15 +31,29 @@ pub trait Plugin: Sized + Send + Sync + 'static {
     /// one is refused before any code runs.
     const OLDEST_STATE: u32 = 1;
 
+    /// The oldest state version that [`Plugin::save_as`] writes. A build that reads none of those from this one to
+    /// `STATE_VERSION` cannot take over from this one: an earlier build that is put in its place, say. That is refused
+    /// before any code runs.
+    const OLDEST_SAVED: u32 = Self::STATE_VERSION;
+
+    /// Whether [`Plugin::save`] gives a state that makes sense while calls go on. Only then does a host take copies of it
+    /// every now and then, for the case that its process is killed, and try the next build on a copy of what is now. A
+    /// plugin whose state is behind one lock, or whose parts are true each by itself, can say so; one that would be torn
+    /// between two parts that must agree, cannot.
+    const SAVES_BESIDE_CALLS: bool = false;
+
     /// Starts empty.
     ///
     /// # Errors
     /// Whatever makes it impossible to serve, e.g. a bad configuration. The load is refused.
     fn create(host: &Services) -> Result<Self>;
 
-    /// Writes the state. In a handover it is called while no call is in flight; for a copy on which the next build
-    /// is tried, while calls go on. Must not change `self`, because a reload that is refused afterwards goes on with
+    /// Writes the state. It is called while no call is in flight, and also while calls go on if
+    /// [`Plugin::SAVES_BESIDE_CALLS`]. Must not change `self`, because a reload that is refused afterwards goes on with
     /// it. May be called more than once.
+    ///
+    /// Threads that the plugin has begun itself run on meanwhile: what they change between this and the moment at which
+    /// the next build serves is lost with the old one.
     ///
     /// # Errors
     /// The state cannot be written. The reload is refused.
@@ -48,8 +62,8 @@ pub trait Plugin: Sized + Send + Sync + 'static {
     }
 
     /// Writes the state in an older version, for an earlier build that is to take over again: this one has proved
-    /// bad, or somebody has asked for it. A plugin that does not say how writes its own version only. For more than one
-    /// older version see [`Downgrade`](crate::versions::Downgrade).
+    /// bad, or somebody has put it there. A plugin that does not say how writes its own version only; one that does
+    /// states from where on in [`Plugin::OLDEST_SAVED`]. For more than one older version see [`Downgrade`](crate::versions::Downgrade).
     ///
     /// # Errors
     /// The state cannot be written in that version. What happens then is for the host to decide: it goes back to the
@@ -63,9 +77,23 @@ pub trait Plugin: Sized + Send + Sync + 'static {
         self.save()
     }
 
+    /// Writes the state in the version that `out` wants, which [`Plugin::OLDEST_SAVED`] says is possible. Implement this
+    /// instead of [`Plugin::save`] and [`Plugin::save_as`] if the state is too large to be held twice: what is written
+    /// goes straight into memory of the host.
+    ///
+    /// # Errors
+    /// As for those.
+    fn save_to(&self, out: &mut StateWriter<'_>) -> Result<()> {
+        let own = out.version() == Self::STATE_VERSION;
+        out.put(if own { self.save()? } else { self.save_as(out.version())? })
+    }
+
     /// Starts from the state of an earlier build. `saved.version()` says which version it is; for more than two versions
     /// see [`Upgrade`](crate::versions::Upgrade). A plugin that
     /// does not say how takes over nothing: it starts empty where nothing was saved, and refuses otherwise.
+    ///
+    /// Sections that it does not ask for are unknown to it: a required one refuses the reload, by its name; an optional
+    /// one is kept, and handed on when this build saves.
     ///
     /// # Errors
     /// The state cannot be read. The reload is refused, the old generation keeps its state.
@@ -126,8 +154,16 @@ pub trait Exported {
 impl<P: Plugin + Identity> Exported for P {
     const NAME: &'static str = <P as Identity>::NAME;
     const VERSION: &'static str = <P as Identity>::VERSION;
-    const STATE: StateDesc = StateDesc { writes: P::STATE_VERSION, reads_from: P::OLDEST_STATE };
-    const STATE_IS_POSSIBLE: bool =
-        P::STATE_VERSION == 0 || (1 <= P::OLDEST_STATE && P::OLDEST_STATE <= P::STATE_VERSION);
+    const STATE: StateDesc = StateDesc {
+        writes: P::STATE_VERSION,
+        writes_from: P::OLDEST_SAVED,
+        reads_from: P::OLDEST_STATE,
+        beside_calls: P::SAVES_BESIDE_CALLS,
+    };
+    const STATE_IS_POSSIBLE: bool = P::STATE_VERSION == 0
+        || (1 <= P::OLDEST_STATE
+            && P::OLDEST_STATE <= P::STATE_VERSION
+            && 1 <= P::OLDEST_SAVED
+            && P::OLDEST_SAVED <= P::STATE_VERSION);
     const CONTRACT: PluginContractRef = Hooks::<P>::CONTRACT;
 }

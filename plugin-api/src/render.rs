@@ -244,11 +244,16 @@ pub const fn manifest<const N: usize>(desc: &ManifestDesc) -> Text<N> {
         text.str("\nstate none");
     } else {
         text.str("\nstate writes ");
+        text.number(desc.state.writes_from as u64);
+        text.str("..=");
         text.number(desc.state.writes as u64);
         text.str(" reads ");
         text.number(desc.state.reads_from as u64);
         text.str("..=");
         text.number(desc.state.writes as u64);
+        if desc.state.beside_calls {
+            text.str(" beside calls");
+        }
     }
     text.str("\ntarget ");
     text.str(env!("RESEAT_TARGET"));

@@ -70,6 +70,7 @@ fn contract() -> String {
     structure!(text, Reply, Reply<()> { status, value });
     structure!(text, Transfer { append, tail });
     structure!(text, RawSlice { start, len });
+    structure!(text, RawState { start, len, owner, release });
     structure!(text, RawCallback { context, call });
     structure!(text, RawMethod { name, fingerprint, call });
     structure!(text, InterfaceExport { name, major, minor, methods, dynamic });

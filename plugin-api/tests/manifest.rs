@@ -56,7 +56,7 @@ fn the_manifest_of_a_small_plugin_reads_as_it_always_has() {
     let desc = ManifestDesc {
         plugin: "ledger",
         version: "0.4.0",
-        state: StateDesc { writes: 3, reads_from: 2 },
+        state: StateDesc { writes: 3, writes_from: 1, reads_from: 2, beside_calls: true },
         panic: "unwind",
         profile: "release",
         interfaces: &[LEDGER, <dyn small::Clock as Interface>::DESC],
@@ -71,7 +71,7 @@ fn the_manifest_of_a_small_plugin_reads_as_it_always_has() {
 reseat-manifest 1
 plugin ledger 0.4.0
 boundary 1
-state writes 3 reads 2..=3
+state writes 1..=3 reads 2..=3 beside calls
 panic unwind
 profile release
 features -
@@ -87,7 +87,10 @@ method 9d5e657e1fd5055a 0.0 now() -> u64";
 
 #[test]
 fn a_stateless_plugin_says_so() {
-    let text = rendered(&ManifestDesc { state: StateDesc { writes: 0, reads_from: 1 }, ..CLOCK });
+    let text = rendered(&ManifestDesc {
+        state: StateDesc { writes: 0, writes_from: 0, reads_from: 1, beside_calls: false },
+        ..CLOCK
+    });
     assert!(text.contains("\nstate none\n"), "{text}");
 }
 
@@ -109,7 +112,7 @@ fn a_manifest_is_padded_with_newlines() {
 const CLOCK: ManifestDesc = ManifestDesc {
     plugin: "clock",
     version: "1.0.0",
-    state: StateDesc { writes: 1, reads_from: 1 },
+    state: StateDesc { writes: 1, writes_from: 1, reads_from: 1, beside_calls: false },
     panic: "unwind",
     profile: "debug",
     interfaces: &[<dyn small::Clock as Interface>::DESC],

@@ -189,8 +189,12 @@ pub fn inspection(inspection: &Value) -> String {
         text("target"),
         text("rustc")
     );
-    let _ = match inspection["state"].as_array().map(Vec::as_slice) {
-        Some([writes, reads]) => writeln!(out, "state: writes version {writes}, reads {reads}..={writes}"),
+    let state = &inspection["state"];
+    let _ = match [&state["writes"], &state["writes_from"], &state["reads_from"]].map(Value::as_u64) {
+        [Some(writes), Some(writes_from), Some(reads_from)] => {
+            let older = if writes_from < writes { format!("{writes_from}..=") } else { String::new() };
+            writeln!(out, "state: writes version {older}{writes}, reads {reads_from}..={writes}")
+        }
         _ => writeln!(out, "state: none"),
     };
     for interface in inspection["interfaces"].as_array().into_iter().flatten() {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use plugin_api::CallError;
-use plugin_api::abi::{InstanceRef, InterfaceExport, RawSlice, Reply, Status, Transfer};
+use plugin_api::abi::{InstanceRef, InterfaceExport, RawState, Reply, Status, Transfer};
 use plugin_api::desc::InterfaceDesc;
 use plugin_api::transfer::Outgoing;
 use plugin_api::types::Lend;
@@ -53,11 +53,11 @@ impl Hooks {
         Ok(Instance { image: self.0.clone(), instance })
     }
 
-    /// Starts from saved state.
-    pub(crate) fn restore(&self, config: &str, frame: &[u8]) -> Result<Instance, CallError> {
+    /// Starts from saved state, whose checksum has been compared. The plugin may keep it.
+    pub(crate) fn restore(&self, config: &str, frame: Arc<Vec<u8>>) -> Result<Instance, CallError> {
         let mut outgoing = Outgoing::new();
-        let saved = RawSlice { start: frame.as_ptr(), len: frame.len() };
-        // SAFETY: [attached]; configuration, state and transfer are lent for the call.
+        let saved = RawState::of(frame);
+        // SAFETY: [attached]; configuration and transfer are lent for the call, the state is handed over.
         let reply = unsafe { self.0.contract().restore()(config.lend(), saved, outgoing.head()) };
         let (instance, _) = value(outgoing, reply)?;
         Ok(Instance { image: self.0.clone(), instance })
@@ -101,10 +101,11 @@ impl Instance {
 
     /// The state, framed.
     pub(crate) fn save(&self, target: u32) -> Result<Vec<u8>, CallError> {
-        let mut outgoing = Outgoing::new();
+        let (mut state, mut outgoing) = (Outgoing::new(), Outgoing::new());
+        let (into, save) = (state.head(), self.image.contract().save());
         // SAFETY: as for `hook`.
-        let reply = unsafe { self.image.contract().save()(self.instance, target, outgoing.head()) };
-        value(outgoing, reply).map(|((), frame)| frame)
+        let reply = unsafe { save(self.instance, target, into, outgoing.head()) };
+        value(outgoing, reply).map(|_| state.into_text())
     }
 
     /// The instance is about to serve.

@@ -151,12 +151,20 @@ fn state(value: &Value<'_>) -> Result<Option<StateVersions>, ManifestError> {
         return Ok(None);
     }
     let versions = || {
-        let (writes, reads) = value.text.strip_prefix("writes ")?.split_once(" reads ")?;
-        let (from, to) = reads.split_once("..=")?;
-        let (writes, reads_from, to) = (number::<u32>(writes)?, number::<u32>(from)?, number::<u32>(to)?);
-        (reads_from <= writes && to == writes).then_some(StateVersions { writes, reads_from })
+        let range = |text: &str| {
+            let (from, to) = text.split_once("..=")?;
+            Some((number::<u32>(from)?, number::<u32>(to)?))
+        };
+        let (text, beside_calls) = match value.text.strip_suffix(" beside calls") {
+            Some(text) => (text, true),
+            None => (value.text, false),
+        };
+        let (writes, reads) = text.strip_prefix("writes ")?.split_once(" reads ")?;
+        let ((writes_from, writes), (reads_from, to)) = (range(writes)?, range(reads)?);
+        let possible = writes_from <= writes && reads_from <= writes && to == writes;
+        possible.then_some(StateVersions { writes, writes_from, reads_from, beside_calls })
     };
-    versions().map(Some).ok_or_else(|| value.bad("`none` or the form `writes 2 reads 1..=2`"))
+    versions().map(Some).ok_or_else(|| value.bad("`none` or the form `writes 1..=2 reads 1..=2`"))
 }
 
 fn panic_strategy(value: &Value<'_>) -> Result<PanicStrategy, ManifestError> {

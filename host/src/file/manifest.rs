@@ -73,14 +73,24 @@ impl Manifest {
 pub struct StateVersions {
     /// The version it writes by default, and the newest it reads.
     pub writes: u32,
+    /// The oldest version it can write.
+    pub writes_from: u32,
     /// The oldest version it reads.
     pub reads_from: u32,
+    /// Whether it may be saved while calls go on.
+    pub beside_calls: bool,
 }
 
 impl StateVersions {
     /// Whether a state of this version can be restored by the plugin.
     pub fn reads(&self, version: u32) -> bool {
         (self.reads_from..=self.writes).contains(&version)
+    }
+
+    /// The newest version that this one writes and `other` reads.
+    pub fn in_common(&self, other: &StateVersions) -> Option<u32> {
+        let newest = self.writes.min(other.writes);
+        (newest >= self.writes_from.max(other.reads_from)).then_some(newest)
     }
 }
 

@@ -16,8 +16,7 @@ use crate::options::TrustedFile;
 /// What a helper program does: answers the one request that is on its standard input. Call this first in its `main`:
 /// it closes every descriptor but the standard ones.
 pub fn serve() -> ExitCode {
-    let outcome =
-        Helper::begin().and_then(|(helper, request, state)| helper.answer(&request, state.as_deref()));
+    let outcome = Helper::begin().and_then(|(helper, request, state)| helper.answer(&request, state));
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -33,7 +32,7 @@ struct Helper {
 }
 
 impl Helper {
-    fn begin() -> Result<(Helper, Request, Option<Vec<u8>>)> {
+    fn begin() -> Result<(Helper, Request, Option<Arc<Vec<u8>>>)> {
         // What the host had open is none of a build's business.
         ffi::close_inherited_descriptors();
         let reports = File::from(rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdout(), 3)?);
@@ -51,7 +50,7 @@ impl Helper {
                 if state.len() as u64 != size {
                     bail!("the state has {} bytes, announced were {size}", state.len());
                 }
-                Some(state)
+                Some(Arc::new(state))
             }
             None => None,
         };
@@ -66,14 +65,14 @@ impl Helper {
     }
 
     /// Takes the build through the steps.
-    fn answer(mut self, request: &Request, state: Option<&[u8]>) -> Result<()> {
+    fn answer(mut self, request: &Request, state: Option<Arc<Vec<u8>>>) -> Result<()> {
         match self.rehearse(request, state) {
             Ok(()) => self.say(&Report::Done),
             Err(error) => self.say(&Report::Refused(format!("{error:#}"))),
         }
     }
 
-    fn rehearse(&mut self, request: &Request, state: Option<&[u8]>) -> Result<()> {
+    fn rehearse(&mut self, request: &Request, state: Option<Arc<Vec<u8>>>) -> Result<()> {
         self.say(&Report::At(Step::Open))?;
         // The host has vouched for the file before it started this.
         let origin = TrustedFile::watched(request.library.clone());
@@ -86,6 +85,7 @@ impl Helper {
             Arc::new(Counters::default()),
         )?;
         let hooks = Hooks::new(image);
+        let with_state = state.is_some();
         let instance = match state {
             Some(state) => {
                 self.say(&Report::At(Step::Restore))?;
@@ -99,7 +99,7 @@ impl Helper {
         drop(hooks);
         self.say(&Report::At(Step::Check))?;
         instance.self_check().context("self_check failed")?;
-        if state.is_some() {
+        if with_state {
             self.say(&Report::At(Step::Save))?;
             instance.save(0).context("save failed")?;
         }

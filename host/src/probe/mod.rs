@@ -39,7 +39,7 @@ pub struct Probe {
     pub arguments: Vec<OsString>,
     /// How long all of it may take.
     pub deadline: Duration,
-    /// How much memory it may take, in bytes of address space, besides twice the size of the state.
+    /// How much memory it may take, in bytes of address space, besides three times the size of the state.
     pub memory: u64,
 }
 
@@ -235,7 +235,7 @@ impl Probe {
             manifest_hash: candidate.manifest_hash,
             config: candidate.config.to_owned(),
             state: size,
-            memory: self.memory.saturating_add(size.unwrap_or(0).saturating_mul(2)),
+            memory: self.memory.saturating_add(size.unwrap_or(0).saturating_mul(3)),
             // Whatever it does, it does not go on for ever, even if nobody is left to end it.
             seconds: self.deadline.as_secs() + 2,
             parent: std::process::id(),

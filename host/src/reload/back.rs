@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::admit::{Progress, stage_and_vet};
-use super::{Published, Reload, Settled, Stop, Wish, stop};
+use super::{Published, Reload, Settled, Stop, Wish, stop, version_in_common};
 use crate::error::{RefusalReason, ReloadError};
 use crate::events::{RolledBackState, Step};
 use crate::host::Outcome;
@@ -105,15 +105,23 @@ fn take_back(
 impl Reload<'_> {
     /// Step 7: the state for the next generation, and where it is from.
     pub(super) fn state(&self, old: &Loaded) -> Result<(Arc<Vec<u8>>, RolledBackState), Stop> {
-        let Some(back) = &self.wish.back else {
-            return Ok((Arc::new(self.save(old, 0)?), RolledBackState::Carried));
-        };
-        let version = self.build.manifest.state.map_or(0, |state| state.writes);
-        match (self.save(old, version), &back.state, back.lost) {
-            (Ok(state), ..) => Ok((Arc::new(state), RolledBackState::Carried)),
-            (Err(_), Some(state), LostState::Earlier) => Ok((state.clone(), RolledBackState::Earlier)),
-            (Err(failed), ..) => Err(failed),
+        let saved = self.version_to_save(&old.build).and_then(|version| self.save(old, version));
+        match (saved, &self.wish.back) {
+            (Ok(state), _) => Ok((Arc::new(state), RolledBackState::Carried)),
+            (Err(_), Some(Back { state: Some(state), lost: LostState::Earlier, .. })) => {
+                Ok((state.clone(), RolledBackState::Earlier))
+            }
+            (Err(failed), _) => Err(failed),
         }
+    }
+
+    /// The state version in which a build hands over to this one.
+    pub(super) fn version_to_save(&self, old: &Build) -> Result<u32, Stop> {
+        let refuse = |reason| stop(Step::Save, reason);
+        old.manifest
+            .state
+            .map_or(Ok(0), |old| version_in_common(old, self.build.manifest.state))
+            .map_err(refuse)
     }
 
     /// What the plugin's record says from now on, and whether there is a way back from here.

@@ -75,7 +75,8 @@ impl Reload<'_> {
             self.plugin.slot.lease().map_err(|e| {
                 stop(Step::Probe, RefusalReason::Gate(self.plugin.cannot_enter(&e).to_string()))
             })?;
-        self.save(&held, 0).map(Some).map_err(|failed| Stop { step: Step::Probe, ..failed })
+        let version = self.version_to_save(&held.build)?;
+        self.save(&held, version).map(Some).map_err(|failed| Stop { step: Step::Probe, ..failed })
     }
 
     pub(super) fn would_be_accepted(&self) -> Outcome {

@@ -5,7 +5,7 @@ use std::path::Path;
 use plugin_api::abi::BOUNDARY_VERSION;
 
 use crate::error::RefusalReason;
-use crate::file::{self, Expect, Manifest};
+use crate::file::{self, Expect, Manifest, StateVersions};
 use crate::plugin::{Build, Plugin, stated};
 
 /// What this host needs of a file.
@@ -41,13 +41,21 @@ pub(crate) fn continues(old: &Manifest, new: &Manifest) -> Result<(), RefusalRea
             file::compare(ours, theirs, &new.plugin, &new.version)?;
         }
     }
-    match (old.state, new.state) {
-        (Some(old), Some(new)) if new.reads(old.writes) => Ok(()),
-        (None, _) => Ok(()),
-        (Some(old), new) => Err(RefusalReason::StateVersion {
-            writes: old.writes,
-            reads: new
-                .map_or("none: it is stateless".into(), |new| format!("{}..={}", new.reads_from, new.writes)),
-        }),
-    }
+    old.state.map_or(Ok(()), |old| version_in_common(old, new.state).map(drop))
+}
+
+/// The state version in which one build hands over to another: the newest that the one writes and the other reads.
+pub(super) fn version_in_common(
+    old: StateVersions,
+    new: Option<StateVersions>,
+) -> Result<u32, RefusalReason> {
+    new.and_then(|new| old.in_common(&new)).ok_or_else(|| RefusalReason::StateVersion {
+        writes: if old.writes_from == old.writes {
+            old.writes.to_string()
+        } else {
+            format!("{}..={}", old.writes_from, old.writes)
+        },
+        reads: new
+            .map_or("none: it is stateless".into(), |new| format!("{}..={}", new.reads_from, new.writes)),
+    })
 }

@@ -37,6 +37,7 @@ use admit::Progress;
 pub(crate) use admit::{admit, text_of};
 use back::Back;
 pub(crate) use back::roll_back;
+use fits::version_in_common;
 pub(crate) use fits::{continues, expect, fits};
 use trial::Trial;
 
@@ -252,12 +253,12 @@ impl Reload<'_> {
         self.core.journal.record(Event::Trouble { what });
     }
 
-    /// Step 7. May be repeated, and changes nothing. `version`: 0 for that which the build writes.
+    /// Step 7. May be repeated, and changes nothing.
     fn save(&self, old: &Loaded, version: u32) -> Result<Vec<u8>, Stop> {
         let instance = old.instance.clone();
         let frame = self.hook(&old.deputy, Step::Save, "save", move || instance.save(version))?;
         // What leaves a plugin is checked before it is believed: a damaged frame must not reach the next one.
-        plugin_api::Saved::from_frame(&frame).map_err(|error| {
+        plugin_api::state::frame::check(&frame).map_err(|error| {
             stop(
                 Step::Save,
                 RefusalReason::Hook { hook: "save", error: CallError::Malformed(format!("{error:#}")) },
@@ -271,7 +272,7 @@ impl Reload<'_> {
         self.at(Step::Restore)?;
         let config = self.core.config(&self.plugin.name);
         let hooks = trial.hooks();
-        let restore = move || hooks.restore(&config, &state);
+        let restore = move || hooks.restore(&config, state);
         let instance = self.hook(trial.deputy(), Step::Restore, "restore", restore)?;
         trial.instance = Some(instance);
         Ok(())

@@ -2,12 +2,12 @@ use std::ffi::{c_int, c_void};
 use std::marker::PhantomData;
 use std::ops::Deref;
 use std::sync::atomic::{AtomicU32, AtomicU64};
-use std::sync::{Mutex, Once};
+use std::sync::{Arc, Mutex, Once};
 
 use abi_stable::prefix_type::WithMetadata;
 use abi_stable::std_types::RStr;
 use plugin_api::abi::{
-    GenerationRef, HostContract, HostContractRef, InstanceRef, RawSlice, Reply, Status, Transfer,
+    GenerationRef, HostContract, HostContractRef, InstanceRef, RawState, Reply, Status, Transfer,
 };
 use plugin_api::export::Hooks;
 use plugin_api::interface::{ExportedBy, RawProxy};
@@ -36,16 +36,18 @@ impl<P: Plugin + Identity> Loaded<P> {
 
     pub fn restore(frame: &[u8]) -> Result<Self, CallError> {
         attach::<P>();
-        let saved = RawSlice { start: frame.as_ptr(), len: frame.len() };
-        // SAFETY: attached; configuration, state and transfer live for the call.
+        let saved = RawState::of(Arc::new(frame.to_vec()));
+        // SAFETY: attached; configuration and transfer live for the call, the state is handed over.
         let reply = call(|transfer| unsafe { Hooks::<P>::CONTRACT.restore()("{}".lend(), saved, transfer) });
         reply.map(|(instance, _)| Loaded { instance, plugin: PhantomData })
     }
 
     pub fn save(&self, target: u32) -> Result<Vec<u8>, CallError> {
+        let mut state = Outgoing::new();
+        let (into, save) = (state.head(), Hooks::<P>::CONTRACT.save());
         // SAFETY: created, not destroyed; as for all hooks below.
-        call(|transfer| unsafe { Hooks::<P>::CONTRACT.save()(self.instance, target, transfer) })
-            .map(|((), frame)| frame)
+        call(|transfer| unsafe { save(self.instance, target, into, transfer) })?;
+        Ok(state.into_text())
     }
 
     pub fn started(&self) -> Result<(), CallError> {

@@ -16,7 +16,7 @@ fn a_manifest_says_what_is_in_it() {
     assert_eq!((manifest.plugin.as_str(), manifest.version.as_str()), ("limiter", "0.4.0"));
     assert_eq!(manifest.boundary, 1);
     let state = manifest.state.unwrap();
-    assert_eq!(state, StateVersions { writes: 2, reads_from: 1 });
+    assert_eq!(state, StateVersions { writes: 2, writes_from: 1, reads_from: 1, beside_calls: false });
     assert!(state.reads(1) && state.reads(2) && !state.reads(3) && !state.reads(0));
     assert_eq!(manifest.panic, PanicStrategy::Unwind);
     assert_eq!(manifest.rustc, "1.95.0 (59807616e 2026-04-14)");
@@ -66,9 +66,11 @@ fn what_is_wrong_is_said_by_name() {
         ("boundary 1", "boundary +1", "`boundary`"),
         ("boundary 1", "boundary 4294967296", "`boundary`"),
         ("boundary 1", "boundary 1\nboundary 1", "line 4 of the manifest gives `boundary` a second time"),
-        ("writes 2 reads 1..=2", "writes 2 reads 3..=2", "`state`"),
-        ("writes 2 reads 1..=2", "writes 2 reads 1..=3", "`state`"),
-        ("state writes 2 reads 1..=2\n", "", "no `state` line"),
+        ("writes 1..=2 reads 1..=2", "writes 1..=2 reads 3..=2", "`state`"),
+        ("writes 1..=2 reads 1..=2", "writes 3..=2 reads 1..=2", "`state`"),
+        ("writes 1..=2 reads 1..=2", "writes 1..=2 reads 1..=3", "`state`"),
+        ("writes 1..=2 reads 1..=2", "writes 1..=2 reads 1..=2 aside", "`state`"),
+        ("state writes 1..=2 reads 1..=2\n", "", "no `state` line"),
         ("panic unwind", "panic immediate-abort", "expected `unwind` or `abort`"),
         ("features -", "features a,,b", "`features`"),
         ("interface RateLimiter 1.1", "interface RateLimiter 1", "`interface`"),
@@ -124,8 +126,9 @@ fn plugin_names_are_safe_everywhere() {
 fn text(manifest: &Manifest) -> String {
     let state = match manifest.state {
         None => "none".into(),
-        Some(StateVersions { writes, reads_from }) => {
-            format!("writes {writes} reads {reads_from}..={writes}")
+        Some(StateVersions { writes, writes_from, reads_from, beside_calls }) => {
+            let beside_calls = if beside_calls { " beside calls" } else { "" };
+            format!("writes {writes_from}..={writes} reads {reads_from}..={writes}{beside_calls}")
         }
     };
     let panic = if manifest.panic == PanicStrategy::Abort { "abort" } else { "unwind" };
@@ -171,10 +174,12 @@ fn manifests() -> impl Strategy<Value = Manifest> {
         let named = interfaces.into_iter();
         named.map(|(name, (version, methods))| InterfaceManifest { name, version, methods }).collect()
     });
-    let state = prop::option::of(
-        (any::<u32>(), any::<u32>())
-            .prop_map(|(a, b)| StateVersions { writes: a.max(b), reads_from: a.min(b) }),
-    );
+    let state =
+        prop::option::of((any::<[u32; 3]>(), any::<bool>()).prop_map(|(mut versions, beside_calls)| {
+            versions.sort_unstable();
+            let [reads_from, writes_from, writes] = versions;
+            StateVersions { writes, writes_from, reads_from, beside_calls }
+        }));
     let head = ("[a-z0-9][a-z0-9_-]{0,63}", "[0-9.a-z+-]{1,20}", any::<u32>(), state, "[a-z0-9_-]{1,30}");
     let tail = (any::<bool>(), "[a-z]{1,10}", "[0-9a-z.()-]{1,10}( [0-9a-z().-]{1,9}){0,2}");
     let features = prop::collection::vec("[a-z][a-z0-9/_-]{0,9}", 0..4);

@@ -19,7 +19,7 @@ pub fn vet(bytes: &[u8]) -> Result<Vetted, VetError> {
 pub fn manifest() -> String {
     let arch = std::env::consts::ARCH;
     format!(
-        "reseat-manifest 1\nplugin limiter 0.4.0\nboundary 1\nstate writes 2 reads 1..=2\n\
+        "reseat-manifest 1\nplugin limiter 0.4.0\nboundary 1\nstate writes 1..=2 reads 1..=2\n\
          target {arch}-unknown-linux-gnu\npanic unwind\nprofile release\nrustc 1.95.0 (59807616e 2026-04-14)\n\
          features -\ninterface RateLimiter 1.1\nmethod 0123456789abcdef 1.0 check(key: &str) -> bool\n"
     )
