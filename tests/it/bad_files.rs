@@ -266,7 +266,8 @@ fn an_inspection_says_what_a_file_is() {
     let path = dir.path().join("libcounter.so");
     fs::write(&path, Build::of("counter_v2").bytes()).unwrap();
     let found = inspect(&path).unwrap();
-    assert_eq!((found.plugin.as_str(), found.state), ("counter", Some((2, 1))));
+    let state = found.state.map(|state| (state.writes_from..=state.writes, state.reads_from));
+    assert_eq!((found.plugin.as_str(), state), ("counter", Some((2..=2, 1))));
     assert_eq!(found.bytes, Build::of("counter_v2").bytes().len() as u64);
     let methods: Vec<_> = found.interfaces[0].methods.iter().map(|m| m.signature.as_str()).collect();
     assert_eq!(methods, ["add(n: u64) -> u64", "get() -> u64", "build() -> u32", "hold(until: &str) -> u32"]);
