@@ -23,6 +23,10 @@ pub mod echo_appended;
 #[path = "interfaces/counter.rs"]
 pub mod counter;
 
+/// State in five versions, and the steps between them.
+#[path = "interfaces/tally.rs"]
+pub mod tally;
+
 /// Calls that last, that call back, that are large, or whose meaning is a fixture's own business.
 #[path = "interfaces/misc.rs"]
 pub mod misc;

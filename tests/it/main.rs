@@ -63,5 +63,7 @@ mod threads;
 mod tidy;
 /// Whether what is replaced is out of memory, and why not.
 mod unload;
+/// Builds of five state versions: which take over from which, and what becomes of the state.
+mod versions;
 /// Who is in a library by what is on the stacks, against what the host counts.
 mod witness;
