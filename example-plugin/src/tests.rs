@@ -1,3 +1,6 @@
+/// Files of state that older builds have left.
+mod golden;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::json;
