@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::events::Step;
 use crate::file::{InterfaceDifference, StageError, VetError};
 use crate::probe::ProbeFailure;
-use crate::store::Denial;
+use crate::store::{Denial, StoreError};
 use crate::watch::WatchError;
 
 /// Why a host did not start.
@@ -16,6 +16,9 @@ pub enum StartError {
     /// The state directory cannot be used.
     #[error("the state directory cannot be used: {0}")]
     StateDir(#[source] StageError),
+    /// It does not begin with what was kept for it.
+    #[error("{0}")]
+    Store(#[from] StoreError),
     /// The directories cannot be watched.
     #[error("{0}")]
     Watch(#[source] WatchError),
@@ -177,6 +180,31 @@ pub enum RefusalReason {
         /// What the new one reads.
         reads: String,
     },
+    /// The state with which it is to begin, because it was kept or because somebody has named it, cannot be read by
+    /// this build.
+    #[error(
+        "the state that it is to begin with has version {version}, this build reads {reads}: build one that reads it, or begin without what was kept, with `reseat run --fresh` or `start_fresh`"
+    )]
+    KeptStateVersion {
+        /// What it is.
+        version: u32,
+        /// What the build reads.
+        reads: String,
+    },
+    /// The state that was kept for the plugin cannot be used.
+    #[error("{0}; put back a copy of it, or begin without it, with `reseat run --fresh` or `start_fresh`")]
+    KeptState(String),
+    /// What was given as a state is none.
+    #[error("{0}")]
+    NoState(String),
+    /// The build that was kept cannot be used.
+    #[error("the copy of it that was kept is damaged: its hash is {found}, expected {expected}")]
+    KeptBuild {
+        /// That of the copy.
+        found: String,
+        /// That which was kept.
+        expected: String,
+    },
     /// The build is known to be bad.
     #[error(
         "this build is denied: {}; allow it with `reseat deny --clear {}`, or build another",
@@ -291,6 +319,41 @@ impl RefusalReason {
             Held { .. } | Lingering { .. } | NoProbe(_) | NotSettled(_) | Stage(_) | ThreadBusy { .. }
         )
     }
+}
+
+/// Why there is no state.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StateError {
+    /// There is no such plugin.
+    #[error("no plugin is called `{name}`: {}", known_plugins(known))]
+    NoSuchPlugin {
+        /// The name asked for.
+        name: String,
+        /// The names that exist.
+        known: Vec<String>,
+    },
+    /// It has none.
+    #[error("plugin `{name}` is stateless")]
+    Stateless {
+        /// The plugin.
+        name: String,
+    },
+    /// A transaction is under way.
+    #[error("busy: {busy}")]
+    Busy {
+        /// What it is doing.
+        busy: String,
+    },
+    /// It cannot be saved now.
+    #[error("{0}")]
+    Refused(RefusalReason),
+    /// It was saved and could not be kept.
+    #[error("the state was not kept: {0}")]
+    NotKept(String),
+    /// The host is shut down.
+    #[error("the host is closed")]
+    Closed,
 }
 
 /// Why a plugin was not unloaded.

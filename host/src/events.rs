@@ -28,6 +28,20 @@ pub enum Event {
         file: PathBuf,
         /// From noticing the file to serving.
         took_ms: f64,
+        /// Bytes of state that were kept for it, and with which it has begun. 0: it has begun empty.
+        state_bytes: usize,
+    },
+    /// The present state of a plugin is on disk: whatever becomes of this process, the next host begins with it or a newer
+    /// one.
+    Snapshotted {
+        /// The plugin.
+        plugin: String,
+        /// The generation.
+        generation: u64,
+        /// The size of the state.
+        bytes: u64,
+        /// From asking for it to its being on disk.
+        took_ms: f64,
     },
     /// A new generation has taken over.
     Reloaded {
@@ -194,11 +208,21 @@ impl fmt::Display for Left {
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Event::Loaded { plugin, generation, version, file, took_ms } => {
+            Event::Loaded { plugin, generation, version, file, took_ms, state_bytes } => {
                 write!(
                     f,
-                    "generation {generation} of {plugin} serves: version {version} from {} ({took_ms:.1} ms)",
+                    "generation {generation} of {plugin} serves: version {version} from {} ({took_ms:.1} ms",
                     file.display()
+                )?;
+                if *state_bytes > 0 {
+                    write!(f, ", with the {state_bytes} B of state that were kept")?;
+                }
+                write!(f, ")")
+            }
+            Event::Snapshotted { plugin, generation, bytes, took_ms } => {
+                write!(
+                    f,
+                    "the state of {plugin} is kept: {bytes} B of generation {generation} ({took_ms:.1} ms)"
                 )
             }
             Event::Reloaded {

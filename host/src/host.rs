@@ -9,7 +9,7 @@ use plugin_api::{CallError, Interface};
 use serde::Serialize;
 
 use crate::check::Inspection;
-use crate::error::{CheckError, PluginError, ReloadError, StartError, UnloadError};
+use crate::error::{CheckError, PluginError, ReloadError, StartError, StateError, UnloadError};
 use crate::events::{Event, Events, Journal, Recorded, Step};
 use crate::ffi::{Dynamic, dynamic_call};
 use crate::file::StagingDir;
@@ -22,8 +22,9 @@ use crate::plugin::{Build, Plugin};
 use crate::reaper::Reaper;
 use crate::registry::Core;
 use crate::reload::Wish;
+use crate::snapshot::{self, Callers, Snapshots};
 use crate::status::HostStatus;
-use crate::store::Denial;
+use crate::store::{Committed, Denial};
 
 /// A running host. Dropping it shuts it down.
 ///
@@ -33,6 +34,7 @@ use crate::store::Denial;
 pub struct Host {
     core: Arc<Core>,
     intake: Mutex<Option<Intake>>,
+    snapshots: Mutex<Option<Snapshots>>,
 }
 
 /// What a load or reload did.
@@ -105,9 +107,10 @@ impl Host {
         let staging = StagingDir::open(&options.state_dir).map_err(StartError::StateDir)?;
         let journal = Arc::new(Journal::default());
         let reaper = Reaper::start(journal.clone(), &options).map_err(StartError::Thread)?;
-        let core = Core::new(options, staging, journal, reaper);
+        let core = Core::new(options, staging, journal, reaper)?;
         let intake = Intake::start(core.clone())?;
-        Ok(Host { core, intake: Mutex::new(Some(intake)) })
+        let snapshots = Snapshots::start(&core).map_err(StartError::Thread)?;
+        Ok(Host { core, intake: Mutex::new(Some(intake)), snapshots: Mutex::new(snapshots) })
     }
 
     /// A handle of a plugin, typed by one of its interfaces.
@@ -211,7 +214,7 @@ impl Host {
     /// Goes back to the build before, which takes over in the same way as a new one does: with the state, if the
     /// serving build can write it in the version that the other reads. The build that is left is denied.
     ///
-    /// The build before is known until this host ends; after one step back there is none.
+    /// After one step back there is none.
     ///
     /// # Errors
     /// [`RefusalReason::NoPrevious`](crate::RefusalReason::NoPrevious); else as for [`Host::reload`].
@@ -219,6 +222,50 @@ impl Host {
         let plugin = self.find(plugin)?;
         let serving = plugin.serving_number().unwrap_or_default();
         crate::reload::roll_back(&self.core, &plugin, serving, "it was asked for")
+    }
+
+    /// The state of a plugin, as it is now: a frame, see [`plugin_api::state`]. If the plugin does not say that it may be
+    /// saved beside calls, its gate is closed meanwhile, as in a reload.
+    ///
+    /// # Errors
+    /// It has none, is in use, or does not write it.
+    pub fn state(&self, plugin: &str) -> Result<Arc<Vec<u8>>, StateError> {
+        let plugin = self.find_for_state(plugin)?;
+        snapshot::take(&self.core, &plugin, Callers::MayWait).map(|taken| taken.frame)
+    }
+
+    /// Keeps the state of a plugin, as it is now, in the state directory, and returns when it is on disk. How many bytes
+    /// it has.
+    ///
+    /// # Errors
+    /// As for [`Host::state`]; [`StateError::NotKept`] if it is not on disk.
+    pub fn snapshot(&self, plugin: &str) -> Result<u64, StateError> {
+        let plugin = self.find_for_state(plugin)?;
+        snapshot::keep(&self.core, &plugin, Callers::MayWait)
+    }
+
+    /// Has the build that serves begin again with another state, a frame as [`Host::state`] gives it: as a reload, with
+    /// this instead of its own state, which is gone then.
+    ///
+    /// # Errors
+    /// [`RefusalReason::NoState`](crate::RefusalReason::NoState) if it is not a whole frame; else as for
+    /// [`Host::reload`].
+    pub fn load_state(&self, plugin: &str, frame: Vec<u8>) -> Result<Outcome, ReloadError> {
+        let plugin = self.find(plugin)?;
+        crate::reload::begin_with(&self.core, &plugin, Arc::new(frame))
+    }
+
+    /// What is kept of a plugin in the state directory: the build that serves, with the last state that was saved, and
+    /// the one before.
+    pub fn history(&self, plugin: &str) -> Vec<Committed> {
+        self.core.store.history(plugin)
+    }
+
+    fn find_for_state(&self, plugin: &str) -> Result<Arc<Plugin>, StateError> {
+        self.find(plugin).map_err(|error| match error {
+            ReloadError::NoSuchPlugin { name, known } => StateError::NoSuchPlugin { name, known },
+            _ => StateError::Closed,
+        })
     }
 
     /// Cancels the reload of a plugin that is under way: it is refused, and what served before serves on. At which step
@@ -282,7 +329,10 @@ impl Host {
             .ok_or_else(|| UnloadError::NoSuchPlugin { name: plugin.into(), known: self.core.names() })?;
         let _turn =
             plugin.begin(Step::Publish).map_err(|error| UnloadError::Busy { busy: error.to_string() })?;
-        if let Some(generation) = self.core.take_down(&plugin) {
+        if let Some(old) = self.core.take_down(&plugin) {
+            let generation = old.value().number;
+            self.core.reaper.retire(plugin.clone(), old, false);
+            self.core.store.forget(&plugin.name);
             self.core.journal.record(Event::Removed { plugin: plugin.name.clone(), generation });
         }
         Ok(())
@@ -335,11 +385,18 @@ impl Host {
         if let Some(intake) = lock(&self.intake).take() {
             intake.end();
         }
-        for plugin in self.core.all() {
+        if let Some(snapshots) = lock(&self.snapshots).take() {
+            snapshots.end();
+        }
+        let closed = self.core.all().into_iter().filter_map(|plugin| {
             plugin.set_closed();
-            if let Ok(_turn) = plugin.begin_within(Step::Publish, left()) {
-                self.core.take_down(&plugin);
-            }
+            let _turn = plugin.begin_within(Step::Publish, left()).ok()?;
+            Some((self.core.take_down(&plugin)?, plugin))
+        });
+        // All of them are closed before the first is waited for.
+        for (mut old, plugin) in closed.collect::<Vec<_>>() {
+            self.core.keep_last_state(&plugin, &mut old, deadline);
+            self.core.reaper.retire(plugin, old, false);
         }
         while self.core.reaper.unfinished() > 0 && !left().is_zero() {
             // This thread may have called: what it has to clear away, nobody else can.

@@ -18,9 +18,10 @@ use crate::error::{Refusal, RefusalReason, ReloadError, StartError};
 use crate::events::Event;
 use crate::file::{Progress, Settling, StageError};
 use crate::host::Outcome;
+use crate::lock::be_ready_to_wait;
 use crate::options::TrustedFile;
 use crate::registry::Core;
-use crate::reload::{Settled, Wish};
+use crate::reload::{self, Settled, Wish};
 use crate::watch::{Notice, Watcher};
 
 /// For how long a file that is cut short may be a file that is still being written by somebody who closes it
@@ -48,12 +49,16 @@ impl Intake {
         let (orders, incoming) = unbounded();
         // First of all, so that what changes from now on is noticed.
         let watcher = watch(&core, &orders)?;
+        reload::go_on(&core);
         let mut desk = Desk::new(core, orders.clone());
         desk.look_at_everything();
         desk.work_until_idle(&incoming, Instant::now() + START_LIMIT);
         let thread = std::thread::Builder::new()
             .name("reseat-intake".into())
-            .spawn(move || desk.serve(&incoming))
+            .spawn(move || {
+                be_ready_to_wait();
+                desk.serve(&incoming);
+            })
             .map_err(StartError::Thread)?;
         Ok(Intake { watcher, orders, thread })
     }
@@ -83,6 +88,7 @@ fn watch(core: &Core, orders: &Sender<Order>) -> Result<Option<Watcher>, StartEr
     std::thread::Builder::new()
         .name("reseat-notices".into())
         .spawn(move || {
+            be_ready_to_wait();
             for notice in noticed {
                 if orders.send(Order::Notice(notice)).is_err() {
                     break;

@@ -51,13 +51,16 @@ mod reaper;
 mod registry;
 mod reload;
 mod scope;
+mod snapshot;
 mod status;
 mod step;
 mod store;
 pub mod watch;
 
 pub use check::{Inspection, compare, inspect};
-pub use error::{CheckError, PluginError, Refusal, RefusalReason, ReloadError, StartError, UnloadError};
+pub use error::{
+    CheckError, PluginError, Refusal, RefusalReason, ReloadError, StartError, StateError, UnloadError,
+};
 pub use events::{Event, Events, Left, Recorded, RolledBackState, Step};
 pub use handle::{Guard, Handle, Lease};
 pub use host::{Host, Outcome, quiesce};
@@ -68,4 +71,4 @@ pub use probation::{LostState, Probation};
 pub use probe::Probe;
 pub use scope::{OwnedScope, Scope, Scoped};
 pub use status::{GenerationStatus, HostStatus, InterfaceStatus, MethodStatus, Phase, PluginStatus};
-pub use store::Denial;
+pub use store::{Committed, Denial, SavedState, StoreError};

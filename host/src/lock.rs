@@ -1,7 +1,17 @@
-//! Locks of data that is whole at any time, so that a panic elsewhere is no reason to panic, too.
+//! Waiting for one another, in ways that nothing a plugin does can spoil.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+/// Locks data that is whole at any time, so that a panic elsewhere is no reason to panic, too.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Has a thread make, when it begins, what it will wait with at its channels: a thread-local with a destructor. Making
+/// it takes a lock of the C library, and later that may be held by a constructor which hangs.
+pub(crate) fn be_ready_to_wait() {
+    let (_sender, receiver) = crossbeam_channel::bounded::<()>(0);
+    // Longer than it spins before it waits.
+    let _ = receiver.recv_timeout(Duration::from_millis(1));
 }

@@ -32,6 +32,17 @@ pub struct Options {
     pub follow: bool,
     /// Where the host keeps its private copies; created with mode 0700.
     pub state_dir: PathBuf,
+    /// Whether what serves, with its state, is kept in the state directory, so that the next host goes on with it: the
+    /// build that served last and the one before. It is written after each reload, at the end, and every
+    /// `snapshot_every`, by a thread of its own.
+    pub persist: bool,
+    /// How often the state of plugins that declare
+    /// [`SAVES_BESIDE_CALLS`](plugin_api::Plugin::SAVES_BESIDE_CALLS) is kept while they serve. `None`: only after
+    /// reloads and at the end, as that of others.
+    pub snapshot_every: Option<Duration>,
+    /// Whether this host begins without what earlier ones have kept. It is not deleted, but set aside in the state
+    /// directory.
+    pub start_fresh: bool,
     /// Each plugin's configuration, by plugin name. It is read when a generation is created.
     pub config: BTreeMap<String, serde_json::Value>,
     /// How long the handover of a stateful plugin waits for calls in flight. When it passes, the reload is
@@ -134,6 +145,9 @@ impl Default for Options {
             watch: Vec::new(),
             follow: true,
             state_dir: PathBuf::from(".reseat"),
+            persist: true,
+            snapshot_every: Some(Duration::from_secs(30)),
+            start_fresh: false,
             config: BTreeMap::new(),
             drain_deadline: Duration::from_secs(5),
             drain_policy: DrainPolicy::Refuse,

@@ -11,6 +11,7 @@ use crate::error::{PluginError, Refusal, RefusalReason, ReloadError};
 use crate::events::{Event, Journal, Step};
 use crate::ffi::MAX_INTERFACES;
 use crate::file::{self, StagingDir};
+use crate::gate::Retired;
 use crate::host::Outcome;
 use crate::lock::lock;
 use crate::options::{DrainPolicy, Options, TrustedFile};
@@ -18,7 +19,8 @@ use crate::plugin::{Build, Loaded, Plugin, same, stated};
 use crate::probe::Probe;
 use crate::reaper::Reaper;
 use crate::reload::{self, Settled, Wish};
-use crate::store::Store;
+use crate::snapshot::{self, Taken};
+use crate::store::{Store, StoreError};
 
 /// What the parts of a host share.
 pub(crate) struct Core {
@@ -38,11 +40,12 @@ impl Core {
         staging: StagingDir,
         journal: Arc<Journal>,
         reaper: Reaper,
-    ) -> Arc<Core> {
+    ) -> Result<Arc<Core>, StoreError> {
         let captures = crate::ffi::self_test();
-        let store = Store::open(&options.state_dir, journal.clone());
+        let (keeps, fresh) = (options.persist, options.start_fresh);
+        let store = Store::open(&options.state_dir, journal.clone(), keeps, fresh)?;
         let (plugins, closed) = (Mutex::default(), AtomicBool::new(false));
-        Arc::new(Core { options, staging, journal, reaper, store, captures, plugins, closed })
+        Ok(Arc::new(Core { options, staging, journal, reaper, store, captures, plugins, closed }))
     }
 
     /// Closes the host for newcomers; whether it was open.
@@ -230,19 +233,40 @@ impl Core {
         Ok(number)
     }
 
-    /// Empties a plugin's slot; its generation goes to the reaper. The caller has the turn.
-    pub(crate) fn take_down(&self, plugin: &Arc<Plugin>) -> Option<u64> {
+    /// Empties a plugin's slot. The caller has the turn.
+    pub(crate) fn take_down(&self, plugin: &Arc<Plugin>) -> Option<Retired<Loaded>> {
         let old = plugin.slot.close().ok().flatten()?;
-        let number = old.value().number;
         {
             let mut record = plugin.record();
             record.serving = None;
             (record.kept, record.previous, record.on_probation) = (None, None, None);
         }
-        self.reaper.retire(plugin.clone(), old, false);
-        Some(number)
+        Some(old)
+    }
+
+    /// Keeps the state of a generation that was taken down, for the next host, when nobody is in it any more. If it is
+    /// still in use at the deadline, the state that was kept before stays.
+    pub(crate) fn keep_last_state(&self, plugin: &Plugin, old: &mut Retired<Loaded>, deadline: Instant) {
+        let Some(state) = old.value().build.manifest.state.filter(|_| self.options.persist) else { return };
+        let left = deadline.saturating_duration_since(Instant::now());
+        let saved = match old.drain(left) {
+            Err(stragglers) if !state.beside_calls => Err(old.value().holders(&stragglers)),
+            _ => snapshot::of(self, old.value()).map_err(|reason| reason.to_string()),
+        };
+        let kept = saved
+            .and_then(|Taken { hash, frame, .. }| self.store.snapshot(&plugin.name, hash, frame, LAST_WORDS));
+        if let Err(why) = kept {
+            let what = format!(
+                "the last state of {} is not kept, the next host begins with the one before: {why}",
+                plugin.name
+            );
+            self.journal.record(Event::Trouble { what });
+        }
     }
 }
+
+/// How long the end of a host waits for a disk, for each plugin.
+const LAST_WORDS: Duration = Duration::from_secs(10);
 
 /// Resolves an interface for the serving generation.
 fn bind(name: &str, number: usize, desc: &InterfaceDesc, loaded: &Loaded) -> Result<(), PluginError> {

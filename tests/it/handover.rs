@@ -48,7 +48,7 @@ fn state_crosses_into_a_newer_version() {
     assert_eq!(scene.install("counter_v2").published(), 2);
     assert_eq!(now(&counter), (2, 2, 41));
     assert_eq!(counter.enter().unwrap().add(1).unwrap(), 42);
-    let carried = |e: &Event| matches!(e, Event::Reloaded { state_bytes: 25, .. });
+    let carried = |e: &Event| matches!(e, Event::Reloaded { state_bytes: 44, .. });
     assert!(scene.events().iter().any(carried), "{scene}");
     nothing_left_but(&scene, 2);
 }

@@ -176,7 +176,7 @@ fn a_state_that_cannot_be_written_for_the_build_before_is_the_earlier_one_or_kee
             }
             LostState::Stay => {
                 let error = outcome.unwrap_err().to_string();
-                assert!(error.contains("refused at save") && error.contains("asked for was 1"), "{error}");
+                assert!(error.contains("refused at save: the serving generation writes state version 2, this build reads 1..=1"), "{error}");
                 assert_eq!(now, (2, 2, 7));
             }
         }

@@ -172,14 +172,13 @@ fn a_build_that_was_tried_is_not_tried_again_also_by_the_next_host() {
             options.probe = Some(Probe::with(program::path(), ["probe"]));
         });
         assert_eq!(next.denied().len(), 1);
-        // The one that is denied is what lies there.
+        // It goes on with what served. The one that is denied is what lies there.
+        assert_eq!(next.status().plugins[0].generation, Some(1));
         assert!(next.recent_events().iter().any(|event| event.event.to_string().contains("is denied")));
         std::fs::write(scene.plugins().join("libcounter.so"), good(2).bytes()).unwrap();
-        scene.eventually(|_| next.status().plugins.iter().any(|plugin| plugin.generation.is_some()));
-        // Without a state it was not tried before; with one it was.
-        assert_eq!(helpers(), 6);
+        scene.eventually(|_| next.status().plugins.iter().any(|plugin| plugin.generation == Some(2)));
         next.reload("counter").unwrap();
-        assert_eq!(helpers(), 6);
+        assert_eq!(helpers(), 5);
     });
 }
 
@@ -335,7 +334,7 @@ fn what_a_hook_refuses_may_be_right_another_time() {
 }
 
 #[test]
-fn a_store_that_is_damaged_is_told_of_and_costs_its_memory() {
+fn a_store_that_is_damaged_keeps_a_host_from_starting_until_it_is_to_begin_afresh() {
     let (scene, _counter) = scene(|_| {});
     assert!(scene.host.shutdown(crate::waiting::DEADLINE));
     let store = scene.state().join("store.redb");
@@ -343,11 +342,16 @@ fn a_store_that_is_damaged_is_told_of_and_costs_its_memory() {
     for damage in [0, 64, 200] {
         bytes[damage..damage + 40].fill(0xa5);
         std::fs::write(&store, &bytes).unwrap();
-        let next = scene.next_host(|_| {});
-        let told = |event: &reseat::Recorded| event.event.to_string().contains("store.redb cannot be used");
+        let error = scene.try_next_host(|_| {}).err().expect("it is damaged").to_string();
+        assert!(error.contains("store.redb is damaged: ") && error.contains("--fresh"), "{damage}: {error}");
+        let next = scene.next_host(|options| options.start_fresh = true);
+        let told = |event: &reseat::Recorded| event.event.to_string().contains("is set aside in");
         assert!(next.recent_events().iter().any(told), "damaged at {damage}");
-        assert_eq!(next.status().plugins.len(), 1);
+        assert_eq!(next.call("counter", "get", "{}").unwrap(), "0");
         assert!(next.shutdown(crate::waiting::DEADLINE));
+        // And after that there is a whole one again.
+        assert!(scene.next_host(|_| {}).shutdown(crate::waiting::DEADLINE));
+        bytes = std::fs::read(&store).unwrap();
     }
 }
 

@@ -69,10 +69,15 @@ impl Scene {
 
     /// One more host for the same directories, after this one's was shut down.
     pub fn next_host(&self, change: impl FnOnce(&mut Options)) -> Host {
+        self.try_next_host(change).expect("the host starts")
+    }
+
+    /// As above, if it starts.
+    pub fn try_next_host(&self, change: impl FnOnce(&mut Options)) -> Result<Host, reseat::StartError> {
         let mut options =
             Options { watch: vec![self.trusted.clone()], state_dir: self.state(), ..Options::default() };
         change(&mut options);
-        Host::start(options).expect("the host starts")
+        Host::start(options)
     }
 
     /// Puts a build where the host sees it, in place of the build before, by renaming.

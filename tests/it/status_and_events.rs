@@ -43,7 +43,7 @@ fn a_reload_tells_what_it_did_in_the_order_in_which_it_did_it() {
         told(&scene),
         [
             "generation 1 of counter serves: version 0.1.0 from …/libcounter.so N ms)",
-            "generation 2 of counter serves: version 0.1.0 took over from generation 1 N ms, gate closed for N ms, 25 B of state carried)",
+            "generation 2 of counter serves: version 0.1.0 took over from generation 1 N ms, gate closed for N ms, 44 B of state carried)",
             "generation 1 of counter is unloaded",
             "…/libcounter.so for counter is refused at vet: the serving generation writes state version 2, this build reads 1..=1: build one that reads it, or unload the plugin first if the state may go (generation 2 serves on)",
             "…/libcounter.so for counter is refused at check: self_check failed: two and two are five (generation 2 serves on)",

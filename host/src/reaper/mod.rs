@@ -19,6 +19,7 @@ use crate::events::Journal;
 use crate::ffi::{Hooks, Instance, OpenError};
 use crate::file::Staged;
 use crate::gate::Retired;
+use crate::lock::be_ready_to_wait;
 use crate::options::Options;
 use crate::plugin::{Loaded, Plugin};
 
@@ -68,8 +69,10 @@ impl Reaper {
         let unfinished = Arc::new(AtomicUsize::new(0));
         let lingering = Arc::new(Mutex::default());
         let round = Round::new(journal, options, unfinished.clone(), lingering.clone(), queue.clone());
-        let thread =
-            std::thread::Builder::new().name("reseat-reaper".into()).spawn(move || round.serve(&incoming))?;
+        let thread = std::thread::Builder::new().name("reseat-reaper".into()).spawn(move || {
+            be_ready_to_wait();
+            round.serve(&incoming);
+        })?;
         Ok(Reaper { queue, unfinished, lingering, thread: Mutex::new(Some(thread)) })
     }
 

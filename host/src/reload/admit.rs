@@ -80,18 +80,7 @@ fn take(
         plugin.record().file.clone_from(&build.file);
         return Ok(Outcome::Unchanged { plugin: plugin.name.clone(), generation: serving.number });
     }
-    let reload = Reload {
-        core,
-        plugin: &plugin,
-        turn: &turn,
-        origin: &settled.origin,
-        serving,
-        build: Arc::new(build),
-        noticed: settled.noticed,
-        wish,
-        progress,
-        passed: Cell::new(None),
-    };
+    let reload = Reload::new(core, &plugin, &turn, settled, build, wish, progress);
     let outcome = reload.run(incoming).map_err(refuse)?;
     let (hash, passed) = (reload.build.hash, reload.passed.get());
     drop(turn);

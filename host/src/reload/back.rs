@@ -14,6 +14,7 @@ use crate::options::TrustedFile;
 use crate::plugin::{Build, Loaded, Plugin, Previous, Serving};
 use crate::probation::LostState;
 use crate::registry::Core;
+use crate::store::Commit;
 
 /// How a reload that leads back differs from others.
 #[derive(Clone)]
@@ -77,23 +78,11 @@ fn take_back(
     let settled = Settled { file, origin: TrustedFile::watched(build.file.clone()), noticed };
     let (incoming, copied) = stage_and_vet(core, &settled, progress).map_err(refuse)?;
     let lost = core.options.probation.as_ref().map_or(LostState::Earlier, |terms| terms.lost_state);
-    let reload = Reload {
-        core,
-        plugin,
-        turn: &turn,
-        origin: &settled.origin,
-        serving: Some(serving.clone()),
-        // By its own hash: in the copy a mark may have been cleared.
-        build: Arc::new(Build { hash: build.hash, ..copied }),
-        noticed,
-        wish: Wish {
-            force: true,
-            back: Some(Back { state, lost, reason: reason.to_owned() }),
-            ..Wish::default()
-        },
-        progress,
-        passed: Cell::new(None),
-    };
+    let back = Some(Back { state, lost, reason: reason.to_owned() });
+    let wish = Wish { force: true, back, ..Wish::default() };
+    // By its own hash: in the copy a mark may have been cleared.
+    let copied = Build { hash: build.hash, ..copied };
+    let reload = Reload::new(core, plugin, &turn, &settled, copied, wish, progress);
     let outcome = reload.run(incoming).map_err(refuse)?;
     // Before the turn ends, so that it is not loaded again in between.
     let Build { hash, manifest, file, .. } = &*serving.build;
@@ -105,6 +94,9 @@ fn take_back(
 impl Reload<'_> {
     /// Step 7: the state for the next generation, and where it is from.
     pub(super) fn state(&self, old: &Loaded) -> Result<(Arc<Vec<u8>>, RolledBackState), Stop> {
+        if let Some(state) = &self.wish.state {
+            return Ok((state.clone(), RolledBackState::Carried));
+        }
         let saved = self.version_to_save(&old.build).and_then(|version| self.save(old, version));
         match (saved, &self.wish.back) {
             (Ok(state), _) => Ok((Arc::new(state), RolledBackState::Carried)),
@@ -124,8 +116,26 @@ impl Reload<'_> {
             .map_err(refuse)
     }
 
-    /// What the plugin's record says from now on, and whether there is a way back from here.
+    /// What the plugin's record and the store say from now on, and whether there is a way back from here.
     pub(super) fn remember(&self, number: u64, published: &mut Published) -> bool {
+        let may_go_back = self.note(number, published);
+        let record = self.plugin.record();
+        self.core.store.commit(
+            &self.plugin.name,
+            &Commit {
+                hash: self.build.hash,
+                version: &self.build.manifest.version,
+                file: &record.file,
+                copy: record.kept.as_ref().map(|kept| kept.path()),
+                is_exact: self.build.facts.nodelete.is_none(),
+                state: published.state.clone(),
+                before: record.previous.as_ref().map(|previous| previous.build.hash),
+            },
+        );
+        may_go_back
+    }
+
+    fn note(&self, number: u64, published: &mut Published) -> bool {
         let mut record = self.plugin.record();
         let left = record.serving.replace(Serving { number, build: self.build.clone() });
         record.last_refusal = None;

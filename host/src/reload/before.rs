@@ -1,14 +1,20 @@
 //! What comes before a build is opened in this process, and what everybody is told when it serves.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use super::{Reload, Stop, fits, stop};
 use crate::error::RefusalReason;
 use crate::events::{Event, Step};
-use crate::file::Staged;
+use crate::file::{Staged, StateVersions};
 use crate::host::Outcome;
 use crate::observer::{self, Change};
-use crate::plugin::Build;
+use crate::plugin::{Build, Loaded};
 use crate::probe::{Candidate, Failed};
 use crate::store::Tried;
+
+/// How long callers wait at most so that a build can be tried with the present state.
+const MOMENT: Duration = Duration::from_millis(100);
 
 impl Reload<'_> {
     /// What can be refused without running anything.
@@ -23,27 +29,57 @@ impl Reload<'_> {
             return Err(refuse(RefusalReason::Denied(denial)));
         }
         let serving = self.serving.as_ref().map(|serving| &*serving.build);
+        // Neither is the state of what serves.
+        let serving = serving.filter(|_| self.wish.state.is_none());
         fits(self.plugin, serving, &self.build).map_err(refuse)?;
+        if let Some(frame) = &self.wish.state {
+            let contents = plugin_api::state::frame::parse(frame);
+            self.reads(contents.map_or(0, |contents| contents.version)).map_err(refuse)?;
+        }
         self.core.may_open_another().map_err(|reason| stop(Step::Open, reason))
     }
 
+    fn reads(&self, version: u32) -> Result<(), RefusalReason> {
+        let state = self.build.manifest.state;
+        if state.is_some_and(|state| state.reads(version)) {
+            return Ok(());
+        }
+        let range = |state: StateVersions| format!("{}..={}", state.reads_from, state.writes);
+        let reads = state.map_or("none: it is stateless".into(), range);
+        Err(RefusalReason::KeptStateVersion { version, reads })
+    }
+
+    /// The state with which the first generation in this host begins.
+    pub(super) fn kept_state(&self) -> Result<Option<Arc<Vec<u8>>>, Stop> {
+        if self.serving.is_some() {
+            return Ok(None);
+        }
+        let refuse = |reason| stop(Step::Vet, reason);
+        let kept = self.core.store.state_of(&self.plugin.name);
+        let kept = kept.map_err(|why| refuse(RefusalReason::KeptState(why)))?;
+        kept.map(|(version, state)| self.reads(version).map_err(refuse).map(|()| state)).transpose()
+    }
+
     /// Step 2: what it does in a process that may die of it.
-    pub(super) fn probe(&self, staged: &Staged) -> Result<(), Stop> {
+    pub(super) fn probe(&self, staged: &Staged, kept: Option<&Arc<Vec<u8>>>) -> Result<(), Stop> {
         let Some(probe) = self.core.probes(&self.plugin.name) else { return Ok(()) };
-        let tried = if self.hands_over() { Tried::WithState } else { Tried::Empty };
-        let has_passed = !self.wish.dry_run && self.core.store.has_passed(self.build.hash, tried);
+        let given = kept.or(self.wish.state.as_ref());
+        let way = |with_state| if with_state { Tried::WithState } else { Tried::Empty };
+        let wanted = way(given.is_some() || self.hands_over());
+        let has_passed = !self.wish.dry_run && self.core.store.has_passed(self.build.hash, wanted);
         if self.wish.back.is_some() || has_passed {
             return Ok(());
         }
         self.at(Step::Probe)?;
-        let state = self.copy_of_the_state()?;
+        let state = given.map_or_else(|| self.copy_of_the_state(), |state| Ok(Some(state.clone())))?;
+        let tried = way(state.is_some());
         let config = self.core.config(&self.plugin.name);
         let candidate = Candidate {
             library: staged.path(),
             plugin: &self.plugin.name,
             manifest_hash: self.build.facts.manifest_hash,
             config: &config,
-            state: state.as_deref(),
+            state: state.as_deref().map(Vec::as_slice),
         };
         match probe.run(&candidate, || self.turn.is_cancelled()) {
             Ok(()) => {
@@ -66,17 +102,32 @@ impl Reload<'_> {
         }
     }
 
-    /// For the probe: of the serving generation as it is now, while calls go on.
-    fn copy_of_the_state(&self) -> Result<Option<Vec<u8>>, Stop> {
+    /// The state with which a build is tried that is to take it over: as it is now, for which callers have to wait for a
+    /// moment if the serving build does not say that it may be saved beside calls. If calls last, the state that was
+    /// kept last has to do, if there is one.
+    fn copy_of_the_state(&self) -> Result<Option<Arc<Vec<u8>>>, Stop> {
         if !self.hands_over() {
             return Ok(None);
         }
-        let held =
-            self.plugin.slot.lease().map_err(|e| {
-                stop(Step::Probe, RefusalReason::Gate(self.plugin.cannot_enter(&e).to_string()))
-            })?;
-        let version = self.version_to_save(&held.build)?;
-        self.save(&held, version).map(Some).map_err(|failed| Stop { step: Step::Probe, ..failed })
+        let gate = |reason: String| stop(Step::Probe, RefusalReason::Gate(reason));
+        let serving = self.serving.as_ref().and_then(|serving| serving.build.manifest.state);
+        let saved = if serving.is_some_and(|state| state.beside_calls) {
+            let held = self.plugin.slot.lease();
+            self.save_for(&*held.map_err(|error| gate(self.plugin.cannot_enter(&error).to_string()))?)
+        } else {
+            let mut pause = self.plugin.slot.pause().map_err(|error| gate(error.to_string()))?;
+            if pause.drain(MOMENT.min(self.core.options.drain_deadline)).is_err() {
+                drop(pause);
+                let kept = self.core.store.state_of(&self.plugin.name).ok().flatten();
+                return Ok(kept.filter(|(version, _)| self.reads(*version).is_ok()).map(|(_, state)| state));
+            }
+            self.save_for(pause.value())
+        };
+        saved.map(|state| Some(Arc::new(state))).map_err(|failed| Stop { step: Step::Probe, ..failed })
+    }
+
+    fn save_for(&self, old: &Loaded) -> Result<Vec<u8>, Stop> {
+        self.save(old, self.version_to_save(&old.build)?)
     }
 
     pub(super) fn would_be_accepted(&self) -> Outcome {

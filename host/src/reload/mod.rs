@@ -9,6 +9,7 @@ mod back;
 mod before;
 mod drain;
 mod fits;
+mod kept;
 mod trial;
 
 use std::cell::Cell;
@@ -31,6 +32,7 @@ use crate::options::TrustedFile;
 use crate::plugin::{Build, Loaded, Plugin, Serving, Transaction};
 use crate::probation;
 use crate::registry::Core;
+use crate::snapshot;
 use crate::store::Tried;
 
 use admit::Progress;
@@ -39,6 +41,7 @@ use back::Back;
 pub(crate) use back::roll_back;
 use fits::version_in_common;
 pub(crate) use fits::{continues, expect, fits};
+pub(crate) use kept::{begin_with, go_on};
 use trial::Trial;
 
 /// A file that nobody writes to any more.
@@ -73,6 +76,8 @@ pub(crate) struct Wish {
     pub(crate) only: Option<String>,
     /// Back to a build that has served before.
     pub(crate) back: Option<Back>,
+    /// With this state, instead of that of what serves.
+    pub(crate) state: Option<Arc<Vec<u8>>>,
 }
 
 /// One transaction.
@@ -88,6 +93,23 @@ struct Reload<'a> {
     progress: &'a Progress,
     /// How it was tried, if it was and has passed.
     passed: Cell<Option<Tried>>,
+}
+
+impl<'a> Reload<'a> {
+    fn new(
+        core: &'a Arc<Core>,
+        plugin: &'a Arc<Plugin>,
+        turn: &'a Transaction,
+        settled: &'a Settled,
+        build: Build,
+        wish: Wish,
+        progress: &'a Progress,
+    ) -> Self {
+        let (serving, build) = (plugin.record().serving.clone(), Arc::new(build));
+        let Settled { origin, noticed, .. } = settled;
+        let passed = Cell::new(None);
+        Reload { core, plugin, turn, origin, serving, build, noticed: *noticed, wish, progress, passed }
+    }
 }
 
 /// A generation that has taken the state over, and where that is from.
@@ -112,10 +134,11 @@ impl Reload<'_> {
     /// The steps. Step 1, *settle, stage, vet*, was taken by whoever called this.
     fn run(&self, incoming: Incoming) -> Result<Outcome, Stop> {
         self.fits()?;
+        let kept = self.kept_state()?;
         // Taken when it is opened: nobody else takes one during this turn.
         let number = self.plugin.record().next;
         let staged = incoming.name(&self.plugin.name, number).map_err(|e| stop(Step::Stage, e))?;
-        self.probe(&staged)?; //                              2
+        self.probe(&staged, kept.as_ref())?; //               2
         if self.wish.dry_run {
             return Ok(self.would_be_accepted());
         }
@@ -124,9 +147,12 @@ impl Reload<'_> {
         let mut published = if self.hands_over() {
             self.hand_over(&mut trial)? //                    6 to 9
         } else {
-            self.create(&mut trial)?; //                      5
+            match &kept {
+                None => self.create(&mut trial)?, //          5
+                Some(state) => self.restore(&mut trial, state.clone())?,
+            }
             self.check(&mut trial)?; //                       8: the last veto
-            self.publish(&mut trial)? //                      9: the point of no return
+            self.publish(&mut trial, kept)? //                9: the point of no return
         };
         let old = published.old.take();
         self.whatever_happens(number, || self.record(number, &mut published)); // 10 and 11
@@ -255,16 +281,11 @@ impl Reload<'_> {
 
     /// Step 7. May be repeated, and changes nothing.
     fn save(&self, old: &Loaded, version: u32) -> Result<Vec<u8>, Stop> {
-        let instance = old.instance.clone();
-        let frame = self.hook(&old.deputy, Step::Save, "save", move || instance.save(version))?;
-        // What leaves a plugin is checked before it is believed: a damaged frame must not reach the next one.
-        plugin_api::state::frame::check(&frame).map_err(|error| {
-            stop(
-                Step::Save,
-                RefusalReason::Hook { hook: "save", error: CallError::Malformed(format!("{error:#}")) },
-            )
-        })?;
-        Ok(frame)
+        let limit = self.core.options.hook_deadline;
+        let saved = snapshot::save(&old.deputy, &old.instance, version, limit, || self.turn.is_cancelled());
+        saved.map_err(|reason| {
+            stop(Step::Save, if self.turn.is_cancelled() { RefusalReason::Cancelled } else { reason })
+        })
     }
 
     /// Step 8, its first half.
@@ -318,7 +339,7 @@ impl Reload<'_> {
     }
 
     /// Step 9, where no state was to be handed over.
-    fn publish(&self, trial: &mut Trial) -> Result<Published, Stop> {
+    fn publish(&self, trial: &mut Trial, state: Option<Arc<Vec<u8>>>) -> Result<Published, Stop> {
         self.at(Step::Publish)?;
         let (kept, loaded) = (trial.kept.take(), self.bind(trial)?);
         let meter = loaded.meter.clone();
@@ -327,7 +348,7 @@ impl Reload<'_> {
             stop(Step::Publish, RefusalReason::Gate("its gate is closed by another handover".into()))
         })?;
         let (closed_for, fate) = (Duration::ZERO, RolledBackState::None);
-        Ok(Published { old, closed_for, state: None, fate, kept, meter })
+        Ok(Published { old, closed_for, state, fate, kept, meter })
     }
 
     /// Steps 10 and 11. Nothing can fail any more.
@@ -343,6 +364,7 @@ impl Reload<'_> {
         let took_ms = millis(self.noticed.elapsed());
         let closed_ms = millis(published.closed_for);
         let from = self.serving.as_ref().map(|serving| serving.number);
+        let state_bytes = published.state.as_ref().map_or(0, |state| state.len());
         let event = match (from, &self.wish.back) {
             (Some(from), Some(back)) => Event::RolledBack {
                 plugin: plugin.clone(),
@@ -361,11 +383,18 @@ impl Reload<'_> {
                 file,
                 took_ms,
                 closed_ms,
-                state_bytes: published.state.as_ref().map_or(0, |state| state.len()),
+                state_bytes,
             },
             (None, _) => {
                 self.core.reaper.watch_calls();
-                Event::Loaded { plugin: plugin.clone(), generation: number, version, file, took_ms }
+                Event::Loaded {
+                    plugin: plugin.clone(),
+                    generation: number,
+                    version,
+                    file,
+                    took_ms,
+                    state_bytes,
+                }
             }
         };
         self.core.journal.record(event);
@@ -383,7 +412,7 @@ impl Reload<'_> {
     }
 }
 
-fn hook_stuck(hook: &'static str, limit: Duration, stuck: Stuck) -> RefusalReason {
+pub(crate) fn hook_stuck(hook: &'static str, limit: Duration, stuck: Stuck) -> RefusalReason {
     match stuck {
         Stuck::Running => RefusalReason::HookStuck { hook, limit },
         Stuck::Behind { job, since } => RefusalReason::ThreadBusy { hook, limit, job, since },

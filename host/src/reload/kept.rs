@@ -1,0 +1,160 @@
+//! Builds that are not where they came from: what served when the last host ended, and what serves and is to begin
+//! again with another state.
+
+use std::cell::{Cell, RefCell};
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::admit::{Progress, stage_and_vet};
+use super::{Reload, Settled, Stop, Wish, stop};
+use crate::error::{RefusalReason, ReloadError};
+use crate::events::{Event, Step};
+use crate::file::{Incoming, StageError};
+use crate::host::Outcome;
+use crate::options::TrustedFile;
+use crate::plugin::{Build, Plugin, Previous};
+use crate::registry::Core;
+use crate::store::{Kept, Pair};
+
+/// Goes on with what served when the last host ended, wherever its file is still in a directory that is watched.
+pub(crate) fn go_on(core: &Arc<Core>) {
+    let kept = core.store.kept();
+    std::thread::scope(|scope| {
+        for kept in kept.into_iter().filter(|kept| is_watched(core, &kept.pair.file)) {
+            scope.spawn(move || go_on_with(core, &kept));
+        }
+    });
+}
+
+fn is_watched(core: &Core, file: &Path) -> bool {
+    let watched = core.options.watch.iter().any(|directory| file.parent() == Some(directory.path()));
+    watched && file.exists()
+}
+
+fn go_on_with(core: &Arc<Core>, kept: &Kept) {
+    let copy = core.store.build(kept.pair.hash);
+    if !copy.exists() {
+        // What is in the directory is all there is.
+        return;
+    }
+    let progress =
+        Progress { file: kept.pair.file.clone(), plugin: RefCell::new(None), step: Cell::new(Step::Stage) };
+    match progress.contain(|| begin_again(core, kept, &copy, &progress)) {
+        Ok(plugin) => {
+            if let Some(before) = &kept.before {
+                remember(core, &plugin, before);
+            }
+        }
+        Err(ReloadError::Refused(refusal)) => core.report(&refusal),
+        Err(error) => {
+            let what = format!("{} does not go on where it was: {error}", kept.plugin);
+            core.journal.record(Event::Trouble { what });
+        }
+    }
+}
+
+fn begin_again(
+    core: &Arc<Core>,
+    kept: &Kept,
+    copy: &Path,
+    progress: &Progress,
+) -> Result<Arc<Plugin>, ReloadError> {
+    let refuse = |stop: Stop| ReloadError::Refused(progress.refusal(stop));
+    let (settled, incoming, build) = staged(core, copy, &kept.pair, progress).map_err(refuse)?;
+    let plugin = core.claim(&build).map_err(|(_, reason)| refuse(stop(Step::Vet, reason)))?;
+    progress.plugin.replace(Some(plugin.clone()));
+    let turn = plugin.begin(Step::Vet)?;
+    if plugin.is_loaded() {
+        return Ok(plugin);
+    }
+    let wish = Wish { force: true, ..Wish::default() };
+    let reload = Reload::new(core, &plugin, &turn, &settled, build, wish, progress);
+    reload.run(incoming).map_err(refuse)?;
+    Ok(plugin)
+}
+
+/// A private copy of a build that was kept.
+fn staged(
+    core: &Core,
+    copy: &Path,
+    pair: &Pair,
+    progress: &Progress,
+) -> Result<(Settled, Incoming, Build), Stop> {
+    let file = File::open(copy)
+        .map_err(|source| stop(Step::Stage, RefusalReason::Stage(StageError::Unreadable { source })))?;
+    let settled = Settled { file, origin: TrustedFile::watched(pair.file.clone()), noticed: Instant::now() };
+    let (incoming, build) = stage_and_vet(core, &settled, progress)?;
+    if build.hash != pair.kept {
+        let (found, expected) = (build.hash.to_string(), pair.kept.to_string());
+        return Err(stop(Step::Stage, RefusalReason::KeptBuild { found, expected }));
+    }
+    // By the hash of its file: in the copy a mark may have been cleared.
+    Ok((settled, incoming, Build { hash: pair.hash, ..build }))
+}
+
+/// There is a way back across a restart.
+fn remember(core: &Arc<Core>, plugin: &Arc<Plugin>, before: &Pair) {
+    let progress =
+        Progress { file: before.file.clone(), plugin: RefCell::new(None), step: Cell::new(Step::Stage) };
+    let name = &plugin.name;
+    let previous =
+        staged(core, &core.store.build(before.hash), before, &progress).and_then(|(_, incoming, build)| {
+            let staged = incoming.name(name, 0).map_err(|error| stop(Step::Stage, error))?;
+            let copy = staged.keep_for_later().map_err(|error| stop(Step::Stage, error))?;
+            Ok(Previous { build: Arc::new(build), copy, state: None })
+        });
+    match previous {
+        Ok(previous) => plugin.record().previous = Some(previous),
+        Err(Stop { reason, .. }) => {
+            let what = format!("there is no way back to the build of {name} before this one: {reason}");
+            core.journal.record(Event::Trouble { what });
+        }
+    }
+}
+
+/// Has the build that serves begin again with this state, which has been checked.
+pub(crate) fn begin_with(
+    core: &Arc<Core>,
+    plugin: &Arc<Plugin>,
+    state: Arc<Vec<u8>>,
+) -> Result<Outcome, ReloadError> {
+    let file = plugin.record().file.clone();
+    let progress =
+        Progress { file, plugin: RefCell::new(Some(plugin.clone())), step: Cell::new(Step::Stage) };
+    let outcome = progress.contain(|| {
+        let turn = plugin.begin(Step::Stage)?;
+        let refuse = |stop: Stop| ReloadError::Refused(progress.refusal(stop));
+        if core.is_closed() {
+            return Err(ReloadError::Closed);
+        }
+        let none = |error| stop(Step::Vet, RefusalReason::NoState(format!("{error:#}")));
+        plugin_api::state::frame::check(&state).map_err(none).map_err(refuse)?;
+        let serving = {
+            let record = plugin.record();
+            let copy = record.kept.as_ref().map(|kept| File::open(kept.path()));
+            record.serving.as_ref().map(|serving| (serving.build.clone(), copy))
+        };
+        let (serving, copy) = serving
+            .ok_or_else(|| ReloadError::NoSuchPlugin { name: plugin.name.clone(), known: core.names() })?;
+        let (hash, origin) = (serving.hash, serving.file.clone());
+        let copy = copy.unwrap_or_else(|| File::open(&origin));
+        let unreadable = |source| stop(Step::Stage, RefusalReason::Stage(StageError::Unreadable { source }));
+        let settled = Settled {
+            file: copy.map_err(unreadable).map_err(refuse)?,
+            origin: TrustedFile::watched(origin),
+            noticed: Instant::now(),
+        };
+        let (incoming, build) = stage_and_vet(core, &settled, &progress).map_err(refuse)?;
+        // By its own hash: in the copy a mark may have been cleared.
+        let build = Build { hash, ..build };
+        let only = Some(plugin.name.clone());
+        let wish = Wish { force: true, only, state: Some(state), ..Wish::default() };
+        Reload::new(core, plugin, &turn, &settled, build, wish, &progress).run(incoming).map_err(refuse)
+    });
+    if let Err(ReloadError::Refused(refusal)) = &outcome {
+        core.report(refusal);
+    }
+    outcome
+}

@@ -1,0 +1,151 @@
+//! The state of what serves, while it serves: for the next host, for people, and for the last time.
+
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crate::deputy::Deputy;
+use crate::error::{RefusalReason, StateError};
+use crate::events::{Event, Step};
+use crate::ffi::Instance;
+use crate::file::ContentHash;
+use crate::lock::lock;
+use crate::plugin::{Loaded, Plugin};
+use crate::registry::Core;
+use crate::reload::hook_stuck;
+
+/// How long whoever asks for a snapshot waits for a disk.
+const DISK: Duration = Duration::from_secs(30);
+
+/// A state, and whose it is.
+pub(crate) struct Taken {
+    pub(crate) generation: u64,
+    pub(crate) hash: ContentHash,
+    pub(crate) frame: Arc<Vec<u8>>,
+}
+
+/// Whether callers may have to wait.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Callers {
+    /// They may: if the plugin does not say that it may be saved beside calls, its gate is closed meanwhile.
+    MayWait,
+    /// They go on. It is asked of plugins that say that this may be.
+    GoOn,
+}
+
+/// Has the serving generation written down.
+pub(crate) fn take(core: &Core, plugin: &Arc<Plugin>, callers: Callers) -> Result<Taken, StateError> {
+    // Nobody replaces it meanwhile, so what is kept is kept in the order in which it was true.
+    let turn = plugin.begin_within(Step::Save, core.options.call_wait);
+    let _turn = turn.map_err(|error| StateError::Busy { busy: error.to_string() })?;
+    if core.is_closed() {
+        return Err(StateError::Closed);
+    }
+    let gate = |why: String| StateError::Refused(RefusalReason::Gate(why));
+    let held = plugin.slot.lease().map_err(|error| gate(plugin.cannot_enter(&error).to_string()))?;
+    let state = held.build.manifest.state;
+    let state = state.ok_or_else(|| StateError::Stateless { name: plugin.name.clone() })?;
+    if state.beside_calls || callers == Callers::GoOn {
+        return of(core, &held).map_err(StateError::Refused);
+    }
+    drop(held);
+    let mut pause = plugin.slot.pause().map_err(|error| gate(error.to_string()))?;
+    let limit = core.options.drain_deadline;
+    if let Err(stragglers) = pause.drain(limit) {
+        let holders = pause.value().holders(&stragglers);
+        return Err(StateError::Refused(RefusalReason::Held { limit, holders }));
+    }
+    of(core, pause.value()).map_err(StateError::Refused)
+}
+
+/// Has a generation written down in which no call is, or that says that this does not matter.
+pub(crate) fn of(core: &Core, loaded: &Loaded) -> Result<Taken, RefusalReason> {
+    let limit = core.options.hook_deadline;
+    let frame = save(&loaded.deputy, &loaded.instance, 0, limit, || false)?;
+    Ok(Taken { generation: loaded.number, hash: loaded.build.hash, frame: Arc::new(frame) })
+}
+
+/// Has an instance write its state in this version; 0: in its own. May be repeated, and changes nothing.
+pub(crate) fn save(
+    deputy: &Deputy,
+    instance: &Instance,
+    version: u32,
+    limit: Duration,
+    give_up: impl Fn() -> bool,
+) -> Result<Vec<u8>, RefusalReason> {
+    let hook = "save";
+    let instance = instance.clone();
+    let saved = deputy.begin(hook, || {}, move || instance.save(version)).wait(limit, give_up);
+    let failed = |error| RefusalReason::Hook { hook, error };
+    let frame = saved.map_err(|(stuck, _)| hook_stuck(hook, limit, stuck))?.map_err(failed)?;
+    // What leaves a plugin is checked before it is believed: a damaged frame must not reach the next one.
+    plugin_api::state::frame::check(&frame)
+        .map_err(|error| failed(plugin_api::CallError::Malformed(format!("{error:#}"))))?;
+    Ok(frame)
+}
+
+/// Keeps the present state of a plugin, and says when it is on disk.
+pub(crate) fn keep(core: &Core, plugin: &Arc<Plugin>, callers: Callers) -> Result<u64, StateError> {
+    let begun = Instant::now();
+    let Taken { generation, hash, frame } = take(core, plugin, callers)?;
+    let bytes = frame.len() as u64;
+    let kept = core.store.snapshot(&plugin.name, hash, frame, DISK).map_err(StateError::NotKept)?;
+    // Another build may have taken over since: what was carried across to it is newer.
+    if kept {
+        let took_ms = begun.elapsed().as_secs_f64() * 1e3;
+        core.journal.record(Event::Snapshotted { plugin: plugin.name.clone(), generation, bytes, took_ms });
+    }
+    Ok(bytes)
+}
+
+/// The thread that keeps states every now and then.
+pub(crate) struct Snapshots {
+    thread: JoinHandle<()>,
+    end: Arc<(Mutex<bool>, Condvar)>,
+}
+
+impl Snapshots {
+    pub(crate) fn start(core: &Arc<Core>) -> io::Result<Option<Snapshots>> {
+        let Some(every) = core.options.snapshot_every.filter(|_| core.options.persist) else {
+            return Ok(None);
+        };
+        let end = Arc::new((Mutex::new(false), Condvar::new()));
+        let (core, told) = (core.clone(), end.clone());
+        let thread = std::thread::Builder::new().name("reseat-snapshots".into()).spawn(move || {
+            let (ended, changed) = &*told;
+            loop {
+                let waited = changed.wait_timeout_while(lock(ended), every, |ended| !*ended);
+                if *waited.unwrap_or_else(PoisonError::into_inner).0 {
+                    return;
+                }
+                core.all().iter().for_each(|plugin| keep_now_and_then(&core, plugin));
+            }
+        })?;
+        Ok(Some(Snapshots { thread, end }))
+    }
+
+    pub(crate) fn end(self) {
+        *lock(&self.end.0) = true;
+        self.end.1.notify_all();
+        let _ = self.thread.join();
+    }
+}
+
+fn keep_now_and_then(core: &Core, plugin: &Arc<Plugin>) {
+    let serving = plugin.record().serving.clone();
+    let state = serving.and_then(|serving| serving.build.manifest.state);
+    if !state.is_some_and(|state| state.beside_calls) {
+        return;
+    }
+    match keep(core, plugin, Callers::GoOn) {
+        // Another time.
+        Ok(_) | Err(StateError::Busy { .. } | StateError::Closed) => {}
+        // The store has told of it.
+        Err(StateError::NotKept(_)) => {}
+        Err(error) => {
+            let what = format!("the state of {} was not kept this time: {error}", plugin.name);
+            core.journal.record(Event::Trouble { what });
+        }
+    }
+}
