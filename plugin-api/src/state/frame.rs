@@ -5,7 +5,7 @@
 //! | 0 | 4 | `RSST` |
 //! | 4 | 1 | format version, 1 |
 //! | 5 | 3 | zero |
-//! | 8 | 4 | state version |
+//! | 8 | 4 | state version; 0 if there is no section |
 //! | 12 | n | the payloads of all sections, one after the other |
 //! | 12+n | d | the directory: for each section the length of its payload (8 bytes), its encoding (1: 1 MessagePack with field names, 2 the author's own bytes), flags (1: 1 required), the length of its name (1), its name (UTF-8) |
 //! | 12+n+d | 4 | the number of sections, at most 1024 |
@@ -130,7 +130,9 @@ pub fn parse(frame: &[u8]) -> Result<Contents> {
     })?;
     let payloads = HEADER..HEADER + payloads;
     let sections = sections(&frame[payloads.end..trailer], count, payloads)?;
-    Ok(Contents { version: u32_at(frame, 8), sections })
+    let version = u32_at(frame, 8);
+    ensure!(version == 0 || !sections.is_empty(), "saved state is damaged: version {version} of no section");
+    Ok(Contents { version, sections })
 }
 
 fn sections(mut directory: &[u8], count: usize, payloads: Range<usize>) -> Result<Vec<Entry>> {

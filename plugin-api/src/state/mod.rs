@@ -8,11 +8,15 @@
 //! A state too large to be held twice is written piece by piece, by [`Plugin::save_to`](crate::Plugin::save_to) and a
 //! [`StateWriter`], and read through [`Saved::reader`] or [`Saved::decode`], which read the host's memory as it lies there.
 //!
+//! A value in MessagePack is one value, whole, and nested at most [`DEPTH`] levels deep. Anything else is refused before
+//! it is read: what would be lost, and what would not end well.
+//!
 //! As bytes it is a frame with a checksum, see [`frame`]: cut anywhere or with any bit flipped it is refused, never
 //! misread.
 
 mod bytes;
 pub mod frame;
+mod pack;
 mod section;
 #[cfg(test)]
 mod tests;
@@ -29,6 +33,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 pub(crate) use bytes::HostBytes;
+pub use pack::DEPTH;
 pub use section::{Encoding, Section};
 pub use writer::{SectionWriter, StateWriter};
 

@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use super::bytes::{Chunks, Rope};
 use super::frame::Entry;
-use super::{MAIN, SharedBytes};
+use super::{MAIN, SharedBytes, pack};
 
 /// How a payload is written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -65,7 +65,8 @@ impl Payload {
 }
 
 impl Section {
-    /// Writes a value as MessagePack with field names.
+    /// Writes a value as MessagePack with field names. One that is nested more than [`DEPTH`](super::DEPTH) levels deep
+    /// is written, and refused when it is read.
     ///
     /// # Errors
     /// The value's `Serialize` refuses.
@@ -163,10 +164,14 @@ impl Section {
         self.unpack().with_context(|| format!("state version {version} cannot be read as {what}"))
     }
 
-    fn unpack<T: DeserializeOwned>(&self) -> Result<T, rmp_serde::decode::Error> {
+    fn unpack<T: DeserializeOwned>(&self) -> Result<T> {
         match self.payload.chunks().only() {
-            Ok(slice) => rmp_serde::from_slice(slice),
-            Err(chunks) => rmp_serde::from_read(chunks),
+            Ok(slice) => {
+                pack::check(slice)?;
+                Ok(rmp_serde::from_slice(slice)?)
+            }
+            // Only what this build has just encoded itself is in pieces.
+            Err(chunks) => Ok(rmp_serde::from_read(chunks)?),
         }
     }
 
