@@ -40,6 +40,9 @@ pub struct Options {
     /// [`SAVES_BESIDE_CALLS`](plugin_api::Plugin::SAVES_BESIDE_CALLS) is kept while they serve. `None`: only after
     /// reloads and at the end, as that of others.
     pub snapshot_every: Option<Duration>,
+    /// For how long a host has to live after a build has taken over for that build to have proved that it may be started.
+    /// One during whose proving three hosts have died is not started again: the one before it is, with its state.
+    pub proving: Duration,
     /// Whether this host begins without what earlier ones have kept. It is not deleted, but set aside in the state
     /// directory.
     pub start_fresh: bool,
@@ -147,6 +150,7 @@ impl Default for Options {
             state_dir: PathBuf::from(".reseat"),
             persist: true,
             snapshot_every: Some(Duration::from_secs(30)),
+            proving: Duration::from_secs(60),
             start_fresh: false,
             config: BTreeMap::new(),
             drain_deadline: Duration::from_secs(5),

@@ -42,8 +42,7 @@ impl Core {
         reaper: Reaper,
     ) -> Result<Arc<Core>, StoreError> {
         let captures = crate::ffi::self_test();
-        let (keeps, fresh) = (options.persist, options.start_fresh);
-        let store = Store::open(&options.state_dir, journal.clone(), keeps, fresh)?;
+        let store = Store::open(&options, journal.clone())?;
         let (plugins, closed) = (Mutex::default(), AtomicBool::new(false));
         Ok(Arc::new(Core { options, staging, journal, reaper, store, captures, plugins, closed }))
     }

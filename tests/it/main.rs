@@ -41,6 +41,8 @@ mod faults;
 mod handover;
 /// Who holds a generation: the thread, the method, and since when.
 mod holders;
+/// What a host keeps for the next one: builds and states.
+mod kept;
 /// Every shape of plugin, a hundred times over; an outside observer says what is mapped. And the soak.
 mod matrix;
 /// Builds that have taken over and prove bad, and the way back.

@@ -36,8 +36,10 @@ pub enum Command {
     Rollback(PluginArgs),
     /// Cancel the reload of a plugin that is under way
     Cancel(PluginArgs),
-    /// Take a plugin out of service; its state is gone
+    /// Take a plugin out of service; its state is gone, also the one that was kept
     Unload(PluginArgs),
+    /// Show the state of a plugin, write it to a file, or have the plugin begin again with one from a file
+    State(StateArgs),
     /// List the builds that are refused for what they have done before, or allow them again
     Deny(DenyArgs),
     /// The helper of a running host: tries one build, in a process that may die of it
@@ -72,6 +74,9 @@ pub struct ServeArgs {
     /// Load what is there, and then only what is asked for: files that change are left alone
     #[arg(long)]
     pub no_watch: bool,
+    /// Begin without the states and builds that were kept before: they are set aside in the state directory
+    #[arg(long)]
+    pub fresh: bool,
     /// How the log is written
     #[arg(long, value_enum, default_value_t = LogFormat::Human)]
     pub log: LogFormat,
@@ -188,6 +193,32 @@ pub struct ReloadArgs {
     /// Never close the old generation: its code stays in memory, and the host is tainted
     #[arg(long, conflicts_with = "file")]
     pub leak_old: bool,
+    #[command(flatten)]
+    pub state: StateDir,
+}
+
+#[derive(Args)]
+#[command(
+    after_help = "Without an option, the state is printed as JSON. A plugin that does not say that it may be saved beside calls is saved behind its gate: callers wait for a moment.\n\nExample: reseat state limiter --save before.state"
+)]
+pub struct StateArgs {
+    /// The plugin
+    pub plugin: String,
+    /// Write the state to this file
+    #[arg(long, value_name = "FILE", group = "what")]
+    pub save: Option<PathBuf>,
+    /// Have the build that serves begin again with the state in this file; the present one is gone then
+    #[arg(long, value_name = "FILE", group = "what")]
+    pub load: Option<PathBuf>,
+    /// Keep the state in the state directory now, and say when it is on disk
+    #[arg(long, group = "what")]
+    pub keep: bool,
+    /// Show what is kept in the state directory: builds and states, with their times
+    #[arg(long, group = "what")]
+    pub history: bool,
+    /// With --history: print JSON
+    #[arg(long, requires = "history")]
+    pub json: bool,
     #[command(flatten)]
     pub state: StateDir,
 }

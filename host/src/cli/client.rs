@@ -8,7 +8,9 @@ use anyhow::{Context, anyhow};
 use serde_json::Value;
 
 use super::Failure;
-use super::args::{CallArgs, CheckArgs, DenyArgs, EventsArgs, PluginArgs, PsArgs, ReloadArgs, StateDir};
+use super::args::{
+    CallArgs, CheckArgs, DenyArgs, EventsArgs, PluginArgs, PsArgs, ReloadArgs, StateArgs, StateDir,
+};
 use super::output;
 use crate::serve::claim::SocketPath;
 use crate::serve::protocol::{REQUEST_LIMIT, Request, Response, SOCKET};
@@ -81,6 +83,53 @@ pub fn deny(args: &DenyArgs) -> Result<(), Failure> {
     }
 }
 
+/// `reseat state`
+pub fn state(args: &StateArgs) -> Result<(), Failure> {
+    let plugin = args.plugin.clone();
+    if let Some(file) = &args.save {
+        let bytes = save(&args.state, plugin, file)?;
+        return print(&format!("{bytes} bytes of state are in {}", file.display()));
+    }
+    if let Some(file) = &args.load {
+        let file = std::path::absolute(file).context("there is no working directory")?;
+        let outcome = ask(&args.state, &Request::LoadState { plugin, file: file.clone() })?;
+        let generation = &outcome["generation"];
+        return print(&format!(
+            "generation {generation} of {} serves, with the state in {}",
+            args.plugin,
+            file.display()
+        ));
+    }
+    if args.keep {
+        let bytes = ask(&args.state, &Request::Snapshot { plugin })?;
+        return print(&format!("{bytes} bytes of state are kept"));
+    }
+    if args.history {
+        let history = ask(&args.state, &Request::History { plugin })?;
+        return match args.json {
+            true => print(&pretty(&history)),
+            false => print(output::history(&args.plugin, &history).trim_end()),
+        };
+    }
+    print(&pretty(&ask(&args.state, &Request::State { plugin })?))
+}
+
+/// Writes a state to a file, which is there when all of it is.
+fn save(state: &StateDir, plugin: String, file: &Path) -> Result<u64, Failure> {
+    let mut answer_from = BufReader::new(send(state, &Request::SaveState { plugin })?);
+    let bytes = one_answer(&mut answer_from)?.as_u64().context("the answer is not understood")?;
+    let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let written = || format!("{} cannot be written", file.display());
+    let mut unfinished = tempfile::NamedTempFile::new_in(parent).with_context(written)?;
+    let copied = std::io::copy(&mut answer_from.take(bytes), &mut unfinished).with_context(written)?;
+    if copied != bytes {
+        return Err(anyhow!("the host went away after {copied} of {bytes} bytes; there is no file").into());
+    }
+    unfinished.as_file().sync_all().with_context(written)?;
+    unfinished.persist(file).with_context(written)?;
+    Ok(bytes)
+}
+
 /// `reseat unload`
 pub fn unload(args: &PluginArgs) -> Result<(), Failure> {
     ask(&args.state, &Request::Unload { plugin: args.plugin.clone() })?;
@@ -127,8 +176,12 @@ pub fn check(args: &CheckArgs) -> Result<(), Failure> {
 
 /// One request, one answer.
 fn ask(state: &StateDir, request: &Request) -> Result<Value, Failure> {
+    one_answer(&mut BufReader::new(send(state, request)?))
+}
+
+fn one_answer(from: &mut impl BufRead) -> Result<Value, Failure> {
     let mut line = String::new();
-    BufReader::new(send(state, request)?).read_line(&mut line).context("the host has gone")?;
+    from.read_line(&mut line).context("the host has gone")?;
     if line.is_empty() {
         return Err(Failure::Unreachable(anyhow!("the host went away before it answered")));
     }

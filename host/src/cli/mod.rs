@@ -49,6 +49,7 @@ pub fn main() -> ExitCode {
         Command::Rollback(args) => client::rollback(&args),
         Command::Cancel(args) => client::cancel(&args),
         Command::Unload(args) => client::unload(&args),
+        Command::State(args) => client::state(&args),
         Command::Deny(args) => client::deny(&args),
         Command::Probe => return reseat::probe::serve(),
         Command::Events(args) => client::events(&args),

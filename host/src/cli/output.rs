@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::io::IsTerminal;
 use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 use reseat::HostStatus;
 use serde_json::Value;
@@ -57,6 +58,51 @@ pub fn denials(denials: &Value, cleared: bool) -> String {
         );
     }
     text
+}
+
+/// What is kept of a plugin.
+pub fn history(plugin: &str, history: &Value) -> String {
+    let pairs = history.as_array().map(Vec::as_slice).unwrap_or_default();
+    if pairs.is_empty() {
+        return format!("nothing is kept of {plugin}\n");
+    }
+    let mut text = String::new();
+    for (number, pair) in pairs.iter().enumerate() {
+        let word = |key: &str| pair[key].as_str().unwrap_or("?").to_owned();
+        let hash = word("hash");
+        let _ = writeln!(
+            text,
+            "{}: build {} {}, took over {}{}",
+            if number == 0 { "serves" } else { "before" },
+            word("version"),
+            hash.get(..8).unwrap_or(&hash),
+            ago(&pair["at_ms"]),
+            if pair["proven"] == true { "" } else { ", has yet to outlive a minute" },
+        );
+        let state = &pair["state"];
+        let _ = match (state["version"].as_u64(), state["bytes"].as_u64()) {
+            (Some(version), Some(bytes)) => writeln!(
+                text,
+                "  state version {version}, {bytes} bytes, saved {}: {}",
+                ago(&state["at_ms"]),
+                state["path"].as_str().unwrap_or("being written")
+            ),
+            _ => writeln!(text, "  no state"),
+        };
+    }
+    text
+}
+
+/// How long ago something was, for people.
+fn ago(at_ms: &Value) -> String {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let since = now.saturating_sub(Duration::from_millis(at_ms.as_u64().unwrap_or_default())).as_secs();
+    match since {
+        0..120 => format!("{since} s ago"),
+        120..7200 => format!("{} min ago", since / 60),
+        7200..172_800 => format!("{} h ago", since / 3600),
+        _ => format!("{} days ago", since / 86_400),
+    }
 }
 
 /// What is loaded and how to call it: the lines that a host begins with.

@@ -60,6 +60,7 @@ impl Serving {
         options.probe = Some(Probe::with("/proc/self/exe", ["probe"]));
         Settings::read(args.config.as_ref())?.apply(&mut options);
         options.follow &= !args.no_watch;
+        options.start_fresh = args.fresh;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .thread_name("reseat-serve")

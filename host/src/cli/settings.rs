@@ -25,6 +25,12 @@ pub struct Settings {
     call_wait_ms: Option<u64>,
     /// How often directories are read in full, in milliseconds.
     rescan_every_ms: Option<u64>,
+    /// Whether what serves, with its state, is kept for the next host.
+    persist: Option<bool>,
+    /// How often the state of plugins that say that this may be is kept while they serve, in milliseconds; 0: never.
+    snapshot_every_ms: Option<u64>,
+    /// For how long a host has to live after a build has taken over for that build not to be blamed, in milliseconds.
+    proving_ms: Option<u64>,
     /// How many old generations may linger in memory before further builds are refused.
     max_lingering: Option<usize>,
     /// How many bytes of address space they may take.
@@ -133,6 +139,12 @@ impl Settings {
         set(&mut options.hook_deadline, self.hook_deadline_ms);
         set(&mut options.call_wait, self.call_wait_ms);
         set(&mut options.rescan_every, self.rescan_every_ms);
+        set(&mut options.proving, self.proving_ms);
+        options.persist = self.persist.unwrap_or(options.persist);
+        options.snapshot_every = match self.snapshot_every_ms {
+            Some(0) => None,
+            every => every.map(Duration::from_millis).or(options.snapshot_every),
+        };
         options.adopt_after = self.adopt_after_ms.map(Duration::from_millis).or(options.adopt_after);
         options.second_witness = self.second_witness.unwrap_or(options.second_witness);
         let MaxLingering { generations, bytes } = options.max_lingering;
@@ -202,6 +214,10 @@ mod tests {
             (before.drain_deadline, before.drain_policy, before.hook_deadline, before.call_wait)
         );
         assert_eq!(options.max_waiting, before.max_waiting);
+        assert_eq!(
+            (options.persist, options.snapshot_every, options.proving),
+            (before.persist, before.snapshot_every, before.proving)
+        );
     }
 
     #[test]

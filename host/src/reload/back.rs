@@ -151,16 +151,14 @@ impl Reload<'_> {
         }
         let same = left.as_ref().is_some_and(|left| left.build.hash == self.build.hash);
         // From one that has not proved itself there is only the way to one that has.
-        if !same && unproven.is_none() {
-            record.previous = left.zip(copy).map(|(left, copy)| Previous {
-                build: left.build,
-                copy,
-                state: published.state.clone(),
-            });
+        if let Some(left) = left.filter(|_| !same && unproven.is_none()) {
+            let state = published.state.clone();
+            record.previous = copy.map(|copy| Previous { build: left.build, copy, state });
         }
         // Nor does it lead to itself.
         record.previous.take_if(|previous| previous.build.hash == self.build.hash);
-        let may_go_back = record.previous.is_some() && (!same || unproven.is_some());
+        let has_proved_itself = self.wish.proven || (same && unproven.is_none());
+        let may_go_back = record.previous.is_some() && !has_proved_itself;
         record.on_probation = may_go_back.then_some(number);
         may_go_back
     }

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use super::admit::{Progress, stage_and_vet};
 use super::{Reload, Settled, Stop, Wish, stop};
-use crate::error::{RefusalReason, ReloadError};
+use crate::error::{Refusal, RefusalReason, ReloadError};
 use crate::events::{Event, Step};
 use crate::file::{Incoming, StageError};
 use crate::host::Outcome;
@@ -42,11 +42,9 @@ fn go_on_with(core: &Arc<Core>, kept: &Kept) {
     let progress =
         Progress { file: kept.pair.file.clone(), plugin: RefCell::new(None), step: Cell::new(Step::Stage) };
     match progress.contain(|| begin_again(core, kept, &copy, &progress)) {
-        Ok(plugin) => {
-            if let Some(before) = &kept.before {
-                remember(core, &plugin, before);
-            }
-        }
+        Ok(()) => {}
+        // The same is said of what is in the directory.
+        Err(ReloadError::Refused(Refusal { reason: RefusalReason::KeptState(_), .. })) => {}
         Err(ReloadError::Refused(refusal)) => core.report(&refusal),
         Err(error) => {
             let what = format!("{} does not go on where it was: {error}", kept.plugin);
@@ -55,24 +53,21 @@ fn go_on_with(core: &Arc<Core>, kept: &Kept) {
     }
 }
 
-fn begin_again(
-    core: &Arc<Core>,
-    kept: &Kept,
-    copy: &Path,
-    progress: &Progress,
-) -> Result<Arc<Plugin>, ReloadError> {
+fn begin_again(core: &Arc<Core>, kept: &Kept, copy: &Path, progress: &Progress) -> Result<(), ReloadError> {
     let refuse = |stop: Stop| ReloadError::Refused(progress.refusal(stop));
     let (settled, incoming, build) = staged(core, copy, &kept.pair, progress).map_err(refuse)?;
     let plugin = core.claim(&build).map_err(|(_, reason)| refuse(stop(Step::Vet, reason)))?;
     progress.plugin.replace(Some(plugin.clone()));
     let turn = plugin.begin(Step::Vet)?;
     if plugin.is_loaded() {
-        return Ok(plugin);
+        return Ok(());
     }
-    let wish = Wish { force: true, ..Wish::default() };
+    if let Some(before) = &kept.before {
+        remember(core, &plugin, before);
+    }
+    let wish = Wish { force: true, proven: kept.pair.proven, ..Wish::default() };
     let reload = Reload::new(core, &plugin, &turn, &settled, build, wish, progress);
-    reload.run(incoming).map_err(refuse)?;
-    Ok(plugin)
+    reload.run(incoming).map(drop).map_err(refuse)
 }
 
 /// A private copy of a build that was kept.

@@ -76,6 +76,8 @@ pub(crate) struct Wish {
     pub(crate) only: Option<String>,
     /// Back to a build that has served before.
     pub(crate) back: Option<Back>,
+    /// It has proved itself under the host before this one.
+    pub(crate) proven: bool,
     /// With this state, instead of that of what serves.
     pub(crate) state: Option<Arc<Vec<u8>>>,
 }

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use reseat::{Event, Host, Recorded, TrustedDir, TrustedFile};
+use plugin_api::Saved;
+use reseat::{Event, Host, Outcome, Recorded, TrustedDir, TrustedFile};
 use rustix::fs::{Mode, fchmod};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -122,6 +123,16 @@ async fn answer(mut stream: UnixStream, calls: Calls, feed: Feed) -> io::Result<
     };
     let response = match request {
         Request::Events { follow } => return events(&mut reader, &mut writer, calls, feed, follow).await,
+        Request::SaveState { plugin } => {
+            return match calls.ask(move |host| host.state(&plugin)).await {
+                Ok(Ok(frame)) => {
+                    write(&mut writer, &Response::Ok(json!(frame.len()))).await?;
+                    writer.write_all(&frame).await
+                }
+                Ok(Err(error)) => write(&mut writer, &Response::Error(error.to_string())).await,
+                Err(error) => write(&mut writer, &own(error)).await,
+            };
+        }
         Request::Call { plugin, method, arguments } => {
             let result = calls.call(plugin, method, arguments).await;
             result.map(|result| {
@@ -132,8 +143,11 @@ async fn answer(mut stream: UnixStream, calls: Calls, feed: Feed) -> io::Result<
         }
         other => calls.ask(move |host| perform(host, other)).await,
     };
-    let response = response.unwrap_or_else(|error| Response::Error(format!("the host's own error: {error}")));
-    write(&mut writer, &response).await
+    write(&mut writer, &response.unwrap_or_else(own)).await
+}
+
+fn own(error: impl std::fmt::Display) -> Response {
+    Response::Error(format!("the host's own error: {error}"))
 }
 
 fn perform(host: &Host, request: Request) -> Response {
@@ -158,10 +172,25 @@ fn perform(host: &Host, request: Request) -> Response {
         }
         Request::Denied { allow: None } => Response::of(Ok::<_, String>(host.denied())),
         Request::Denied { allow: Some(hash) } => Response::of(Ok::<_, String>(host.allow(&hash))),
+        Request::State { plugin } => Response::of(readable(host, &plugin)),
+        Request::LoadState { plugin, file } => Response::of(load_state(host, &plugin, &file)),
+        Request::Snapshot { plugin } => Response::of(host.snapshot(&plugin)),
+        Request::History { plugin } => Response::of(Ok::<_, String>(host.history(&plugin))),
         Request::Unload { plugin } => Response::of(host.unload(&plugin)),
         Request::Check { file, plugin } => Response::of(host.check(&file, &plugin)),
-        Request::Call { .. } | Request::Events { .. } => Response::Error("this is answered elsewhere".into()),
+        Request::Call { .. } | Request::Events { .. } | Request::SaveState { .. } => {
+            Response::Error("this is answered elsewhere".into())
+        }
     }
+}
+
+fn readable(host: &Host, plugin: &str) -> Result<Value> {
+    Saved::from_shared(Arc::new(host.state(plugin)?.to_vec()))?.to_json()
+}
+
+fn load_state(host: &Host, plugin: &str, file: &Path) -> Result<Outcome> {
+    let frame = std::fs::read(file).with_context(|| format!("{} cannot be read", file.display()))?;
+    Ok(host.load_state(plugin, frame)?)
 }
 
 /// A file that the operator has named, who may connect to the control socket: so by this account, or by root. Naming it

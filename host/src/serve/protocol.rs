@@ -42,6 +42,16 @@ pub enum Request {
     },
     /// Take a plugin out of service; answers with null.
     Unload { plugin: String },
+    /// The state of a plugin, as JSON for people.
+    State { plugin: String },
+    /// The state of a plugin: answers with its size, behind which come as many bytes.
+    SaveState { plugin: String },
+    /// Have the build that serves begin again with the state in this file; answers with the outcome.
+    LoadState { plugin: String, file: PathBuf },
+    /// Keep the state for the next host; answers with its size when it is on disk.
+    Snapshot { plugin: String },
+    /// What is kept of a plugin.
+    History { plugin: String },
     /// Would this file be accepted? Answers with what it is.
     Check { file: PathBuf, plugin: String },
     /// The last events; with `follow`, then each further one as a line of its own.

@@ -13,8 +13,8 @@ use super::{Committed, Kept, SavedState};
 use crate::events::{Event, Journal};
 use crate::file::ContentHash;
 
-/// How long a host has to live after a build has taken over, for that build to have proved that it may be started.
-const PROVING: Duration = Duration::from_secs(60);
+/// Until something is to be done.
+const LONG: Duration = Duration::from_secs(3600);
 
 /// How soon it is tried again when it could not be written.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -24,6 +24,8 @@ pub(super) struct Keeper {
     pub(super) files: Files,
     database: Database,
     journal: Arc<Journal>,
+    /// See [`Options::proving`](crate::Options::proving).
+    proving: Duration,
     desk: Mutex<Desk>,
     changed: Condvar,
 }
@@ -40,10 +42,16 @@ struct Desk {
 }
 
 impl Keeper {
-    pub(super) fn new(files: Files, pairs: Pairs, database: Database, journal: Arc<Journal>) -> Keeper {
+    pub(super) fn new(
+        files: Files,
+        pairs: Pairs,
+        database: Database,
+        journal: Arc<Journal>,
+        proving: Duration,
+    ) -> Keeper {
         let on_disk = pairs.on_disk();
         let desk = Desk { pairs, on_disk, proving: Vec::new(), failure: None, ending: false };
-        Keeper { files, database, journal, desk: Mutex::new(desk), changed: Condvar::new() }
+        Keeper { files, database, journal, proving, desk: Mutex::new(desk), changed: Condvar::new() }
     }
 
     pub(super) fn start(keeper: &Arc<Keeper>) -> io::Result<JoinHandle<()>> {
@@ -74,7 +82,7 @@ impl Keeper {
         }
         desk.pairs.commit(plugin, commit);
         desk.proving.retain(|(_, name, _)| name != plugin);
-        desk.proving.push((Instant::now() + PROVING, plugin.to_owned(), commit.hash));
+        desk.proving.push((Instant::now() + self.proving, plugin.to_owned(), commit.hash));
         self.changed.notify_all();
     }
 
@@ -206,7 +214,7 @@ impl Keeper {
                 return;
             } else {
                 let pause = desk.proving.iter().map(|(at, ..)| *at).min();
-                let pause = pause.map_or(PROVING, |at| at.saturating_duration_since(Instant::now()));
+                let pause = pause.map_or(LONG, |at| at.saturating_duration_since(Instant::now()));
                 desk = self.sleep(desk, pause);
             }
         }

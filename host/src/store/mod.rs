@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use crate::events::{Event, Journal, now_ms};
 use crate::file::ContentHash;
 use crate::lock::lock;
+use crate::options::Options;
 
 use database::{Database, Read, Verdicts};
 use files::Files;
@@ -140,14 +141,9 @@ pub(crate) struct Store {
 }
 
 impl Store {
-    /// Reads what an earlier host has written. `keeps`: whether this one keeps what serves. `fresh`: what earlier ones
-    /// have kept is set aside.
-    pub(crate) fn open(
-        state_dir: &Path,
-        journal: Arc<Journal>,
-        keeps: bool,
-        fresh: bool,
-    ) -> Result<Store, StoreError> {
+    /// Reads what an earlier host has written.
+    pub(crate) fn open(options: &Options, journal: Arc<Journal>) -> Result<Store, StoreError> {
+        let Options { ref state_dir, persist: keeps, start_fresh: fresh, proving, .. } = *options;
         let files = Files::of(state_dir);
         let path = state_dir.join("store.redb");
         let set_aside = |store: Option<&Path>| {
@@ -180,7 +176,7 @@ impl Store {
         } else if died {
             pairs.blame();
         }
-        let keeper = Arc::new(Keeper::new(files, pairs, database.clone(), journal));
+        let keeper = Arc::new(Keeper::new(files, pairs, database.clone(), journal, proving));
         let thread = keeps.then(|| Keeper::start(&keeper)).transpose().map_err(StoreError::Thread)?;
         if thread.is_some() && died {
             // Before anything is opened that may end this host, too.
