@@ -27,6 +27,10 @@ pub mod counter;
 #[path = "interfaces/tally.rs"]
 pub mod tally;
 
+/// State in a region, that builds hand on as it is.
+#[path = "interfaces/cells.rs"]
+pub mod cells;
+
 /// Calls that last, that call back, that are large, or whose meaning is a fixture's own business.
 #[path = "interfaces/misc.rs"]
 pub mod misc;

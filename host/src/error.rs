@@ -248,6 +248,9 @@ pub enum RefusalReason {
         /// The deadline.
         limit: Duration,
     },
+    /// Its regions are not as they should be when it is about to serve: it has written to one, most likely.
+    #[error("{0}")]
+    Region(String),
     /// A hook of the plugin returned an error.
     #[error("{hook} failed: {error}")]
     Hook {

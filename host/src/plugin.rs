@@ -15,7 +15,7 @@ use plugin_api::desc::InterfaceDesc;
 use crate::deputy::Deputy;
 use crate::error::ReloadError;
 use crate::events::Step;
-use crate::ffi::{Counters, Instance, Tables};
+use crate::ffi::{Counters, Instance, Regions, Tables};
 use crate::file::{
     ContentHash, Facts, InterfaceManifest, InterfaceVersion, Kept, Manifest, MethodManifest, Staged,
 };
@@ -28,6 +28,7 @@ pub(crate) struct Plugin {
     pub(crate) name: String,
     pub(crate) slot: Slot<Loaded>,
     pub(crate) counters: Arc<Counters>,
+    pub(crate) regions: Arc<Regions>,
     /// The host is shut down.
     closed: AtomicBool,
     turn: Mutex<Option<Turn>>,
@@ -132,6 +133,7 @@ impl Plugin {
         slot.set_wait_limit(call_wait);
         slot.set_max_waiters(max_waiting);
         Arc::new(Plugin {
+            regions: Regions::new(&name),
             name,
             slot,
             counters: Arc::default(),

@@ -240,6 +240,7 @@ impl Core {
             record.serving = None;
             (record.kept, record.previous, record.on_probation) = (None, None, None);
         }
+        plugin.regions.clear();
         Some(old)
     }
 

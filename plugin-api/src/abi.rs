@@ -97,6 +97,38 @@ pub struct RawState {
     pub release: unsafe extern "C" fn(owner: *const c_void),
 }
 
+/// A region of memory as one generation has it. Valid for as long as the generation is attached; other generations may
+/// have the same memory, so it is read and written by atomics alone.
+#[repr(C)]
+#[derive(StableAbi, Clone, Copy)]
+pub struct RawRegion {
+    /// First byte, at the beginning of a page.
+    pub start: *mut c_void,
+    /// The address of an `AtomicU32`: not 0 from the moment at which what is written is there for every generation.
+    pub serves: *const u32,
+    /// The generation's number for it.
+    pub number: u32,
+    /// 1: this call has made it, and it is all zero.
+    pub is_new: u32,
+}
+
+/// What a region was before, handed over by the host: whoever gets it releases it, once. An older generation may still
+/// write to it, so it is read by atomics alone; what is written to it is lost.
+#[repr(C)]
+#[derive(StableAbi)]
+pub struct RawBefore {
+    /// First byte, at the beginning of a page.
+    pub start: *mut c_void,
+    /// Length in bytes.
+    pub len: usize,
+    /// The fingerprint of its elements' description.
+    pub layout: u64,
+    /// The host's own.
+    pub owner: *mut c_void,
+    /// Gives it back. [attached, any thread]
+    pub release: unsafe extern "C" fn(owner: *mut c_void),
+}
+
 /// A callback argument: valid for the duration of the call that brought it.
 #[repr(C)]
 #[derive(StableAbi, Clone, Copy)]
@@ -291,8 +323,21 @@ pub struct HostContract {
     ) -> c_int,
     /// The address of an `AtomicU32` that is not 0 while calls in flight are asked to end soon, valid for as long as
     /// the generation is attached. [attached, any thread]
-    #[sabi(last_prefix_field)]
     pub cancel_flag: unsafe extern "C" fn(generation: GenerationRef) -> *const u32,
+    /// Memory of the plugin by its name, of `len` elements of `size` bytes whose description has this fingerprint. An
+    /// error text goes into `transfer`. [attached, any thread]
+    pub region: unsafe extern "C" fn(
+        generation: GenerationRef,
+        name: RStr<'static>,
+        layout: u64,
+        size: usize,
+        len: usize,
+        transfer: *mut Transfer,
+    ) -> Reply<RawRegion>,
+    /// What a region of the same name was that had another layout or size; OK once for each region where there was one,
+    /// and [`Status::FAILED`] otherwise. [attached, any thread]
+    #[sabi(last_prefix_field)]
+    pub region_before: unsafe extern "C" fn(generation: GenerationRef, number: u32) -> Reply<RawBefore>,
 }
 
 const _: () = {

@@ -50,6 +50,7 @@ pub mod abi;
 pub mod desc;
 pub mod interface;
 pub mod plugin;
+pub mod region;
 pub mod render;
 pub mod services;
 pub mod state;
@@ -74,6 +75,7 @@ pub mod link;
 
 pub use interface::{CallError, Interface};
 pub use plugin::Plugin;
+pub use region::{Region, Shared};
 pub use services::{CancelToken, Counter, Level, PROBE_VARIABLE, Services, StopToken, log};
 pub use state::{Saved, Section, StateWriter};
 pub use types::AbiType;
@@ -82,6 +84,8 @@ pub use types::AbiType;
 ///
 /// With `#[repr(C)]` beside `Clone, Copy`, references and slices of it can be lent as arguments too.
 pub use reseat_plugin_api_macros::AbiType;
+/// Derives [`trait@Shared`] for a `#[repr(C)]` struct whose fields are all shared.
+pub use reseat_plugin_api_macros::Shared;
 /// Exports a type as a plugin: `export_plugin!(Type: Interface)`, or with several interfaces
 /// `export_plugin!(Type: One + Two)`, or under another name than its package's
 /// `export_plugin!(Type: Interface, name = "other")`.
@@ -105,8 +109,8 @@ pub use anyhow::Result;
 /// All that a plugin usually needs.
 pub mod prelude {
     pub use crate::{
-        AbiType, CallError, CancelToken, Counter, Plugin, Result, Saved, Section, Services, StateWriter,
-        StopToken, export_plugin, interface,
+        AbiType, CallError, CancelToken, Counter, Plugin, Region, Result, Saved, Section, Services, Shared,
+        StateWriter, StopToken, export_plugin, interface,
     };
     pub use anyhow::{Context as _, anyhow, bail, ensure};
     pub use serde::{Deserialize, Serialize};
@@ -119,6 +123,7 @@ pub mod __private {
     pub use crate::interface::{Callback, CallbackGuard, ExportedBy, Interface, RawProxy, call, finish};
     pub use crate::json::{Arguments, CannotReadJson, CannotWriteJson, Probe, ReadJson, WriteJson};
     pub use crate::plugin::{Exported, Identity};
+    pub use crate::region::Shared;
     pub use crate::transfer::{Malformed, Outgoing, TailReader, TailWriter, answer, incoming};
     pub use crate::types::{AbiType, Lend, Plain, Returns, lift_part, unknown_variant};
     pub use crate::{abi, capture, desc, export, link, render};

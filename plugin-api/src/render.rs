@@ -221,6 +221,13 @@ pub const fn fingerprint(method: &MethodDesc) -> u64 {
     text.hash
 }
 
+/// The 64-bit fingerprint of a type's description.
+pub const fn layout(ty: &TypeDesc) -> u64 {
+    let mut text = Text::<0>::new();
+    text.ty(ty);
+    text.hash
+}
+
 /// The readable signature of a method, with layouts, as it stands in the manifest.
 pub fn signature(method: &MethodDesc) -> String {
     let mut count = Text::<0>::new();

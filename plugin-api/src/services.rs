@@ -1,4 +1,4 @@
-//! What a host offers to a plugin: configuration, log, counters, threads.
+//! What a host offers to a plugin: configuration, log, counters, threads; memory is in [`region`](crate::region).
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -13,6 +13,7 @@ use serde::de::DeserializeOwned;
 
 use crate::contain::describe;
 use crate::link::link;
+use crate::region::OwnRegions;
 use crate::types::Lend;
 
 /// The host, as one instance of a plugin sees it. Cheap to clone; the host outlives the plugin, so it may
@@ -26,12 +27,20 @@ struct Shared {
     stop: StopToken,
     /// Threads to join at retirement.
     threads: Mutex<Vec<JoinHandle<()>>>,
+    /// Where there is no host.
+    regions: OwnRegions,
 }
 
 impl Services {
     /// The services of one instance.
     pub(crate) fn new(plugin: &'static str, config: String) -> Self {
-        Services(Arc::new(Shared { plugin, config, stop: StopToken::default(), threads: Mutex::default() }))
+        Services(Arc::new(Shared {
+            plugin,
+            config,
+            stop: StopToken::default(),
+            threads: Mutex::default(),
+            regions: OwnRegions::default(),
+        }))
     }
 
     /// The plugin's name.
@@ -103,6 +112,11 @@ impl Services {
     /// world is done a second time in the host: so it had better not bind ports, take locks, or send anything.
     pub fn is_probe(&self) -> bool {
         std::env::var_os(PROBE_VARIABLE).is_some()
+    }
+
+    /// The regions of a plugin without a host.
+    pub(crate) fn own_regions(&self) -> &OwnRegions {
+        &self.0.regions
     }
 
     /// Tells all threads to stop and joins them.

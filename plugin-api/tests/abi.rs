@@ -71,6 +71,8 @@ fn contract() -> String {
     structure!(text, Transfer { append, tail });
     structure!(text, RawSlice { start, len });
     structure!(text, RawState { start, len, owner, release });
+    structure!(text, RawRegion { start, serves, number, is_new });
+    structure!(text, RawBefore { start, len, layout, owner, release });
     structure!(text, RawCallback { context, call });
     structure!(text, RawMethod { name, fingerprint, call });
     structure!(text, InterfaceExport { name, major, minor, methods, dynamic });
@@ -84,7 +86,8 @@ fn contract() -> String {
         attach, create, restore, save, started, self_check, stopping, destroy, detach
     });
     structure!(growing text, HostContract {
-        log_enabled, log, counter, at_thread_exit, key_create, key_delete, thread_create, cancel_flag
+        log_enabled, log, counter, at_thread_exit, key_create, key_delete, thread_create, cancel_flag, region,
+        region_before
     });
     text
 }

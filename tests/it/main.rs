@@ -51,6 +51,8 @@ mod probation;
 mod probe;
 /// What the README says of the source.
 mod readme;
+/// Memory that builds hand on to one another as it is.
+mod regions;
 /// The ways in which files change, and what follows from each.
 mod reloads;
 /// Units of work that see one generation of each plugin.

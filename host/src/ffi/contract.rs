@@ -2,14 +2,20 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{c_int, c_void};
+use std::mem::MaybeUninit;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use abi_stable::prefix_type::WithMetadata;
 use abi_stable::std_types::RStr;
-use plugin_api::abi::{GenerationRef, HostContract, HostContractRef, ThreadExitFn, ThreadStartFn};
+use plugin_api::abi::{
+    GenerationRef, HostContract, HostContractRef, RawBefore, RawRegion, Reply, Status, ThreadExitFn,
+    ThreadStartFn, Transfer,
+};
+use plugin_api::transfer::answer;
 
 use super::capture::Book;
+use super::region::{Asked, Views};
 
 /// The counters of one plugin; they outlive its generations.
 #[derive(Default)]
@@ -41,6 +47,7 @@ pub(super) struct GenerationRecord {
     pub(super) number: u64,
     pub(super) book: Arc<Book>,
     pub(super) counters: Arc<Counters>,
+    pub(super) regions: Views,
     /// 1: whoever is in a call is asked to leave soon. Read by the plugin.
     pub(super) leave: AtomicU32,
 }
@@ -54,6 +61,8 @@ const TABLE: &WithMetadata<HostContract> = &WithMetadata::new(HostContract {
     key_delete,
     thread_create,
     cancel_flag,
+    region,
+    region_before,
 });
 
 /// The table, as plugins get it.
@@ -111,6 +120,37 @@ unsafe extern "C" fn counter(generation: GenerationRef, name: RStr<'static>) -> 
 unsafe extern "C" fn cancel_flag(generation: GenerationRef) -> *const u32 {
     // SAFETY: an attached plugin passes its own reference.
     unsafe { record(generation) }.leave.as_ptr()
+}
+
+fn reply<T>(value: Option<T>) -> Reply<T> {
+    let status = if value.is_some() { Status::OK } else { Status::FAILED };
+    Reply { status, value: value.map_or(MaybeUninit::uninit(), MaybeUninit::new) }
+}
+
+unsafe extern "C" fn region(
+    generation: GenerationRef,
+    name: RStr<'static>,
+    layout: u64,
+    size: usize,
+    len: usize,
+    transfer: *mut Transfer,
+) -> Reply<RawRegion> {
+    // SAFETY: an attached plugin passes its own reference.
+    let record = unsafe { record(generation) };
+    let name = lent(name);
+    match record.regions.ask(&Asked { name: &name, layout, size, len }) {
+        Ok(region) => reply(Some(region)),
+        Err(error) => {
+            // SAFETY: the plugin passes the transfer of this call.
+            unsafe { answer(transfer, error.to_string().as_bytes()) };
+            reply(None)
+        }
+    }
+}
+
+unsafe extern "C" fn region_before(generation: GenerationRef, number: u32) -> Reply<RawBefore> {
+    // SAFETY: an attached plugin passes its own reference.
+    reply(unsafe { record(generation) }.regions.before(number))
 }
 
 unsafe extern "C" fn at_thread_exit(

@@ -20,6 +20,7 @@ use plugin_api::abi::{
 use super::capture::Book;
 use super::contract::{Counters, GenerationRecord, HOST};
 use super::loader::{self, LoaderBusy};
+use super::region::{RegionError, Regions, Views};
 use super::{os_linux as os, second_check, witness};
 
 /// Why a library could not be opened. It is closed again.
@@ -109,6 +110,7 @@ impl Image {
         number: u64,
         manifest_hash: u64,
         counters: Arc<Counters>,
+        regions: Arc<Regions>,
     ) -> Result<Image, OpenError> {
         let _turn = loader::turn(path, "constructors", TURN_LIMIT)?;
         if os::is_open(path) {
@@ -135,6 +137,7 @@ impl Image {
             number,
             book: Book::open(),
             counters,
+            regions: Views::new(regions, number),
             leave: AtomicU32::new(0),
         });
         let image = Image {
@@ -176,6 +179,22 @@ impl Image {
     /// Asks those who are in its calls to leave soon, or no longer.
     pub(crate) fn ask_to_leave(&self, soon: bool) {
         self.record.leave.store(u32::from(soon), Ordering::Relaxed);
+    }
+
+    /// Whether it has left alone what it may not change before it serves.
+    ///
+    /// # Errors
+    /// It has not, or nobody can say.
+    pub(crate) fn check_regions(&self) -> Result<(), RegionError> {
+        self.record.regions.check()
+    }
+
+    /// It is about to serve: its regions are the plugin's from now on.
+    ///
+    /// # Errors
+    /// It may not serve: as for [`Image::check_regions`].
+    pub(crate) fn publish_regions(&self) -> Result<(), RegionError> {
+        self.record.regions.publish()
     }
 
     /// Whether nothing of the image can run any more.

@@ -10,7 +10,9 @@ mod contract;
 mod hooks;
 mod image;
 mod loader;
+mod memory;
 mod os_linux;
+mod region;
 mod second_check;
 mod self_test;
 mod sync;
@@ -19,6 +21,7 @@ mod witness;
 pub(crate) use contract::Counters;
 pub(crate) use hooks::{Dynamic, Hooks, Instance, MAX_INTERFACES, Tables, dynamic_call};
 pub(crate) use image::{Closed, Gone, Image, OpenError, Remnant};
+pub(crate) use region::{Exhibit, Regions};
 pub(crate) use self_test::self_test;
 pub(crate) use witness::TOGETHER;
 
@@ -44,7 +47,8 @@ pub(crate) fn open_trusted(
     number: u64,
     manifest_hash: u64,
     counters: Arc<Counters>,
+    regions: Arc<Regions>,
 ) -> Result<Image, OpenError> {
     // SAFETY: the origin is proof that somebody vouched for what the copy was made of.
-    unsafe { Image::open(copy, plugin, number, manifest_hash, counters) }
+    unsafe { Image::open(copy, plugin, number, manifest_hash, counters, regions) }
 }

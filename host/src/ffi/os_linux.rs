@@ -66,7 +66,7 @@ fn page_down(address: usize) -> usize {
     address & !(page() - 1)
 }
 
-fn page_up(address: usize) -> usize {
+pub(super) fn page_up(address: usize) -> usize {
     page_down(address + page() - 1)
 }
 

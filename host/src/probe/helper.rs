@@ -10,7 +10,7 @@ use rustix::process::{Resource, Rlimit, Signal};
 
 use super::{Report, Request};
 use crate::events::Step;
-use crate::ffi::{self, Counters, Hooks};
+use crate::ffi::{self, Counters, Hooks, Regions};
 use crate::options::TrustedFile;
 
 /// What a helper program does: answers the one request that is on its standard input. Call this first in its `main`:
@@ -29,6 +29,8 @@ pub fn serve() -> ExitCode {
 /// Whoever is told how far it has come.
 struct Helper {
     reports: File,
+    /// The plugin's, to be looked at.
+    regions: Arc<Regions>,
 }
 
 impl Helper {
@@ -54,8 +56,9 @@ impl Helper {
             }
             None => None,
         };
+        let regions = Regions::visit(&request.plugin, &request.regions)?;
         limit(&request)?;
-        Ok((Helper { reports }, request, state))
+        Ok((Helper { reports, regions }, request, state))
     }
 
     fn say(&mut self, report: &Report) -> Result<()> {
@@ -83,6 +86,7 @@ impl Helper {
             0,
             request.manifest_hash,
             Arc::new(Counters::default()),
+            self.regions.clone(),
         )?;
         let hooks = Hooks::new(image);
         let with_state = state.is_some();
@@ -99,6 +103,7 @@ impl Helper {
         drop(hooks);
         self.say(&Report::At(Step::Check))?;
         instance.self_check().context("self_check failed")?;
+        instance.image().check_regions()?;
         if with_state {
             self.say(&Report::At(Step::Save))?;
             instance.save(0).context("save failed")?;

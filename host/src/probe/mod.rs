@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 pub use helper::serve;
 
 use crate::events::Step;
+use crate::ffi::Exhibit;
 
 /// How builds are tried before they are opened in this process.
 ///
@@ -39,7 +40,8 @@ pub struct Probe {
     pub arguments: Vec<OsString>,
     /// How long all of it may take.
     pub deadline: Duration,
-    /// How much memory it may take, in bytes of address space, besides three times the size of the state.
+    /// How much memory it may take, in bytes of address space, besides three times the size of the state and twice that of
+    /// its regions.
     pub memory: u64,
 }
 
@@ -67,6 +69,8 @@ struct Request {
     config: String,
     /// Bytes of state behind this line; `None`: it starts empty.
     state: Option<u64>,
+    /// What the plugin has of regions.
+    regions: Vec<Exhibit>,
     /// How much memory it may take.
     memory: u64,
     /// How much processor time.
@@ -94,6 +98,7 @@ pub(crate) struct Candidate<'a> {
     pub(crate) manifest_hash: u64,
     pub(crate) config: &'a str,
     pub(crate) state: Option<&'a [u8]>,
+    pub(crate) regions: &'a [Exhibit],
 }
 
 /// How a probe ended, other than well.
@@ -229,13 +234,16 @@ impl Probe {
 
     fn request(&self, candidate: &Candidate<'_>) -> io::Result<File> {
         let size = candidate.state.map(|state| state.len() as u64);
+        let regions: u64 = candidate.regions.iter().map(Exhibit::bytes).sum();
+        let besides = size.unwrap_or(0).saturating_mul(3).saturating_add(regions.saturating_mul(2));
         let request = Request {
             library: candidate.library.to_owned(),
             plugin: candidate.plugin.to_owned(),
             manifest_hash: candidate.manifest_hash,
             config: candidate.config.to_owned(),
             state: size,
-            memory: self.memory.saturating_add(size.unwrap_or(0).saturating_mul(3)),
+            regions: candidate.regions.to_vec(),
+            memory: self.memory.saturating_add(besides),
             // Whatever it does, it does not go on for ever, even if nobody is left to end it.
             seconds: self.deadline.as_secs() + 2,
             parent: std::process::id(),

@@ -74,12 +74,14 @@ impl Reload<'_> {
         let state = given.map_or_else(|| self.copy_of_the_state(), |state| Ok(Some(state.clone())))?;
         let tried = way(state.is_some());
         let config = self.core.config(&self.plugin.name);
+        let (regions, _exhibited) = self.plugin.regions.exhibit();
         let candidate = Candidate {
             library: staged.path(),
             plugin: &self.plugin.name,
             manifest_hash: self.build.facts.manifest_hash,
             config: &config,
             state: state.as_deref().map(Vec::as_slice),
+            regions: &regions,
         };
         match probe.run(&candidate, || self.turn.is_cancelled()) {
             Ok(()) => {

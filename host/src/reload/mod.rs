@@ -233,8 +233,10 @@ impl Reload<'_> {
         let open = {
             let (origin, name) = (self.origin.clone(), self.plugin.name.clone());
             let (manifest_hash, counters) = (self.build.facts.manifest_hash, self.plugin.counters.clone());
+            let regions = self.plugin.regions.clone();
             move || {
-                let image = open_trusted(&origin, staged.path(), &name, number, manifest_hash, counters);
+                let image =
+                    open_trusted(&origin, staged.path(), &name, number, manifest_hash, counters, regions);
                 image.map(|image| (Hooks::new(image), staged))
             }
         };
@@ -337,6 +339,9 @@ impl Reload<'_> {
                 .bind(number, desc, trial.hooks().image())
                 .map_err(|reason| stop(Step::Open, RefusalReason::Open(reason)))?;
         }
+        // Last: from here on it is published.
+        let regions = trial.hooks().image().publish_regions();
+        regions.map_err(|error| stop(Step::Check, RefusalReason::Region(error.to_string())))?;
         Ok(trial.take_loaded(tables))
     }
 

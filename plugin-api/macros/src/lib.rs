@@ -11,6 +11,7 @@ mod interface;
 mod method;
 mod param;
 mod place;
+mod shared;
 
 use proc_macro::TokenStream;
 use syn::parse_macro_input;
@@ -28,6 +29,13 @@ pub fn interface(args: TokenStream, item: TokenStream) -> TokenStream {
 pub fn derive_abi_type(item: TokenStream) -> TokenStream {
     let item = parse_macro_input!(item as syn::DeriveInput);
     abi_type::expand(&item).unwrap_or_else(syn::Error::into_compile_error).into()
+}
+
+/// See `plugin_api::Shared`.
+#[proc_macro_derive(Shared)]
+pub fn derive_shared(item: TokenStream) -> TokenStream {
+    let item = parse_macro_input!(item as syn::DeriveInput);
+    shared::expand(&item).unwrap_or_else(syn::Error::into_compile_error).into()
 }
 
 /// See `plugin_api::export_plugin`.

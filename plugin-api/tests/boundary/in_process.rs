@@ -1,18 +1,20 @@
 use std::ffi::{c_int, c_void};
 use std::marker::PhantomData;
+use std::mem::MaybeUninit;
 use std::ops::Deref;
-use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Once};
 
 use abi_stable::prefix_type::WithMetadata;
 use abi_stable::std_types::RStr;
 use plugin_api::abi::{
-    GenerationRef, HostContract, HostContractRef, InstanceRef, RawState, Reply, Status, Transfer,
+    GenerationRef, HostContract, HostContractRef, InstanceRef, RawBefore, RawRegion, RawState, Reply, Status,
+    Transfer,
 };
 use plugin_api::export::Hooks;
 use plugin_api::interface::{ExportedBy, RawProxy};
 use plugin_api::plugin::Identity;
-use plugin_api::transfer::Outgoing;
+use plugin_api::transfer::{Outgoing, answer};
 use plugin_api::types::Lend;
 use plugin_api::{CallError, Interface, Plugin};
 
@@ -170,6 +172,8 @@ static HOST: &WithMetadata<HostContract> = &WithMetadata::new(HostContract {
     key_delete,
     thread_create,
     cancel_flag,
+    region,
+    region_before,
 });
 
 unsafe extern "C" fn log_enabled(_: GenerationRef, level: u32) -> bool {
@@ -190,6 +194,51 @@ pub static LEAVE: AtomicU32 = AtomicU32::new(0);
 
 unsafe extern "C" fn cancel_flag(_: GenerationRef) -> *const u32 {
     LEAVE.as_ptr()
+}
+
+/// What generations are told: whether they serve.
+pub static SERVES: AtomicU32 = AtomicU32::new(0);
+
+/// A region of one page whose name says what becomes of it: `before` has been something else, and any that is larger is
+/// refused.
+unsafe extern "C" fn region(
+    _: GenerationRef,
+    name: RStr<'static>,
+    layout: u64,
+    size: usize,
+    len: usize,
+    transfer: *mut Transfer,
+) -> Reply<RawRegion> {
+    #[repr(align(4096))]
+    struct Page([AtomicU64; 512]);
+    if size * len > size_of::<Page>() {
+        // SAFETY: the transfer of this call.
+        unsafe { answer(transfer, format!("{size} times {len}, like {layout:x}").as_bytes()) };
+        return Reply { status: Status::FAILED, value: MaybeUninit::uninit() };
+    }
+    let page = Box::leak(Box::new(Page([const { AtomicU64::new(0) }; 512])));
+    let number = u32::from(name.as_str() == "before");
+    let value =
+        RawRegion { start: page.0.as_mut_ptr().cast(), serves: SERVES.as_ptr(), number, is_new: 1 - number };
+    Reply { status: Status::OK, value: MaybeUninit::new(value) }
+}
+
+/// How many have been given back.
+pub static RELEASED: AtomicU32 = AtomicU32::new(0);
+
+unsafe extern "C" fn region_before(_: GenerationRef, number: u32) -> Reply<RawBefore> {
+    unsafe extern "C" fn release(owner: *mut c_void) {
+        RELEASED.fetch_add(1, Ordering::SeqCst);
+        // SAFETY: the box that was handed over, once.
+        drop(unsafe { Box::from_raw(owner.cast::<[AtomicU64; 2]>()) });
+    }
+    if number == 0 {
+        return Reply { status: Status::FAILED, value: MaybeUninit::uninit() };
+    }
+    let memory = Box::into_raw(Box::new([AtomicU64::new(7), AtomicU64::new(8)]));
+    let layout = plugin_api::region::layout_of::<AtomicU64>();
+    let value = RawBefore { start: memory.cast(), len: 16, layout, owner: memory.cast(), release };
+    Reply { status: Status::OK, value: MaybeUninit::new(value) }
 }
 
 // Capture is not linked into test programs: nobody calls these.

@@ -14,5 +14,7 @@ mod json;
 mod life;
 /// Errors, panics, methods that are missing.
 mod outcomes;
+/// Memory of the host.
+mod regions;
 /// Values come back as they were.
 mod values;

@@ -1,0 +1,7 @@
+use plugin_api::prelude::*;
+
+struct Counting {
+    hits: Region<u64>,
+}
+
+fn main() {}
