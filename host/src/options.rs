@@ -41,7 +41,8 @@ pub struct Options {
     /// reloads and at the end, as that of others.
     pub snapshot_every: Option<Duration>,
     /// For how long a host has to live after a build has taken over for that build to have proved that it may be started.
-    /// One during whose proving three hosts have died is not started again: the one before it is, with its state.
+    /// One during whose proving three hosts have died is not started again: the one before it is, with its state. Zero:
+    /// no build is ever blamed.
     pub proving: Duration,
     /// Whether this host begins without what earlier ones have kept. It is not deleted, but set aside in the state
     /// directory.

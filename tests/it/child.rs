@@ -1,9 +1,10 @@
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Command, ExitStatus, Stdio};
-use std::time::Duration;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
 
-use crate::waiting::until;
+use crate::waiting::{DEADLINE, until};
 
 /// In a child process this names the test that it is there for.
 const CHILD: &str = "RESEAT_CHILD";
@@ -42,6 +43,65 @@ pub fn killed_in_child(name: &str, signal: i32, test: impl FnOnce()) {
     assert!(killed, "the child for {name}: {}\n{out}\n{err}", said(status));
 }
 
+/// A process that is to be killed at a time of somebody's choosing. Dropped, it is.
+pub struct Mortal {
+    child: Child,
+    /// What it prints, line by line.
+    pub lines: Receiver<String>,
+}
+
+impl Mortal {
+    /// Runs `test` in a process of its own, which does not end by itself.
+    pub fn begin(name: &str, environment: &[(&str, &str)], test: impl FnOnce()) -> Mortal {
+        if is_child(name) {
+            test();
+            unreachable!("it is to be killed");
+        }
+        let mut child =
+            command(name, environment).stderr(Stdio::inherit()).spawn().expect("it can be started");
+        let (tell, lines) = channel();
+        let out = BufReader::new(child.stdout.take().expect("piped"));
+        std::thread::spawn(move || out.lines().map_while(Result::ok).try_for_each(|line| tell.send(line)));
+        Mortal { child, lines }
+    }
+
+    /// The next line with these words, from behind them. The name of the test may stand before them.
+    #[track_caller]
+    pub fn hear(&self, words: &str) -> String {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let line = self.lines.recv_timeout(left).expect("it says so in time");
+            if let Some((_, rest)) = line.split_once(words) {
+                return rest.to_owned();
+            }
+        }
+    }
+
+    /// Kills it with SIGKILL, and gives what it has said last.
+    pub fn kill(mut self) -> Vec<String> {
+        self.end();
+        self.lines.iter().collect()
+    }
+
+    fn end(&mut self) {
+        let _ = self.child.kill();
+        let status = self.child.wait().expect("it is our child");
+        assert!(
+            std::thread::panicking() || status.signal() == Some(libc::SIGKILL),
+            "it had ended before: {status}"
+        );
+    }
+}
+
+impl Drop for Mortal {
+    fn drop(&mut self) {
+        if self.child.try_wait().is_ok_and(|ended| ended.is_none()) {
+            self.end();
+        }
+    }
+}
+
 /// How a child ended.
 struct Ended {
     /// `None`: it had to be killed.
@@ -55,20 +115,13 @@ fn said(status: Option<ExitStatus>) -> String {
 }
 
 fn run_in_child(limit: Duration, name: &str, environment: &[(&str, &str)], test: impl FnOnce()) -> Ended {
-    if std::env::var(CHILD).is_ok_and(|child| child == name) {
+    if is_child(name) {
         test();
         println!("{DONE}");
         std::process::exit(0);
     }
-    let program = std::env::current_exe().expect("this program has a path");
-    let mut child = Command::new(program)
-        .args([name, "--exact", "--nocapture", "--test-threads=1"])
-        .env(CHILD, name)
-        .envs(environment.iter().copied())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("this program can be started");
+    let mut child =
+        command(name, environment).stderr(Stdio::piped()).spawn().expect("this program can be started");
     let (out, err) = (collect(child.stdout.take()), collect(child.stderr.take()));
     let mut status = None;
     let ended = until(limit, || {
@@ -80,6 +133,18 @@ fn run_in_child(limit: Duration, name: &str, environment: &[(&str, &str)], test:
         let _ = child.wait();
     }
     Ended { status, out: out.join().expect("reads"), err: err.join().expect("reads") }
+}
+
+fn is_child(name: &str) -> bool {
+    std::env::var(CHILD).is_ok_and(|child| child == name)
+}
+
+fn command(name: &str, environment: &[(&str, &str)]) -> Command {
+    let program = std::env::current_exe().expect("this program has a path");
+    let mut command = Command::new(program);
+    command.args([name, "--exact", "--nocapture", "--test-threads=1"]);
+    command.env(CHILD, name).envs(environment.iter().copied()).stdout(Stdio::piped());
+    command
 }
 
 fn collect(stream: Option<impl Read + Send + 'static>) -> std::thread::JoinHandle<String> {

@@ -256,7 +256,7 @@ fn one_that_does_not_say_so_is_saved_behind_its_gate_and_not_at_all_while_a_call
     hold.entered();
     let error = scene.host.snapshot("counter").unwrap_err();
     assert!(matches!(error, StateError::Refused(RefusalReason::Held { .. })), "{error}");
-    assert!(error.to_string().contains("thread \"holder\""), "{error}");
+    assert!(error.to_string().contains("by thread holder"), "{error}");
     hold.release();
     holder.unwrap().join().unwrap();
     assert_eq!(counter.enter().unwrap().add(1).unwrap(), 6);

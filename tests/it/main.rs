@@ -43,6 +43,8 @@ mod handover;
 mod holders;
 /// What a host keeps for the next one: builds and states.
 mod kept;
+/// Hosts that are killed, and how the next one begins.
+mod killed;
 /// Every shape of plugin, a hundred times over; an outside observer says what is mapped. And the soak.
 mod matrix;
 /// Builds that have taken over and prove bad, and the way back.

@@ -18,6 +18,21 @@ pub struct Scene {
     next: AtomicUsize,
 }
 
+/// A host that watches `plugins/` in a directory, and keeps its state in `state/`.
+pub fn options(dir: &Path) -> Options {
+    // SAFETY: only tests write there, and only builds of our fixtures.
+    let trusted = unsafe { TrustedDir::new(dir.join("plugins")) };
+    Options {
+        watch: vec![trusted],
+        state_dir: dir.join("state"),
+        // Whatever a test is about, stacks must agree with what the host counts.
+        second_witness: true,
+        // Builds are judged where that is what a test is about.
+        probation: None,
+        ..Options::default()
+    }
+}
+
 /// What an old generation has come to.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -41,17 +56,8 @@ impl Scene {
         for part in ["plugins", "shelf", "holds"] {
             std::fs::create_dir(dir.path().join(part)).expect("it can be written");
         }
-        // SAFETY: only this test writes there, and only builds of our fixtures.
-        let trusted = unsafe { TrustedDir::new(dir.path().join("plugins")) };
-        let mut options = Options {
-            watch: vec![trusted.clone()],
-            state_dir: dir.path().join("state"),
-            // Whatever a test is about, stacks must agree with what the host counts.
-            second_witness: true,
-            // Builds are judged where that is what a test is about.
-            probation: None,
-            ..Options::default()
-        };
+        let mut options = options(dir.path());
+        let trusted = options.watch[0].clone();
         change(&mut options);
         for fixture in fixtures {
             let build = Build::of(fixture);

@@ -130,6 +130,7 @@ impl Reload<'_> {
                 is_exact: self.build.facts.nodelete.is_none(),
                 state: published.state.clone(),
                 before: record.previous.as_ref().map(|previous| previous.build.hash),
+                is_trusted: self.core.options.proving.is_zero(),
             },
         );
         may_go_back
