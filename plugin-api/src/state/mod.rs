@@ -131,7 +131,7 @@ impl Saved {
     }
 
     /// The state as JSON, for people: that of the section without a name, or, if there are others, an object of all of
-    /// them by name. Bytes in a plugin's own encoding are only counted.
+    /// them by name, where that one is `state` unless another has this name. Bytes in a plugin's own encoding are only counted.
     ///
     /// # Errors
     /// A payload is not what it claims to be.
@@ -140,8 +140,9 @@ impl Saved {
             [] => Ok(Value::Null),
             [only] if only.name() == MAIN => only.to_json(self.version),
             sections => {
+                let taken = sections.iter().any(|section| section.name() == "state");
                 let named = sections.iter().map(|section| {
-                    let name = if section.name() == MAIN { "state" } else { section.name() };
+                    let name = if section.name() == MAIN && !taken { "state" } else { section.name() };
                     Ok((name.to_owned(), section.to_json(self.version)?))
                 });
                 named.collect::<Result<Map<_, _>>>().map(Value::Object)

@@ -29,6 +29,12 @@ fn a_frame_comes_back_as_it_was() {
 }
 
 #[test]
+fn no_section_is_shown_in_place_of_another() {
+    let saved = Saved::encode("main").unwrap().with(Section::encode("state", "other").unwrap());
+    assert_eq!(saved.to_json().unwrap(), serde_json::json!({ "": "main", "state": "other" }));
+}
+
+#[test]
 fn a_frame_cut_anywhere_is_refused() {
     let frame = sample().to_frame();
     for len in 0..frame.len() {
