@@ -289,6 +289,23 @@ fn a_count_by_eight_threads_across_200_reloads_is_exact() {
 }
 
 #[test]
+fn a_state_that_is_saved_twice_is_the_same_and_its_source_serves_on() {
+    let scene = Scene::with(&["counter_v2"]);
+    let counter = scene.handle::<dyn Counter>("counter");
+    counter.enter().unwrap().add(5).unwrap();
+    let saved = || scene.host.state("counter").unwrap();
+    let first = saved();
+    assert_eq!(saved(), first);
+    assert_eq!(now(&counter), (1, 2, 5));
+    // Nor does the next generation write it in another way.
+    scene.host.reload("counter").unwrap();
+    assert_eq!(saved(), first);
+    assert_eq!(counter.enter().unwrap().add(1).unwrap(), 6);
+    assert_ne!(saved(), first);
+    assert_eq!(now(&counter), (2, 2, 6));
+}
+
+#[test]
 fn a_reload_asked_for_inside_of_a_call_is_refused_at_once() {
     let limit = Duration::from_secs(3600);
     let scene = Scene::with_options(&["counter_v1"], |options| options.drain_deadline = limit);
