@@ -131,7 +131,8 @@ impl Saved {
     }
 
     /// The state as JSON, for people: that of the section without a name, or, if there are others, an object of all of
-    /// them by name, where that one is `state` unless another has this name. Bytes in a plugin's own encoding are only counted.
+    /// them by name, where that one is `state` unless another has this name. Bytes in a plugin's own encoding are
+    /// only counted.
     ///
     /// # Errors
     /// A payload is not what it claims to be.
