@@ -33,6 +33,8 @@ struct TokenBuckets {
 
 impl Plugin for TokenBuckets {
     const STATE_VERSION: u32 = 2;
+    /// Each bucket is true by itself.
+    const SAVES_BESIDE_CALLS: bool = true;
 
     fn create(host: &Services) -> Result<Self> {
         let buckets = Buckets::new(host.config::<Config>()?.rule()?);

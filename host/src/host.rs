@@ -228,7 +228,8 @@ impl Host {
     /// saved beside calls, its gate is closed meanwhile, as in a reload.
     ///
     /// # Errors
-    /// It has none, is in use, or does not write it.
+    /// It has none, is in use, or does not write it; [`StateError::Busy`] also if a reload wants to begin, to which this
+    /// gives way.
     pub fn state(&self, plugin: &str) -> Result<Arc<Vec<u8>>, StateError> {
         let plugin = self.find_for_state(plugin)?;
         snapshot::take(&self.core, &plugin, Callers::MayWait).map(|taken| taken.frame)

@@ -21,6 +21,7 @@ use crate::file::{
 };
 use crate::gate::{Slot, Stragglers};
 use crate::meter::{Meter, Reading};
+use crate::snapshot::Frame;
 use crate::status::Phase;
 
 /// See the module.
@@ -79,6 +80,8 @@ struct Turn {
     step: Step,
     since: Instant,
     cancelled: bool,
+    /// Whoever wants the turn gets it as soon as this one has noticed.
+    gives_way: bool,
 }
 
 /// What the host remembers of a plugin.
@@ -108,7 +111,7 @@ pub(crate) struct Previous {
     pub(crate) build: Arc<Build>,
     pub(crate) copy: Kept,
     /// The state that it handed over, as long as that is recent.
-    pub(crate) state: Option<Arc<Vec<u8>>>,
+    pub(crate) state: Option<Frame>,
 }
 
 /// The generation that answers.
@@ -177,7 +180,19 @@ impl Plugin {
         /// No code of a plugin runs at *publish*, so it is as good as over. Whoever acts on the event that it has
         /// just recorded would otherwise find it still under way.
         const ALMOST_OVER: Duration = Duration::from_secs(1);
-        self.begin_after(step, ALMOST_OVER, |turn| turn.step == Step::Publish)
+        self.begin_after(step, ALMOST_OVER, false, |turn| turn.step == Step::Publish || turn.gives_way)
+    }
+
+    /// Begins a transaction that changes nothing, and gives way to any other.
+    ///
+    /// # Errors
+    /// One is under way.
+    pub(crate) fn begin_giving_way(
+        self: &Arc<Self>,
+        step: Step,
+        limit: Duration,
+    ) -> Result<Transaction, ReloadError> {
+        self.begin_after(step, limit, true, |_| true)
     }
 
     /// Begins a transaction as soon as the one under way has ended.
@@ -189,16 +204,20 @@ impl Plugin {
         step: Step,
         limit: Duration,
     ) -> Result<Transaction, ReloadError> {
-        self.begin_after(step, limit, |_| true)
+        self.begin_after(step, limit, false, |_| true)
     }
 
     fn begin_after(
         self: &Arc<Self>,
         step: Step,
         limit: Duration,
+        gives_way: bool,
         worth_waiting: impl Fn(&Turn) -> bool,
     ) -> Result<Transaction, ReloadError> {
-        let turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(turn) = turn.as_mut().filter(|turn| turn.gives_way && !gives_way) {
+            turn.cancelled = true;
+        }
         let (mut turn, _) = self
             .turn_ended
             .wait_timeout_while(turn, limit, |turn| turn.as_ref().is_some_and(&worth_waiting))
@@ -206,7 +225,7 @@ impl Plugin {
         if let Some(Turn { step, since, .. }) = *turn {
             return Err(ReloadError::Busy { plugin: self.name.clone(), step, since: since.elapsed() });
         }
-        *turn = Some(Turn { step, since: Instant::now(), cancelled: false });
+        *turn = Some(Turn { step, since: Instant::now(), cancelled: false, gives_way });
         Ok(Transaction(self.clone()))
     }
 

@@ -251,7 +251,7 @@ impl Core {
         let left = deadline.saturating_duration_since(Instant::now());
         let saved = match old.drain(left) {
             Err(stragglers) if !state.beside_calls => Err(old.value().holders(&stragglers)),
-            _ => snapshot::of(self, old.value()).map_err(|reason| reason.to_string()),
+            _ => snapshot::now(self, old.value(), || false).map_err(|reason| reason.to_string()),
         };
         let kept = saved
             .and_then(|Taken { hash, frame, .. }| self.store.snapshot(&plugin.name, hash, frame, LAST_WORDS));

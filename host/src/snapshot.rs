@@ -11,18 +11,24 @@ use crate::events::{Event, Step};
 use crate::ffi::Instance;
 use crate::file::ContentHash;
 use crate::lock::lock;
-use crate::plugin::{Loaded, Plugin};
+use crate::plugin::{Loaded, Plugin, Transaction};
 use crate::registry::Core;
 use crate::reload::hook_stuck;
 
 /// How long whoever asks for a snapshot waits for a disk.
 const DISK: Duration = Duration::from_secs(30);
 
+/// A state as a whole frame, which is lent and never copied.
+pub(crate) type Frame = Arc<Vec<u8>>;
+
+/// How soon it gives way.
+const LOOK: Duration = Duration::from_millis(5);
+
 /// A state, and whose it is.
 pub(crate) struct Taken {
     pub(crate) generation: u64,
     pub(crate) hash: ContentHash,
-    pub(crate) frame: Arc<Vec<u8>>,
+    pub(crate) frame: Frame,
 }
 
 /// Whether callers may have to wait.
@@ -37,8 +43,8 @@ pub(crate) enum Callers {
 /// Has the serving generation written down.
 pub(crate) fn take(core: &Core, plugin: &Arc<Plugin>, callers: Callers) -> Result<Taken, StateError> {
     // Nobody replaces it meanwhile, so what is kept is kept in the order in which it was true.
-    let turn = plugin.begin_within(Step::Save, core.options.call_wait);
-    let _turn = turn.map_err(|error| StateError::Busy { busy: error.to_string() })?;
+    let turn = plugin.begin_giving_way(Step::Save, core.options.call_wait);
+    let turn = turn.map_err(|error| StateError::Busy { busy: error.to_string() })?;
     if core.is_closed() {
         return Err(StateError::Closed);
     }
@@ -47,22 +53,36 @@ pub(crate) fn take(core: &Core, plugin: &Arc<Plugin>, callers: Callers) -> Resul
     let state = held.build.manifest.state;
     let state = state.ok_or_else(|| StateError::Stateless { name: plugin.name.clone() })?;
     if state.beside_calls || callers == Callers::GoOn {
-        return of(core, &held).map_err(StateError::Refused);
+        return of(core, &held, &turn);
     }
     drop(held);
     let mut pause = plugin.slot.pause().map_err(|error| gate(error.to_string()))?;
-    let limit = core.options.drain_deadline;
-    if let Err(stragglers) = pause.drain(limit) {
-        let holders = pause.value().holders(&stragglers);
-        return Err(StateError::Refused(RefusalReason::Held { limit, holders }));
+    let (begun, limit) = (Instant::now(), core.options.drain_deadline);
+    while let Err(stragglers) = pause.drain(LOOK.min(limit.saturating_sub(begun.elapsed()))) {
+        if turn.is_cancelled() {
+            return Err(gave_way());
+        }
+        if begun.elapsed() >= limit {
+            let holders = pause.value().holders(&stragglers);
+            return Err(StateError::Refused(RefusalReason::Held { limit, holders }));
+        }
     }
-    of(core, pause.value()).map_err(StateError::Refused)
+    of(core, pause.value(), &turn)
+}
+
+fn of(core: &Core, loaded: &Loaded, turn: &Transaction) -> Result<Taken, StateError> {
+    let taken = now(core, loaded, || turn.is_cancelled());
+    taken.map_err(|reason| if turn.is_cancelled() { gave_way() } else { StateError::Refused(reason) })
+}
+
+fn gave_way() -> StateError {
+    StateError::Busy { busy: "a reload has come between".into() }
 }
 
 /// Has a generation written down in which no call is, or that says that this does not matter.
-pub(crate) fn of(core: &Core, loaded: &Loaded) -> Result<Taken, RefusalReason> {
+pub(crate) fn now(core: &Core, loaded: &Loaded, give_up: impl Fn() -> bool) -> Result<Taken, RefusalReason> {
     let limit = core.options.hook_deadline;
-    let frame = save(&loaded.deputy, &loaded.instance, 0, limit, || false)?;
+    let frame = save(&loaded.deputy, &loaded.instance, 0, limit, give_up)?;
     Ok(Taken { generation: loaded.number, hash: loaded.build.hash, frame: Arc::new(frame) })
 }
 

@@ -10,20 +10,20 @@ use crate::program::{Running, reseat};
 use crate::waiting::{DEADLINE, until};
 use crate::workshop::Workshop;
 
-fn text(output: &[u8]) -> String {
+pub fn text(output: &[u8]) -> String {
     String::from_utf8_lossy(output).into_owned()
 }
 
-fn path(path: &Path) -> &str {
+pub fn path(path: &Path) -> &str {
     path.to_str().expect("temporary paths are text")
 }
 
 /// Asks the host that has this state directory.
-fn ask(state: &Path, args: &[&str]) -> Output {
+pub fn ask(state: &Path, args: &[&str]) -> Output {
     reseat().args(args).arg("--state-dir").arg(state).output().expect("the program can be started")
 }
 
-fn ok(output: &Output) -> String {
+pub fn ok(output: &Output) -> String {
     assert!(output.status.success(), "{}", text(&output.stderr));
     text(&output.stdout)
 }

@@ -144,8 +144,8 @@ fn a_state_that_is_damaged_is_told_of_and_nothing_is_started_without_it_unless_a
     let next = scene.next_host(|options| options.start_fresh = true);
     assert_eq!(now(&next), at(1, 2, 0));
     assert!(next.shutdown(DEADLINE));
-    let entries = std::fs::read_dir(scene.state()).unwrap().flatten().map(|entry| entry.path());
-    let aside = entries.filter(|path| path.to_string_lossy().contains("/set-aside-")).next().unwrap();
+    let mut entries = std::fs::read_dir(scene.state()).unwrap().flatten().map(|entry| entry.path());
+    let aside = entries.find(|path| path.to_string_lossy().contains("/set-aside-")).unwrap();
     assert_eq!(std::fs::read_dir(aside.join("saved/counter")).unwrap().count(), 1);
     assert_eq!(now(&scene.next_host(|_| {})), at(1, 2, 0));
 }
@@ -235,6 +235,15 @@ fn states_are_kept_now_and_then_of_plugins_that_say_that_this_may_be() {
                 == serde_json::json!({ "total": 5 })
         })
     });
+}
+
+#[test]
+fn a_reload_that_is_asked_for_while_the_state_is_kept_waits_for_that() {
+    let often = Some(Duration::from_millis(1));
+    let scene = Scene::with_options(&["counter_v2"], |options| options.snapshot_every = often);
+    for _ in 0..50 {
+        scene.host.reload("counter").unwrap();
+    }
 }
 
 #[test]

@@ -29,6 +29,8 @@ mod budget;
 mod calls;
 /// The command line, HTTP, and what they say.
 mod cli;
+/// `reseat state`, and what `reseat run` begins with.
+mod cli_state;
 /// Code that runs when a library is opened.
 mod constructors;
 /// Things that happen at the same time.

@@ -1,3 +1,6 @@
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
 use reseat::Handle;
 use reseat_tests::counter::Counter;
 use reseat_tests::echo::Echo;
@@ -5,6 +8,7 @@ use reseat_tests::misc::{Blocker, Feeder};
 
 use crate::callers::Callers;
 use crate::scene::{Build, Scene};
+use crate::waiting::slowly;
 
 const PUBLISHES: u32 = 1_000;
 /// How often a caller's turn enters a plugin and calls a method of it: twice `echo`, once `counter`, twice
@@ -120,4 +124,32 @@ fn eight_threads_on_four_plugins_get_a_million_right_answers_across_a_thousand_p
     scene.settled();
     wake.wait();
     parked.join().unwrap();
+}
+
+#[test]
+fn eight_threads_count_across_a_thousand_reloads_and_the_sum_is_exact() {
+    let scene = Scene::with(&["counter_v2"]);
+    let counter = scene.handle::<dyn Counter>("counter");
+    let done = AtomicBool::new(false);
+    let counted: u64 = std::thread::scope(|scope| {
+        let count = || {
+            let mut counted = 0;
+            while !done.load(Ordering::Relaxed) {
+                counter.enter().unwrap().add(1).unwrap();
+                counted += 1;
+                // Two processors are to be had by the reloads, too.
+                slowly(Duration::from_micros(100));
+            }
+            counted
+        };
+        let threads: Vec<_> = (0..8).map(|_| scope.spawn(count)).collect();
+        for _ in 0..PUBLISHES {
+            scene.host.reload("counter").unwrap();
+        }
+        done.store(true, Ordering::Relaxed);
+        threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+    });
+    assert_eq!(counter.enter().unwrap().get().unwrap(), counted);
+    assert_eq!(scene.generation("counter"), Some(u64::from(PUBLISHES) + 1));
+    scene.settled();
 }

@@ -1,9 +1,10 @@
 //! The figures that reseat is held to, measured on this machine: `scripts/bench`.
 //!
-//! `figures [calls] [drains] [json] [reloads] [builds]`: all of them unless some are named.
+//! `figures [calls] [drains] [json] [reloads] [builds] [states]`: all of them unless some are named.
 
 mod drains;
 mod reloads;
+mod states;
 mod ways;
 
 use std::process::ExitCode;
@@ -44,6 +45,9 @@ fn main() -> ExitCode {
     }
     if is_wanted("builds") {
         reloads::print_builds();
+    }
+    if is_wanted("states") {
+        states::print();
     }
     ExitCode::SUCCESS
 }

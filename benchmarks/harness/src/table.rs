@@ -19,6 +19,15 @@ pub fn time(what: &str, nanos: f64, limit: f64) {
     println!("| {what} | {} | | {} | {} |", shown(nanos), shown(limit), verdict(nanos <= limit, false));
 }
 
+/// So many times as much, of something that is measured but once.
+pub fn times(what: &str, times: f64, limit: Option<f64>) {
+    let (limit, verdict) = match limit {
+        Some(limit) => (format!("{limit}×"), verdict(times <= limit, false)),
+        None => (String::new(), ""),
+    };
+    println!("| {what} | {times:.2}× | | {limit} | {verdict} |");
+}
+
 /// For the record.
 pub fn note(what: &str, measured: &str) {
     println!("| {what} | {measured} | | | |");

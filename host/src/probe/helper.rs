@@ -12,6 +12,7 @@ use super::{Report, Request};
 use crate::events::Step;
 use crate::ffi::{self, Counters, Hooks, Regions};
 use crate::options::TrustedFile;
+use crate::snapshot::Frame;
 
 /// What a helper program does: answers the one request that is on its standard input. Call this first in its `main`:
 /// it closes every descriptor but the standard ones.
@@ -34,7 +35,7 @@ struct Helper {
 }
 
 impl Helper {
-    fn begin() -> Result<(Helper, Request, Option<Arc<Vec<u8>>>)> {
+    fn begin() -> Result<(Helper, Request, Option<Frame>)> {
         // What the host had open is none of a build's business.
         ffi::close_inherited_descriptors();
         let reports = File::from(rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdout(), 3)?);
@@ -68,14 +69,14 @@ impl Helper {
     }
 
     /// Takes the build through the steps.
-    fn answer(mut self, request: &Request, state: Option<Arc<Vec<u8>>>) -> Result<()> {
+    fn answer(mut self, request: &Request, state: Option<Frame>) -> Result<()> {
         match self.rehearse(request, state) {
             Ok(()) => self.say(&Report::Done),
             Err(error) => self.say(&Report::Refused(format!("{error:#}"))),
         }
     }
 
-    fn rehearse(&mut self, request: &Request, state: Option<Arc<Vec<u8>>>) -> Result<()> {
+    fn rehearse(&mut self, request: &Request, state: Option<Frame>) -> Result<()> {
         self.say(&Report::At(Step::Open))?;
         // The host has vouched for the file before it started this.
         let origin = TrustedFile::watched(request.library.clone());

@@ -14,13 +14,14 @@ use crate::options::TrustedFile;
 use crate::plugin::{Build, Loaded, Plugin, Previous, Serving};
 use crate::probation::LostState;
 use crate::registry::Core;
+use crate::snapshot::Frame;
 use crate::store::Commit;
 
 /// How a reload that leads back differs from others.
 #[derive(Clone)]
 pub(crate) struct Back {
     /// The state that the build had when it was left, if that is recent.
-    state: Option<Arc<Vec<u8>>>,
+    state: Option<Frame>,
     /// What becomes of the present one if it cannot be written for the build.
     lost: LostState,
     /// Why.
@@ -93,7 +94,7 @@ fn take_back(
 
 impl Reload<'_> {
     /// Step 7: the state for the next generation, and where it is from.
-    pub(super) fn state(&self, old: &Loaded) -> Result<(Arc<Vec<u8>>, RolledBackState), Stop> {
+    pub(super) fn state(&self, old: &Loaded) -> Result<(Frame, RolledBackState), Stop> {
         if let Some(state) = &self.wish.state {
             return Ok((state.clone(), RolledBackState::Carried));
         }

@@ -11,6 +11,7 @@ use crate::host::Outcome;
 use crate::observer::{self, Change};
 use crate::plugin::{Build, Loaded};
 use crate::probe::{Candidate, Failed};
+use crate::snapshot::Frame;
 use crate::store::Tried;
 
 /// How long callers wait at most so that a build can be tried with the present state.
@@ -50,7 +51,7 @@ impl Reload<'_> {
     }
 
     /// The state with which the first generation in this host begins.
-    pub(super) fn kept_state(&self) -> Result<Option<Arc<Vec<u8>>>, Stop> {
+    pub(super) fn kept_state(&self) -> Result<Option<Frame>, Stop> {
         if self.serving.is_some() {
             return Ok(None);
         }
@@ -61,7 +62,7 @@ impl Reload<'_> {
     }
 
     /// Step 2: what it does in a process that may die of it.
-    pub(super) fn probe(&self, staged: &Staged, kept: Option<&Arc<Vec<u8>>>) -> Result<(), Stop> {
+    pub(super) fn probe(&self, staged: &Staged, kept: Option<&Frame>) -> Result<(), Stop> {
         let Some(probe) = self.core.probes(&self.plugin.name) else { return Ok(()) };
         let given = kept.or(self.wish.state.as_ref());
         let way = |with_state| if with_state { Tried::WithState } else { Tried::Empty };
@@ -107,7 +108,7 @@ impl Reload<'_> {
     /// The state with which a build is tried that is to take it over: as it is now, for which callers have to wait for a
     /// moment if the serving build does not say that it may be saved beside calls. If calls last, the state that was
     /// kept last has to do, if there is one.
-    fn copy_of_the_state(&self) -> Result<Option<Arc<Vec<u8>>>, Stop> {
+    fn copy_of_the_state(&self) -> Result<Option<Frame>, Stop> {
         if !self.hands_over() {
             return Ok(None);
         }

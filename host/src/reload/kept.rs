@@ -16,6 +16,7 @@ use crate::host::Outcome;
 use crate::options::TrustedFile;
 use crate::plugin::{Build, Plugin, Previous};
 use crate::registry::Core;
+use crate::snapshot::Frame;
 use crate::store::{Kept, Pair};
 
 /// Goes on with what served when the last host ended, wherever its file is still in a directory that is watched.
@@ -113,7 +114,7 @@ fn remember(core: &Arc<Core>, plugin: &Arc<Plugin>, before: &Pair) {
 pub(crate) fn begin_with(
     core: &Arc<Core>,
     plugin: &Arc<Plugin>,
-    state: Arc<Vec<u8>>,
+    state: Frame,
 ) -> Result<Outcome, ReloadError> {
     let file = plugin.record().file.clone();
     let progress =

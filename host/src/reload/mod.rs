@@ -32,7 +32,7 @@ use crate::options::TrustedFile;
 use crate::plugin::{Build, Loaded, Plugin, Serving, Transaction};
 use crate::probation;
 use crate::registry::Core;
-use crate::snapshot;
+use crate::snapshot::{self, Frame};
 use crate::store::Tried;
 
 use admit::Progress;
@@ -79,7 +79,7 @@ pub(crate) struct Wish {
     /// It has proved itself under the host before this one.
     pub(crate) proven: bool,
     /// With this state, instead of that of what serves.
-    pub(crate) state: Option<Arc<Vec<u8>>>,
+    pub(crate) state: Option<Frame>,
 }
 
 /// One transaction.
@@ -116,7 +116,7 @@ impl<'a> Reload<'a> {
 
 /// A generation that has taken the state over, and where that is from.
 struct Carried {
-    state: Arc<Vec<u8>>,
+    state: Frame,
     fate: RolledBackState,
     loaded: Loaded,
     kept: Option<Kept>,
@@ -126,7 +126,7 @@ struct Carried {
 struct Published {
     old: Option<Retired<Loaded>>,
     closed_for: Duration,
-    state: Option<Arc<Vec<u8>>>,
+    state: Option<Frame>,
     fate: RolledBackState,
     kept: Option<Kept>,
     meter: Arc<Meter>,
@@ -293,7 +293,7 @@ impl Reload<'_> {
     }
 
     /// Step 8, its first half.
-    fn restore(&self, trial: &mut Trial, state: Arc<Vec<u8>>) -> Result<(), Stop> {
+    fn restore(&self, trial: &mut Trial, state: Frame) -> Result<(), Stop> {
         self.at(Step::Restore)?;
         let config = self.core.config(&self.plugin.name);
         let hooks = trial.hooks();
@@ -346,7 +346,7 @@ impl Reload<'_> {
     }
 
     /// Step 9, where no state was to be handed over.
-    fn publish(&self, trial: &mut Trial, state: Option<Arc<Vec<u8>>>) -> Result<Published, Stop> {
+    fn publish(&self, trial: &mut Trial, state: Option<Frame>) -> Result<Published, Stop> {
         self.at(Step::Publish)?;
         let (kept, loaded) = (trial.kept.take(), self.bind(trial)?);
         let meter = loaded.meter.clone();

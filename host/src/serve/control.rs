@@ -124,12 +124,13 @@ async fn answer(mut stream: UnixStream, calls: Calls, feed: Feed) -> io::Result<
     let response = match request {
         Request::Events { follow } => return events(&mut reader, &mut writer, calls, feed, follow).await,
         Request::SaveState { plugin } => {
-            return match calls.ask(move |host| host.state(&plugin)).await {
+            let state = move |host: &Host| host.state(&plugin).map_err(|error| error.to_string());
+            return match calls.ask(state).await {
                 Ok(Ok(frame)) => {
                     write(&mut writer, &Response::Ok(json!(frame.len()))).await?;
                     writer.write_all(&frame).await
                 }
-                Ok(Err(error)) => write(&mut writer, &Response::Error(error.to_string())).await,
+                Ok(Err(error)) => write(&mut writer, &Response::Error(error)).await,
                 Err(error) => write(&mut writer, &own(error)).await,
             };
         }

@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 
 use super::database::Database;
 use super::files::Files;
-use super::pairs::{Commit, Entry, Pair, Pairs, Place, State};
+use super::pairs::{Commit, Entry, Filed, Pair, Pairs, Place, State};
 use super::{Committed, Kept, SavedState};
 use crate::events::{Event, Journal};
 use crate::file::ContentHash;
+use crate::snapshot::Frame;
 
 /// Until something is to be done.
 const LONG: Duration = Duration::from_secs(3600);
@@ -86,7 +87,7 @@ impl Keeper {
         self.changed.notify_all();
     }
 
-    pub(super) fn snapshot(&self, plugin: &str, hash: ContentHash, frame: Arc<Vec<u8>>) -> Option<u64> {
+    pub(super) fn snapshot(&self, plugin: &str, hash: ContentHash, frame: Frame) -> Option<u64> {
         let change = self.desk().pairs.snapshot(plugin, hash, frame);
         self.changed.notify_all();
         change
@@ -152,7 +153,7 @@ impl Keeper {
     }
 
     /// A state, whole.
-    pub(super) fn read(&self, plugin: &str, state: &State) -> Result<Arc<Vec<u8>>, String> {
+    pub(super) fn read(&self, plugin: &str, state: &State) -> Result<Frame, String> {
         let name = match &state.place {
             Place::Memory(frame) => return Ok(frame.clone()),
             Place::File(name) => name,
@@ -228,7 +229,7 @@ impl Keeper {
     fn write(&self, job: &Job) -> Result<Written, String> {
         match job {
             Job::Write(plugin, entry) => {
-                let mut entry = entry.clone();
+                let mut entry = Entry::clone(entry);
                 let (text, files) = entry.write(plugin, &self.files).map_err(|error| error.to_string())?;
                 self.database.put(plugin, Some(&text)).map_err(|error| error.to_string())?;
                 Ok(Written { entry: Some(entry), files })
@@ -280,21 +281,20 @@ impl Keeper {
 }
 
 enum Job {
-    Write(String, Entry),
+    Write(String, Box<Entry>),
     Remove(String),
 }
 
 struct Written {
     /// What the store says of the plugin now.
     entry: Option<Entry>,
-    /// States that lay in memory, and the files in which they are.
-    files: Vec<(Arc<Vec<u8>>, String)>,
+    files: Filed,
 }
 
 impl Desk {
     fn next_job(&self) -> Option<Job> {
         let dirty = self.pairs.entries.iter().find(|(_, entry)| entry.is_dirty());
-        let write = dirty.map(|(plugin, entry)| Job::Write(plugin.clone(), entry.clone()));
+        let write = dirty.map(|(plugin, entry)| Job::Write(plugin.clone(), Box::new(entry.clone())));
         write.or_else(|| self.pairs.forgotten.first().cloned().map(Job::Remove))
     }
 

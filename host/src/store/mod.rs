@@ -21,6 +21,7 @@ use crate::events::{Event, Journal, now_ms};
 use crate::file::ContentHash;
 use crate::lock::lock;
 use crate::options::Options;
+use crate::snapshot::Frame;
 
 use database::{Database, Read, Verdicts};
 use files::Files;
@@ -263,7 +264,7 @@ impl Store {
         &self,
         plugin: &str,
         hash: ContentHash,
-        frame: Arc<Vec<u8>>,
+        frame: Frame,
         limit: Duration,
     ) -> Result<bool, String> {
         if !self.keeps() {
@@ -289,7 +290,7 @@ impl Store {
     ///
     /// # Errors
     /// There is one, and it cannot be used: which, and why.
-    pub(crate) fn state_of(&self, plugin: &str) -> Result<Option<(u32, Arc<Vec<u8>>)>, String> {
+    pub(crate) fn state_of(&self, plugin: &str) -> Result<Option<(u32, Frame)>, String> {
         self.keeper.current(plugin).and_then(|pair| pair.state).map_or(Ok(None), |state| {
             let frame = self.keeper.read(plugin, &state)?;
             Ok(Some((state.version, frame)))

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::files::Files;
 use crate::events::now_ms;
 use crate::file::ContentHash;
+use crate::snapshot::Frame;
 
 /// After so many deaths of the host, each within a minute after it took over, a build is not started again.
 pub(super) const DEATHS: u32 = 3;
@@ -49,10 +50,13 @@ pub(crate) struct State {
 #[derive(Clone)]
 pub(super) enum Place {
     /// It has yet to be written.
-    Memory(Arc<Vec<u8>>),
+    Memory(Frame),
     /// A file of the plugin's directory.
     File(String),
 }
+
+/// States that lay in memory, and the files in which they are now.
+pub(super) type Filed = Vec<(Frame, String)>;
 
 /// The pairs of one plugin.
 #[derive(Clone)]
@@ -89,7 +93,7 @@ pub(crate) struct Commit<'a> {
     /// Whether its contents are those of the file; a mark may have been cleared.
     pub(crate) is_exact: bool,
     /// The state that was carried across, if any.
-    pub(crate) state: Option<Arc<Vec<u8>>>,
+    pub(crate) state: Option<Frame>,
     /// The build that can be gone back to.
     pub(crate) before: Option<ContentHash>,
     /// It need not prove itself.
@@ -106,13 +110,13 @@ pub(super) struct Pairs {
 }
 
 impl State {
-    pub(super) fn of(frame: Arc<Vec<u8>>) -> State {
+    pub(super) fn of(frame: Frame) -> State {
         // Whoever hands it in has checked it.
         let version = plugin_api::state::frame::parse(&frame).map_or(0, |contents| contents.version);
         State { version, bytes: frame.len() as u64, at_ms: now_ms(), place: Place::Memory(frame) }
     }
 
-    fn is(&self, frame: &Arc<Vec<u8>>) -> bool {
+    fn is(&self, frame: &Frame) -> bool {
         matches!(&self.place, Place::Memory(own) if Arc::ptr_eq(own, frame))
     }
 }
@@ -151,7 +155,7 @@ impl Pairs {
     }
 
     /// A newer state of the build that serves. The number of the change; `None`: another build serves.
-    pub(super) fn snapshot(&mut self, plugin: &str, hash: ContentHash, frame: Arc<Vec<u8>>) -> Option<u64> {
+    pub(super) fn snapshot(&mut self, plugin: &str, hash: ContentHash, frame: Frame) -> Option<u64> {
         let changed = self.next_change();
         let entry = self.entries.get_mut(plugin).filter(|entry| entry.current.hash == hash)?;
         entry.current.state = Some(State::of(frame));
@@ -208,7 +212,7 @@ impl Pairs {
     }
 
     /// A change has been written: what waited in memory lies in files now.
-    pub(super) fn note_written(&mut self, plugin: &str, change: u64, files: &[(Arc<Vec<u8>>, String)]) {
+    pub(super) fn note_written(&mut self, plugin: &str, change: u64, files: &Filed) {
         let Some(entry) = self.entries.get_mut(plugin) else { return };
         entry.written = entry.written.max(change);
         for state in entry.pairs_mut().filter_map(|pair| pair.state.as_mut()) {
@@ -278,12 +282,8 @@ impl WrittenPair {
 
 impl Entry {
     /// Writes what has yet to be written of its states, and gives what the store is to say, and the files.
-    pub(super) fn write(
-        &mut self,
-        plugin: &str,
-        files: &Files,
-    ) -> std::io::Result<(Vec<u8>, Vec<(Arc<Vec<u8>>, String)>)> {
-        let mut written: Vec<(Arc<Vec<u8>>, String)> = Vec::new();
+    pub(super) fn write(&mut self, plugin: &str, files: &Files) -> std::io::Result<(Vec<u8>, Filed)> {
+        let mut written: Filed = Vec::new();
         for pair in self.pairs_mut() {
             files.settle_build(pair.hash)?;
             let Some(State { place, version, .. }) = &mut pair.state else { continue };
