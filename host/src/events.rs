@@ -32,7 +32,7 @@ pub enum Event {
         state_bytes: usize,
     },
     /// The present state of a plugin is on disk: whatever becomes of this process, the next host begins with it or a newer
-    /// one.
+    /// one. Told to those who listen, and not among [`Host::recent_events`](crate::Host::recent_events).
     Snapshotted {
         /// The plugin.
         plugin: String,
@@ -358,17 +358,29 @@ struct Subscriber {
 
 impl Journal {
     pub(crate) fn record(&self, event: Event) {
+        self.hand_out(event, true);
+    }
+
+    /// Tells of something that happens all the time: it is not remembered, so that what is stays to be seen.
+    pub(crate) fn tell(&self, event: Event) {
+        self.hand_out(event, false);
+    }
+
+    fn hand_out(&self, event: Event, is_remembered: bool) {
         match &event {
+            Event::Snapshotted { .. } => tracing::debug!("{event}"),
             Event::Refused { .. } | Event::Trouble { .. } => tracing::warn!("{event}"),
             _ => tracing::info!("{event}"),
         }
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         state.last += 1;
         let recorded = Recorded { sequence: state.last, at_ms: now_ms(), event };
-        if state.history.len() == HISTORY {
-            state.history.pop_front();
+        if is_remembered {
+            if state.history.len() == HISTORY {
+                state.history.pop_front();
+            }
+            state.history.push_back(recorded.clone());
         }
-        state.history.push_back(recorded.clone());
         state.subscribers.retain_mut(|subscriber| subscriber.send(&recorded));
     }
 

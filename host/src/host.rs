@@ -232,7 +232,7 @@ impl Host {
     /// gives way.
     pub fn state(&self, plugin: &str) -> Result<Arc<Vec<u8>>, StateError> {
         let plugin = self.find_for_state(plugin)?;
-        snapshot::take(&self.core, &plugin, Callers::MayWait).map(|taken| taken.frame)
+        snapshot::take(&self.core, &plugin, Callers::MayWait, |taken| taken.frame)
     }
 
     /// Keeps the state of a plugin, as it is now, in the state directory, and returns when it is on disk. How many bytes

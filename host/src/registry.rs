@@ -253,8 +253,10 @@ impl Core {
             Err(stragglers) if !state.beside_calls => Err(old.value().holders(&stragglers)),
             _ => snapshot::now(self, old.value(), || false).map_err(|reason| reason.to_string()),
         };
-        let kept = saved
-            .and_then(|Taken { hash, frame, .. }| self.store.snapshot(&plugin.name, hash, frame, LAST_WORDS));
+        let kept = saved.and_then(|Taken { hash, frame, .. }| {
+            let change = self.store.snapshot(&plugin.name, hash, frame)?;
+            self.store.wait_for(&plugin.name, change, LAST_WORDS)
+        });
         if let Err(why) = kept {
             let what = format!(
                 "the last state of {} is not kept, the next host begins with the one before: {why}",

@@ -40,8 +40,13 @@ pub(crate) enum Callers {
     GoOn,
 }
 
-/// Has the serving generation written down.
-pub(crate) fn take(core: &Core, plugin: &Arc<Plugin>, callers: Callers) -> Result<Taken, StateError> {
+/// Has the serving generation written down, and hands that on before another can take over.
+pub(crate) fn take<R>(
+    core: &Core,
+    plugin: &Arc<Plugin>,
+    callers: Callers,
+    then: impl FnOnce(Taken) -> R,
+) -> Result<R, StateError> {
     // Nobody replaces it meanwhile, so what is kept is kept in the order in which it was true.
     let turn = plugin.begin_giving_way(Step::Save, core.options.call_wait);
     let turn = turn.map_err(|error| StateError::Busy { busy: error.to_string() })?;
@@ -53,7 +58,7 @@ pub(crate) fn take(core: &Core, plugin: &Arc<Plugin>, callers: Callers) -> Resul
     let state = held.build.manifest.state;
     let state = state.ok_or_else(|| StateError::Stateless { name: plugin.name.clone() })?;
     if state.beside_calls || callers == Callers::GoOn {
-        return of(core, &held, &turn);
+        return of(core, &held, &turn).map(then);
     }
     drop(held);
     let mut pause = plugin.slot.pause().map_err(|error| gate(error.to_string()))?;
@@ -67,7 +72,9 @@ pub(crate) fn take(core: &Core, plugin: &Arc<Plugin>, callers: Callers) -> Resul
             return Err(StateError::Refused(RefusalReason::Held { limit, holders }));
         }
     }
-    of(core, pause.value(), &turn)
+    let taken = of(core, pause.value(), &turn)?;
+    drop(pause);
+    Ok(then(taken))
 }
 
 fn of(core: &Core, loaded: &Loaded, turn: &Transaction) -> Result<Taken, StateError> {
@@ -108,14 +115,13 @@ pub(crate) fn save(
 /// Keeps the present state of a plugin, and says when it is on disk.
 pub(crate) fn keep(core: &Core, plugin: &Arc<Plugin>, callers: Callers) -> Result<u64, StateError> {
     let begun = Instant::now();
-    let Taken { generation, hash, frame } = take(core, plugin, callers)?;
-    let bytes = frame.len() as u64;
-    let kept = core.store.snapshot(&plugin.name, hash, frame, DISK).map_err(StateError::NotKept)?;
-    // Another build may have taken over since: what was carried across to it is newer.
-    if kept {
-        let took_ms = begun.elapsed().as_secs_f64() * 1e3;
-        core.journal.record(Event::Snapshotted { plugin: plugin.name.clone(), generation, bytes, took_ms });
-    }
+    let (generation, bytes, change) = take(core, plugin, callers, |Taken { generation, hash, frame }| {
+        (generation, frame.len() as u64, core.store.snapshot(&plugin.name, hash, frame))
+    })?;
+    let change = change.map_err(StateError::NotKept)?;
+    core.store.wait_for(&plugin.name, change, DISK).map_err(StateError::NotKept)?;
+    let took_ms = begun.elapsed().as_secs_f64() * 1e3;
+    core.journal.tell(Event::Snapshotted { plugin: plugin.name.clone(), generation, bytes, took_ms });
     Ok(bytes)
 }
 

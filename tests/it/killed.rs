@@ -2,7 +2,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use reseat::{Event, Host, Options};
+use reseat::{Event, Host, Options, StateError};
 use reseat_tests::counter::Counter;
 
 use crate::child::Mortal;
@@ -83,14 +83,20 @@ fn live(dir: &Path) {
             for build in (1..=9).cycle() {
                 install(dir, &stamped(build));
                 assert!(until(DEADLINE, || number(&host, "build") == u64::from(build)));
+                // Also of the same build, while it is written down.
+                host.reload("counter").unwrap();
             }
         });
         let _end = EndsTheProcess;
         loop {
             // Whatever is kept now, it is no less.
             let counted = number(&host, "get");
-            host.snapshot("counter").unwrap();
-            println!("kept {counted}");
+            match host.snapshot("counter") {
+                Ok(_) => println!("kept {counted}"),
+                // It has given way to a reload.
+                Err(StateError::Busy { .. }) => {}
+                Err(error) => panic!("{error}"),
+            }
         }
     });
 }

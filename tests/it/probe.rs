@@ -338,9 +338,12 @@ fn a_store_that_is_damaged_keeps_a_host_from_starting_until_it_is_to_begin_afres
     let (scene, _counter) = scene(|_| {});
     assert!(scene.host.shutdown(crate::waiting::DEADLINE));
     let store = scene.state().join("store.redb");
-    let mut bytes = std::fs::read(&store).unwrap();
-    for damage in [0, 64, 200] {
-        bytes[damage..damage + 40].fill(0xa5);
+    type Damage = fn(&mut Vec<u8>);
+    let damages: [Damage; 3] =
+        [|bytes| bytes[..9].fill(0xa5), |bytes| bytes[64..400].fill(0xa5), |bytes| bytes.truncate(5000)];
+    for (damage, change) in damages.into_iter().enumerate() {
+        let mut bytes = std::fs::read(&store).unwrap();
+        change(&mut bytes);
         std::fs::write(&store, &bytes).unwrap();
         let error = scene.try_next_host(|_| {}).err().expect("it is damaged").to_string();
         assert!(error.contains("store.redb is damaged: ") && error.contains("--fresh"), "{damage}: {error}");
@@ -351,7 +354,6 @@ fn a_store_that_is_damaged_keeps_a_host_from_starting_until_it_is_to_begin_afres
         assert!(next.shutdown(crate::waiting::DEADLINE));
         // And after that there is a whole one again.
         assert!(scene.next_host(|_| {}).shutdown(crate::waiting::DEADLINE));
-        bytes = std::fs::read(&store).unwrap();
     }
 }
 

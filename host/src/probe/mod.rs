@@ -38,7 +38,7 @@ pub struct Probe {
     pub program: PathBuf,
     /// Its arguments.
     pub arguments: Vec<OsString>,
-    /// How long all of it may take.
+    /// How long all of it may take, besides a second for each 64 MiB of state.
     pub deadline: Duration,
     /// How much memory it may take, in bytes of address space, besides three times the size of the state and twice that of
     /// its regions.
@@ -205,7 +205,8 @@ impl Probe {
         let request = self.request(candidate).map_err(unusable)?;
         let started = Instant::now();
         let mut helper = self.start(request, &report, &said).map_err(unusable)?;
-        let status = helper.wait(self.deadline, cancelled);
+        let limit = self.limit(candidate);
+        let status = helper.wait(limit, cancelled);
         let (last, reports) = reports(report).map_err(unusable)?;
         let said = excerpt(said).unwrap_or_default();
         let failed = |end| Err(Failed::Build(ProbeFailure { step: last, end, said: said.clone() }));
@@ -218,9 +219,9 @@ impl Probe {
             (Some(Report::Refused(reason)), _) => failed(ProbeEnd::Refused(reason.clone())),
             (_, Waited::Cancelled) => Err(Failed::Cancelled),
             (None, Waited::TooLong) => {
-                Err(unusable(io::Error::other(format!("it has said nothing within {:?}", self.deadline))))
+                Err(unusable(io::Error::other(format!("it has said nothing within {limit:?}"))))
             }
-            (_, Waited::TooLong) => failed(ProbeEnd::Deadline(self.deadline)),
+            (_, Waited::TooLong) => failed(ProbeEnd::Deadline(limit)),
             // It never got to the build.
             (None, Waited::Ended(status)) => {
                 Err(unusable(io::Error::other(format!("it ended at once: {status}{}", quoted(&said)))))
@@ -230,6 +231,11 @@ impl Probe {
                 None => ProbeEnd::Exit(status.code().unwrap_or(-1)),
             }),
         }
+    }
+
+    fn limit(&self, candidate: &Candidate<'_>) -> Duration {
+        let bytes = candidate.state.map_or(0, |state| state.len() as u64);
+        self.deadline + Duration::from_millis(bytes * 1000 / (64 << 20))
     }
 
     fn request(&self, candidate: &Candidate<'_>) -> io::Result<File> {
@@ -245,7 +251,7 @@ impl Probe {
             regions: candidate.regions.to_vec(),
             memory: self.memory.saturating_add(besides),
             // Whatever it does, it does not go on for ever, even if nobody is left to end it.
-            seconds: self.deadline.as_secs() + 2,
+            seconds: self.limit(candidate).as_secs() + 2,
             parent: std::process::id(),
         };
         let mut file = anonymous("request")?;

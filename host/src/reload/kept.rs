@@ -83,6 +83,8 @@ fn staged(
     let settled = Settled { file, origin: TrustedFile::watched(pair.file.clone()), noticed: Instant::now() };
     let (incoming, build) = stage_and_vet(core, &settled, progress)?;
     if build.hash != pair.kept {
+        // So that there is room for a whole one.
+        let _ = std::fs::remove_file(copy);
         let (found, expected) = (build.hash.to_string(), pair.kept.to_string());
         return Err(stop(Step::Stage, RefusalReason::KeptBuild { found, expected }));
     }

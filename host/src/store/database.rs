@@ -112,6 +112,11 @@ impl Database {
         }
     }
 
+    /// Whether it is there, or can be.
+    pub(super) fn is_usable(&self) -> bool {
+        !matches!(*lock(&self.0.backing), Backing::Unusable)
+    }
+
     /// Leaves the file to the next host.
     pub(super) fn close(&self) {
         *lock(&self.0.backing) = Backing::Unusable;

@@ -92,6 +92,11 @@ impl Files {
         Ok(name)
     }
 
+    /// Removes a state, if it is there.
+    pub(super) fn remove_state(&self, plugin: &str, name: &str) {
+        let _ = fs::remove_file(self.state(plugin, name));
+    }
+
     fn names(&self, plugin: &str) -> io::Result<Vec<String>> {
         let entries = match fs::read_dir(self.states().join(plugin)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),

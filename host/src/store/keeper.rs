@@ -37,8 +37,8 @@ struct Desk {
     on_disk: BTreeMap<String, Entry>,
     /// Builds that have yet to prove themselves, and when they will have.
     proving: Vec<(Instant, String, ContentHash)>,
-    /// Why nothing can be written at the moment.
-    failure: Option<String>,
+    /// Why plugins' pairs cannot be written at the moment, and when it is tried again.
+    failures: BTreeMap<String, (String, Instant)>,
     ending: bool,
 }
 
@@ -51,7 +51,7 @@ impl Keeper {
         proving: Duration,
     ) -> Keeper {
         let on_disk = pairs.on_disk();
-        let desk = Desk { pairs, on_disk, proving: Vec::new(), failure: None, ending: false };
+        let desk = Desk { pairs, on_disk, proving: Vec::new(), failures: BTreeMap::new(), ending: false };
         Keeper { files, database, journal, proving, desk: Mutex::new(desk), changed: Condvar::new() }
     }
 
@@ -102,23 +102,23 @@ impl Keeper {
     pub(super) fn wait_for(&self, plugin: &str, change: u64, limit: Duration) -> Result<(), String> {
         let waits = |desk: &mut Desk| {
             let waits = desk.pairs.entries.get(plugin).is_some_and(|entry| entry.written < change);
-            waits && desk.failure.is_none()
+            waits && !desk.failures.contains_key(plugin)
         };
         let (desk, _) = self
             .changed
             .wait_timeout_while(self.desk(), limit, waits)
             .unwrap_or_else(PoisonError::into_inner);
-        match (&desk.failure, desk.pairs.entries.get(plugin)) {
+        match (desk.failures.get(plugin), desk.pairs.entries.get(plugin)) {
             (_, None) => Err(format!("{plugin} was unloaded meanwhile")),
             (_, Some(entry)) if entry.written >= change => Ok(()),
-            (Some(failure), _) => Err(failure.clone()),
+            (Some((failure, _)), _) => Err(failure.clone()),
             (None, _) => Err(format!("it is not on disk after {limit:?}")),
         }
     }
 
     /// Waits until everything is on disk, for a while.
     pub(super) fn wait_for_all(&self, limit: Duration) {
-        let waits = |desk: &mut Desk| desk.next_job().is_some() && desk.failure.is_none();
+        let waits = |desk: &mut Desk| desk.next_job().is_some();
         let waited = self.changed.wait_timeout_while(self.desk(), limit, waits);
         drop(waited.unwrap_or_else(PoisonError::into_inner));
     }
@@ -200,21 +200,17 @@ impl Keeper {
                 drop(desk);
                 let done = self.write(&job);
                 desk = self.desk();
-                if self.note(&mut desk, &job, done) {
-                    continue;
-                }
-                if desk.ending {
-                    return;
-                }
-                desk = self.sleep(desk, AGAIN);
+                self.note(&mut desk, &job, done);
             } else if desk.ending {
                 drop(desk);
                 if let Err(error) = self.database.note_end() {
-                    self.tell(&error.to_string());
+                    let what = format!("the next host will take this one's end for a death: {error}");
+                    self.journal.record(Event::Trouble { what });
                 }
                 return;
             } else {
-                let pause = desk.proving.iter().map(|(at, ..)| *at).min();
+                let proved = desk.proving.iter().map(|(at, ..)| *at);
+                let pause = proved.chain(desk.failures.values().map(|(_, again)| *again)).min();
                 let pause = pause.map_or(LONG, |at| at.saturating_duration_since(Instant::now()));
                 desk = self.sleep(desk, pause);
             }
@@ -231,7 +227,11 @@ impl Keeper {
             Job::Write(plugin, entry) => {
                 let mut entry = Entry::clone(entry);
                 let (text, files) = entry.write(plugin, &self.files).map_err(|error| error.to_string())?;
-                self.database.put(plugin, Some(&text)).map_err(|error| error.to_string())?;
+                self.database.put(plugin, Some(&text)).map_err(|error| {
+                    // Nothing names them, and the next try writes them again.
+                    files.iter().for_each(|(_, name)| self.files.remove_state(plugin, name));
+                    error.to_string()
+                })?;
                 Ok(Written { entry: Some(entry), files })
             }
             Job::Remove(plugin) => {
@@ -241,20 +241,20 @@ impl Keeper {
         }
     }
 
-    /// Whether it has been written.
-    fn note(&self, desk: &mut Desk, job: &Job, done: Result<Written, String>) -> bool {
+    fn note(&self, desk: &mut Desk, job: &Job, done: Result<Written, String>) {
+        let (Job::Write(plugin, _) | Job::Remove(plugin)) = job;
         let written = match done {
             Ok(written) => written,
             Err(why) => {
-                if desk.failure.replace(why.clone()).is_none() {
-                    self.tell(&why);
+                let again = Instant::now() + AGAIN;
+                if desk.failures.insert(plugin.clone(), (why.clone(), again)).is_none() {
+                    self.tell(plugin, &why);
                 }
                 self.changed.notify_all();
-                return false;
+                return;
             }
         };
-        desk.failure = None;
-        let (Job::Write(plugin, _) | Job::Remove(plugin)) = job;
+        desk.failures.remove(plugin);
         match written.entry {
             Some(entry) => {
                 desk.pairs.note_written(plugin, entry.changed, &written.files);
@@ -269,12 +269,11 @@ impl Keeper {
         let _ = self.files.sweep_states(plugin, &desk.names(plugin));
         let _ = self.files.sweep_builds(&desk.builds());
         self.changed.notify_all();
-        true
     }
 
-    fn tell(&self, why: &str) {
+    fn tell(&self, plugin: &str, why: &str) {
         let what = format!(
-            "what serves, and its state, cannot be kept for the next host: {why}; what was kept before stays, and this is tried again"
+            "what serves of {plugin}, and its state, cannot be kept for the next host: {why}; what was kept before stays, and this is tried again"
         );
         self.journal.record(Event::Trouble { what });
     }
@@ -293,9 +292,15 @@ struct Written {
 
 impl Desk {
     fn next_job(&self) -> Option<Job> {
-        let dirty = self.pairs.entries.iter().find(|(_, entry)| entry.is_dirty());
+        let now = Instant::now();
+        // At the end, what has failed is not waited for.
+        let may =
+            |plugin: &str| self.failures.get(plugin).is_none_or(|(_, again)| !self.ending && *again <= now);
+        let mut entries = self.pairs.entries.iter();
+        let dirty = entries.find(|(plugin, entry)| entry.is_dirty() && may(plugin));
         let write = dirty.map(|(plugin, entry)| Job::Write(plugin.clone(), Box::new(entry.clone())));
-        write.or_else(|| self.pairs.forgotten.first().cloned().map(Job::Remove))
+        let mut forgotten = self.pairs.forgotten.iter();
+        write.or_else(|| forgotten.find(|plugin| may(plugin)).cloned().map(Job::Remove))
     }
 
     fn prove(&mut self) {

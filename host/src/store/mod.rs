@@ -178,6 +178,8 @@ impl Store {
             pairs.blame();
         }
         let keeper = Arc::new(Keeper::new(files, pairs, database.clone(), journal, proving));
+        // What is beside a store that another host uses is that host's.
+        let keeps = keeps && database.is_usable();
         let thread = keeps.then(|| Keeper::start(&keeper)).transpose().map_err(StoreError::Thread)?;
         if thread.is_some() && died {
             // Before anything is opened that may end this host, too.
@@ -255,25 +257,23 @@ impl Store {
         }
     }
 
-    /// Keeps a newer state of the build that serves, and waits until it is on disk. Whether it is: another build may serve
-    /// by now.
+    /// Keeps a newer state of the build that serves. The number of the change, to be waited for.
+    ///
+    /// # Errors
+    /// Nothing is kept, or of another build by now.
+    pub(crate) fn snapshot(&self, plugin: &str, hash: ContentHash, frame: Frame) -> Result<u64, String> {
+        if !self.keeps() {
+            return Err("this host keeps nothing".into());
+        }
+        self.keeper.snapshot(plugin, hash, frame).ok_or_else(|| "another build serves by now".into())
+    }
+
+    /// Waits until a change is on disk, or one that has overtaken it.
     ///
     /// # Errors
     /// It is not there within `limit`, and why.
-    pub(crate) fn snapshot(
-        &self,
-        plugin: &str,
-        hash: ContentHash,
-        frame: Frame,
-        limit: Duration,
-    ) -> Result<bool, String> {
-        if !self.keeps() {
-            return Err("this host keeps nothing: see `persist`".into());
-        }
-        match self.keeper.snapshot(plugin, hash, frame) {
-            Some(change) => self.keeper.wait_for(plugin, change, limit).map(|()| true),
-            None => Ok(false),
-        }
+    pub(crate) fn wait_for(&self, plugin: &str, change: u64, limit: Duration) -> Result<(), String> {
+        self.keeper.wait_for(plugin, change, limit)
     }
 
     /// Nothing is left of a plugin.

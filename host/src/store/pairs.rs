@@ -44,6 +44,8 @@ pub(crate) struct State {
     pub(crate) version: u32,
     pub(crate) bytes: u64,
     pub(crate) at_ms: u64,
+    /// The frame's checksum.
+    sum: u32,
     pub(super) place: Place,
 }
 
@@ -113,7 +115,12 @@ impl State {
     pub(super) fn of(frame: Frame) -> State {
         // Whoever hands it in has checked it.
         let version = plugin_api::state::frame::parse(&frame).map_or(0, |contents| contents.version);
-        State { version, bytes: frame.len() as u64, at_ms: now_ms(), place: Place::Memory(frame) }
+        let sum = frame.last_chunk().map_or(0, |sum| u32::from_le_bytes(*sum));
+        State { version, bytes: frame.len() as u64, at_ms: now_ms(), sum, place: Place::Memory(frame) }
+    }
+
+    fn equals(&self, other: &State) -> bool {
+        (self.version, self.bytes, self.sum) == (other.version, other.bytes, other.sum)
     }
 
     fn is(&self, frame: &Frame) -> bool {
@@ -156,11 +163,13 @@ impl Pairs {
 
     /// A newer state of the build that serves. The number of the change; `None`: another build serves.
     pub(super) fn snapshot(&mut self, plugin: &str, hash: ContentHash, frame: Frame) -> Option<u64> {
-        let changed = self.next_change();
+        let (changed, state) = (self.next_change(), State::of(frame));
         let entry = self.entries.get_mut(plugin).filter(|entry| entry.current.hash == hash)?;
-        entry.current.state = Some(State::of(frame));
-        entry.changed = changed;
-        Some(changed)
+        // What has not changed need not be written again.
+        if !entry.current.state.as_ref().is_some_and(|known| known.equals(&state)) {
+            (entry.current.state, entry.changed) = (Some(state), changed);
+        }
+        Some(entry.changed)
     }
 
     /// A host has lived for a minute after this build took over.
@@ -247,6 +256,7 @@ struct WrittenState {
     version: u32,
     bytes: u64,
     at_ms: u64,
+    sum: u32,
     file: String,
 }
 
@@ -258,6 +268,7 @@ impl WrittenPair {
                 version: state.version,
                 bytes: state.bytes,
                 at_ms: state.at_ms,
+                sum: state.sum,
                 file: name.clone(),
             }),
             Place::Memory(_) => None,
@@ -269,10 +280,11 @@ impl WrittenPair {
 
     fn read(self) -> Option<Pair> {
         let WrittenPair { hash, kept, version, file, at_ms, proven, deaths, state } = self;
-        let state = state.map(|WrittenState { version, bytes, at_ms, file }| State {
+        let state = state.map(|WrittenState { version, bytes, at_ms, sum, file }| State {
             version,
             bytes,
             at_ms,
+            sum,
             place: Place::File(file),
         });
         let (hash, kept) = (hash.parse().ok()?, kept.parse().ok()?);
