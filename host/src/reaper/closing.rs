@@ -1,7 +1,7 @@
 //! The end of a generation, from its last hook on.
 
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::NAME_HOLDERS_AFTER;
 use super::departure::{Departure, Stage};
@@ -13,6 +13,9 @@ use crate::ffi::{Closed, Gone, Image, Remnant, TOGETHER};
 use crate::file::Staged;
 use crate::gate;
 use crate::status::Phase;
+
+/// How long after a disagreement the second witness is asked again, at most.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 impl Round {
     /// Everything of it that could run has been asked to end: what is left are the thread-locals of threads.
@@ -106,8 +109,10 @@ impl Round {
 
     fn not_yet(&self, departure: &mut Departure, image: Image, staged: Staged, reason: String) -> Stage {
         if self.second_witness {
-            // Looking through all stacks is not for every turn.
-            departure.close_at = departure.since.elapsed() * 5 / 4;
+            // Looking through all stacks is not for every turn. Nor is one that has waited long to wait long again: on a
+            // busy machine a thread may not have answered for want of a turn.
+            let age = departure.since.elapsed();
+            departure.close_at = age + (age / 4).min(LOOK_AGAIN);
         }
         // A thread that is about to come by need not be reported.
         if departure.since.elapsed() >= NAME_HOLDERS_AFTER {
