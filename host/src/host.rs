@@ -103,7 +103,11 @@ impl Host {
     ///
     /// # Errors
     /// The state directory cannot be used, or the system refuses what a host needs.
-    pub fn start(options: Options) -> Result<Host, StartError> {
+    pub fn start(mut options: Options) -> Result<Host, StartError> {
+        // Wherever the process goes, its state stays where it is.
+        if let Ok(state_dir) = std::path::absolute(&options.state_dir) {
+            options.state_dir = state_dir;
+        }
         let staging = StagingDir::open(&options.state_dir).map_err(StartError::StateDir)?;
         let journal = Arc::new(Journal::default());
         let reaper = Reaper::start(journal.clone(), &options).map_err(StartError::Thread)?;
@@ -242,7 +246,7 @@ impl Host {
     /// As for [`Host::state`]; [`StateError::NotKept`] if it is not on disk.
     pub fn snapshot(&self, plugin: &str) -> Result<u64, StateError> {
         let plugin = self.find_for_state(plugin)?;
-        snapshot::keep(&self.core, &plugin, Callers::MayWait)
+        snapshot::keep(&self.core, &plugin, Callers::MayWait, || false)
     }
 
     /// Has the build that serves begin again with another state, a frame as [`Host::state`] gives it: as a reload, with
@@ -387,7 +391,7 @@ impl Host {
             intake.end();
         }
         if let Some(snapshots) = lock(&self.snapshots).take() {
-            snapshots.end();
+            snapshots.end(left());
         }
         let closed = self.core.all().into_iter().filter_map(|plugin| {
             plugin.set_closed();
@@ -407,12 +411,15 @@ impl Host {
         let clean = self.core.reaper.unfinished() == 0;
         if first {
             self.core.reaper.end();
-            self.core.store.close();
+            self.core.store.close(left().max(LAST_WORDS));
             self.core.journal.close();
         }
         clean
     }
 }
+
+/// How long the end of a host waits for a disk, at least.
+const LAST_WORDS: Duration = Duration::from_secs(10);
 
 impl Drop for Host {
     fn drop(&mut self) {

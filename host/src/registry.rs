@@ -253,10 +253,8 @@ impl Core {
             Err(stragglers) if !state.beside_calls => Err(old.value().holders(&stragglers)),
             _ => snapshot::now(self, old.value(), || false).map_err(|reason| reason.to_string()),
         };
-        let kept = saved.and_then(|Taken { hash, frame, .. }| {
-            let change = self.store.snapshot(&plugin.name, hash, frame)?;
-            self.store.wait_for(&plugin.name, change, LAST_WORDS)
-        });
+        // It is written by the time at which the store is closed.
+        let kept = saved.and_then(|Taken { hash, frame, .. }| self.store.snapshot(&plugin.name, hash, frame));
         if let Err(why) = kept {
             let what = format!(
                 "the last state of {} is not kept, the next host begins with the one before: {why}",
@@ -266,9 +264,6 @@ impl Core {
         }
     }
 }
-
-/// How long the end of a host waits for a disk, for each plugin.
-const LAST_WORDS: Duration = Duration::from_secs(10);
 
 /// Resolves an interface for the serving generation.
 fn bind(name: &str, number: usize, desc: &InterfaceDesc, loaded: &Loaded) -> Result<(), PluginError> {

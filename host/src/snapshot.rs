@@ -113,13 +113,18 @@ pub(crate) fn save(
 }
 
 /// Keeps the present state of a plugin, and says when it is on disk.
-pub(crate) fn keep(core: &Core, plugin: &Arc<Plugin>, callers: Callers) -> Result<u64, StateError> {
+pub(crate) fn keep(
+    core: &Core,
+    plugin: &Arc<Plugin>,
+    callers: Callers,
+    give_up: impl Fn() -> bool,
+) -> Result<u64, StateError> {
     let begun = Instant::now();
     let (generation, bytes, change) = take(core, plugin, callers, |Taken { generation, hash, frame }| {
         (generation, frame.len() as u64, core.store.snapshot(&plugin.name, hash, frame))
     })?;
     let change = change.map_err(StateError::NotKept)?;
-    core.store.wait_for(&plugin.name, change, DISK).map_err(StateError::NotKept)?;
+    core.store.wait_for(&plugin.name, change, DISK, give_up).map_err(StateError::NotKept)?;
     let took_ms = begun.elapsed().as_secs_f64() * 1e3;
     core.journal.tell(Event::Snapshotted { plugin: plugin.name.clone(), generation, bytes, took_ms });
     Ok(bytes)
@@ -145,26 +150,34 @@ impl Snapshots {
                 if *waited.unwrap_or_else(PoisonError::into_inner).0 {
                     return;
                 }
-                core.all().iter().for_each(|plugin| keep_now_and_then(&core, plugin));
+                let give_up = || *lock(ended);
+                core.all().iter().for_each(|plugin| keep_now_and_then(&core, plugin, give_up));
             }
         })?;
         Ok(Some(Snapshots { thread, end }))
     }
 
-    pub(crate) fn end(self) {
+    /// Ends it. A hook or a disk that does not answer is not waited for longer than this.
+    pub(crate) fn end(self, limit: Duration) {
         *lock(&self.end.0) = true;
         self.end.1.notify_all();
-        let _ = self.thread.join();
+        let begun = Instant::now();
+        while !self.thread.is_finished() && begun.elapsed() < limit {
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        if self.thread.is_finished() {
+            let _ = self.thread.join();
+        }
     }
 }
 
-fn keep_now_and_then(core: &Core, plugin: &Arc<Plugin>) {
+fn keep_now_and_then(core: &Core, plugin: &Arc<Plugin>, give_up: impl Fn() -> bool) {
     let serving = plugin.record().serving.clone();
     let state = serving.and_then(|serving| serving.build.manifest.state);
     if !state.is_some_and(|state| state.beside_calls) {
         return;
     }
-    match keep(core, plugin, Callers::GoOn) {
+    match keep(core, plugin, Callers::GoOn, give_up) {
         // Another time.
         Ok(_) | Err(StateError::Busy { .. } | StateError::Closed) => {}
         // The store has told of it.

@@ -4,6 +4,7 @@ use std::time::Duration;
 use reseat::{Event, Host, Options, RefusalReason, ReloadError, StartError, StateError, Step, TrustedDir};
 use reseat_tests::counter::Counter;
 
+use crate::child::in_child;
 use crate::scene::{Build, Scene};
 use crate::waiting::{DEADLINE, until};
 
@@ -339,4 +340,75 @@ fn a_second_host_on_the_same_directory_says_that_it_keeps_nothing() {
     assert!(second.shutdown(DEADLINE));
     ended(&scene);
     assert_eq!(now(&scene.next_host(|_| {})), at(1, 2, 41));
+}
+
+#[test]
+fn a_host_that_begins_afresh_and_keeps_nothing_leaves_a_whole_store() {
+    let scene = scene(|_| {});
+    ended(&scene);
+    let next = scene.next_host(|options| (options.persist, options.start_fresh) = (false, true));
+    assert_eq!(now(&next), at(1, 2, 0));
+    assert!(next.shutdown(DEADLINE));
+    let last = scene.next_host(|_| {});
+    assert_eq!(now(&last), at(1, 2, 0));
+    assert_eq!(last.recent_events().iter().filter(|e| matches!(e.event, Event::Refused { .. })).count(), 0);
+}
+
+#[test]
+fn a_store_that_was_being_made_when_its_host_died_is_made_anew() {
+    let scene = scene(|options| options.persist = false);
+    ended(&scene);
+    std::fs::write(scene.state().join("store.redb.new"), vec![0; 1 << 20]).unwrap();
+    let next = scene.next_host(|_| {});
+    next.snapshot("counter").unwrap();
+    assert!(next.shutdown(DEADLINE));
+    assert_eq!(now(&scene.next_host(|_| {})), at(1, 2, 0));
+}
+
+#[test]
+fn without_a_probation_no_rollback_takes_a_state_of_long_ago() {
+    let scene = Scene::with(&["counter_v1"]);
+    scene.install("counter_v2").published();
+    let error = scene.host.roll_back("counter").unwrap_err().to_string();
+    assert!(error.contains("writes state version 2, this build reads 1..=1"), "{error}");
+    assert_eq!(now(&scene.host), at(2, 2, 0));
+}
+
+#[test]
+fn a_process_that_goes_elsewhere_keeps_its_state_where_it_was() {
+    in_child("kept::a_process_that_goes_elsewhere_keeps_its_state_where_it_was", || {
+        let scene = Scene::with_options(&["counter_v2"], |options| {
+            let dir = options.state_dir.parent().unwrap().to_owned();
+            std::env::set_current_dir(dir).unwrap();
+            options.state_dir = "state".into();
+        });
+        std::env::set_current_dir("/").unwrap();
+        scene.host.snapshot("counter").unwrap();
+        state_file(&scene);
+    });
+}
+
+#[test]
+fn a_disk_that_is_full_for_a_while_costs_what_is_kept_meanwhile() {
+    in_child("kept::a_disk_that_is_full_for_a_while_costs_what_is_kept_meanwhile", || {
+        let scene = scene(|_| {});
+        scene.host.snapshot("counter").unwrap();
+        let full = |is_full: bool| {
+            let limit = if is_full { 8192 } else { libc::RLIM_INFINITY };
+            let limit = libc::rlimit { rlim_cur: limit, rlim_max: libc::RLIM_INFINITY };
+            // SAFETY: nothing but this process's own limits and signals; a write then fails instead of ending it.
+            unsafe {
+                libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
+                assert_eq!(libc::setrlimit(libc::RLIMIT_FSIZE, &raw const limit), 0);
+            }
+        };
+        full(true);
+        scene.host.call("counter", "add", r#"{"n":1}"#).unwrap();
+        let error = scene.host.snapshot("counter").unwrap_err();
+        assert!(matches!(error, StateError::NotKept(_)), "{error}");
+        full(false);
+        assert!(until(DEADLINE, || scene.host.snapshot("counter").is_ok()), "{scene}");
+        ended(&scene);
+        assert_eq!(now(&scene.next_host(|_| {})), at(1, 2, 42));
+    });
 }

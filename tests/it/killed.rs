@@ -189,3 +189,63 @@ fn a_first_build_under_which_three_hosts_die_is_not_started_and_the_host_lives()
     drop(host);
     std::fs::remove_dir_all(dir).unwrap();
 }
+
+#[test]
+fn a_host_that_is_killed_right_after_it_went_back_leaves_a_build_to_begin_with() {
+    let name = "killed::a_host_that_is_killed_right_after_it_went_back_leaves_a_build_to_begin_with";
+    let dir = std::env::var_os(DIR).map_or_else(|| prepared(1).keep(), PathBuf::from);
+    for round in 0..10 {
+        let child = Mortal::begin(name, &[(DIR, dir.to_str().unwrap())], || {
+            let host = host(&dir, Duration::ZERO);
+            host.allow("");
+            install(&dir, &stamped(2 + round));
+            assert!(until(DEADLINE, || number(&host, "build") == u64::from(2 + round)));
+            host.snapshot("counter").unwrap();
+            println!("goes back");
+            let _ = host.roll_back("counter");
+            println!("is back");
+            slowly(DEADLINE);
+        });
+        child.hear("goes back");
+        if round % 2 == 0 {
+            child.hear("is back");
+        }
+        child.kill();
+        let host = host(&dir, Duration::ZERO);
+        assert_eq!(number(&host, "get"), 5, "round {round}");
+        assert!(host.shutdown(DEADLINE));
+    }
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
+#[test]
+fn a_plugin_that_was_away_is_not_blamed_for_the_deaths_of_hosts() {
+    let name = "killed::a_plugin_that_was_away_is_not_blamed_for_the_deaths_of_hosts";
+    let proving = Duration::from_secs(60);
+    let dir = std::env::var_os(DIR).map_or_else(
+        || {
+            let dir = prepared(1).keep();
+            put(&dir.join("plugins/libecho.so"), &Build::of("echo_v1"));
+            // It has yet to prove itself.
+            install(&dir, &stamped(2));
+            assert!(host(&dir, proving).shutdown(DEADLINE));
+            std::fs::rename(library(&dir), dir.join("away")).unwrap();
+            dir
+        },
+        PathBuf::from,
+    );
+    for _ in 0..4 {
+        let child = Mortal::begin(name, &[(DIR, dir.to_str().unwrap())], || {
+            let host = host(&dir, Duration::ZERO);
+            println!("serves {}", host.call("echo", "build", "{}").unwrap());
+            slowly(DEADLINE);
+        });
+        child.hear("serves ");
+        child.kill();
+    }
+    std::fs::rename(dir.join("away"), library(&dir)).unwrap();
+    let host = host(&dir, proving);
+    assert_eq!((number(&host, "build"), number(&host, "get")), (2, 5));
+    drop(host);
+    std::fs::remove_dir_all(dir).unwrap();
+}

@@ -87,7 +87,13 @@ fn take_back(
     let outcome = reload.run(incoming).map_err(refuse)?;
     // Before the turn ends, so that it is not loaded again in between.
     let Build { hash, manifest, file, .. } = &*serving.build;
-    core.store.deny(*hash, &manifest.plugin, &manifest.version, file, format!("it was sent back: {reason}"));
+    core.store.deny_left(
+        *hash,
+        &manifest.plugin,
+        &manifest.version,
+        file,
+        format!("it was sent back: {reason}"),
+    );
     drop(turn);
     Ok(outcome)
 }
@@ -120,21 +126,36 @@ impl Reload<'_> {
     /// What the plugin's record and the store say from now on, and whether there is a way back from here.
     pub(super) fn remember(&self, number: u64, published: &mut Published) -> bool {
         let may_go_back = self.note(number, published);
-        let record = self.plugin.record();
+        let (file, copy, before) = {
+            let record = self.plugin.record();
+            (
+                record.file.clone(),
+                record.kept.as_ref().map(|kept| kept.path().to_owned()),
+                record.previous.as_ref().map(|previous| previous.build.hash),
+            )
+        };
         self.core.store.commit(
             &self.plugin.name,
             &Commit {
                 hash: self.build.hash,
                 version: &self.build.manifest.version,
-                file: &record.file,
-                copy: record.kept.as_ref().map(|kept| kept.path()),
+                file: &file,
+                copy: copy.as_deref(),
                 is_exact: self.build.facts.nodelete.is_none(),
                 state: published.state.clone(),
-                before: record.previous.as_ref().map(|previous| previous.build.hash),
+                reads_back: self.left_reads(published.state.as_ref()),
+                before,
                 is_trusted: self.core.options.proving.is_zero(),
             },
         );
         may_go_back
+    }
+
+    /// Whether the build that was left reads what it has written: it may have written an older version than that.
+    fn left_reads(&self, state: Option<&Frame>) -> bool {
+        let left = self.serving.as_ref().and_then(|serving| serving.build.manifest.state);
+        let contents = state.and_then(|frame| plugin_api::state::frame::parse(frame).ok());
+        left.zip(contents).is_some_and(|(left, contents)| left.reads(contents.version))
     }
 
     fn note(&self, number: u64, published: &mut Published) -> bool {
@@ -154,7 +175,10 @@ impl Reload<'_> {
         let same = left.as_ref().is_some_and(|left| left.build.hash == self.build.hash);
         // From one that has not proved itself there is only the way to one that has.
         if let Some(left) = left.filter(|_| !same && unproven.is_none()) {
-            let state = published.state.clone();
+            // It is of use while it is recent, and only a probation says when it is not.
+            let is_recent = self.core.options.probation.is_some();
+            let reads = self.left_reads(published.state.as_ref());
+            let state = published.state.clone().filter(|_| is_recent && reads);
             record.previous = copy.map(|copy| Previous { build: left.build, copy, state });
         }
         // Nor does it lead to itself.

@@ -22,9 +22,11 @@ use crate::store::{Kept, Pair};
 /// Goes on with what served when the last host ended, wherever its file is still in a directory that is watched.
 pub(crate) fn go_on(core: &Arc<Core>) {
     let kept = core.store.kept();
+    let kept: Vec<_> = kept.iter().filter(|kept| is_watched(core, &kept.pair.file)).collect();
+    core.store.note_begin(&kept);
     std::thread::scope(|scope| {
-        for kept in kept.into_iter().filter(|kept| is_watched(core, &kept.pair.file)) {
-            scope.spawn(move || go_on_with(core, &kept));
+        for kept in kept {
+            scope.spawn(move || go_on_with(core, kept));
         }
     });
 }

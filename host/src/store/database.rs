@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use redb::{DatabaseError, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, TableError};
+use redb::{ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, TableError};
 
 use super::pairs::{Entry, Pairs};
 use super::{Denial, Tried};
@@ -16,8 +16,9 @@ use crate::lock::lock;
 const DENIED: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("denied");
 const PASSED: TableDefinition<'_, &[u8], u64> = TableDefinition::new("passed");
 const PAIRS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("pairs");
-/// There while a host runs that keeps pairs: if it is found, that host has died.
-const RUNNING: TableDefinition<'_, (), u64> = TableDefinition::new("running");
+/// The plugins that a running host has opened or is about to, and that it runs, under no name: if they are found, that
+/// host has died.
+const RUNNING: TableDefinition<'_, &str, u64> = TableDefinition::new("running");
 
 /// How many builds are remembered as good; more are forgotten at random, and tried again.
 const PASSED_LIMIT: usize = 4096;
@@ -36,7 +37,9 @@ enum Backing {
     /// Nothing has been written yet.
     Absent,
     Open(redb::Database),
-    /// It cannot be used any more; if something is wrong with it, that has been told.
+    /// It could not be written, and has to be opened anew: the library does not go on with it.
+    Closed,
+    /// It is not to be used: another host uses it, or this one has ended.
     Unusable,
 }
 
@@ -68,8 +71,8 @@ impl Verdicts {
 pub(super) struct Read {
     pub(super) verdicts: Verdicts,
     pub(super) pairs: Pairs,
-    /// It has not ended as it should.
-    pub(super) died: bool,
+    /// The plugins that it had opened, if it has not ended as it should.
+    pub(super) died_with: Option<BTreeSet<String>>,
 }
 
 impl Database {
@@ -91,14 +94,9 @@ impl Database {
         if !path.exists() {
             return Ok((Database::new(path, journal), Read::default()));
         }
-        let opened = catch_unwind(AssertUnwindSafe(|| -> Result<_, redb::Error> {
-            let database = redb::Database::open(path)?;
-            let read = Read::from(&database.begin_read()?)?;
-            Ok((database, read))
-        }));
-        match opened {
-            Ok(Ok((database, read))) => Ok((Database::with(path, journal, Backing::Open(database)), read)),
-            Ok(Err(redb::Error::DatabaseAlreadyOpen)) => {
+        match open_whole(path) {
+            Ok((database, read)) => Ok((Database::with(path, journal, Backing::Open(database)), read)),
+            Err(redb::Error::DatabaseAlreadyOpen) => {
                 let what = format!(
                     "another host uses the store {}: what this one learns, and the state of its plugins, is forgotten when it ends",
                     path.display()
@@ -106,9 +104,7 @@ impl Database {
                 journal.record(Event::Trouble { what });
                 Ok((Database::with(path, journal, Backing::Unusable), Read::default()))
             }
-            Ok(Err(error)) => Err(error.to_string()),
-            // It is known to panic where a file is damaged.
-            Err(_) => Err("its pages contradict one another".into()),
+            Err(error) => Err(error.to_string()),
         }
     }
 
@@ -117,9 +113,11 @@ impl Database {
         !matches!(*lock(&self.0.backing), Backing::Unusable)
     }
 
-    /// Leaves the file to the next host.
+    /// Leaves the file to the next host, unless somebody is at it who waits for a disk.
     pub(super) fn close(&self) {
-        *lock(&self.0.backing) = Backing::Unusable;
+        if let Ok(mut backing) = self.0.backing.try_lock() {
+            *backing = Backing::Unusable;
+        }
     }
 
     /// Writes to the file, which is made if need be.
@@ -128,13 +126,17 @@ impl Database {
         change: impl FnOnce(&redb::WriteTransaction) -> Result<(), redb::Error>,
     ) -> Result<(), redb::Error> {
         let mut backing = lock(&self.0.backing);
-        if matches!(*backing, Backing::Absent) {
-            *backing = Backing::Open(create(&self.0.path)?);
+        match *backing {
+            Backing::Absent => *backing = Backing::Open(create(&self.0.path)?),
+            Backing::Closed => *backing = Backing::Open(open_whole(&self.0.path)?.0),
+            Backing::Open(_) | Backing::Unusable => {}
         }
         let Backing::Open(database) = &*backing else { return Ok(()) };
-        let transaction = database.begin_write()?;
-        change(&transaction)?;
-        Ok(transaction.commit()?)
+        let written = write_to(database, change);
+        if written.is_err() {
+            *backing = Backing::Closed;
+        }
+        written
     }
 
     fn write_verdict(&self, change: impl FnOnce(&redb::WriteTransaction) -> Result<(), redb::Error>) {
@@ -182,7 +184,30 @@ impl Database {
         });
     }
 
-    /// Writes the pairs of one plugin, `None` for one that is forgotten, and that a host runs.
+    /// A host begins that is about to open these plugins. On disk before it does, since one of them may end it.
+    pub(super) fn note_begin(&self, plugins: &[String]) -> Result<(), redb::Error> {
+        self.write(|transaction| {
+            let mut table = transaction.open_table(RUNNING)?;
+            table.retain(|_, _| false)?;
+            table.insert("", now_ms())?;
+            plugins.iter().try_for_each(|plugin| table.insert(plugin.as_str(), now_ms()).map(drop))?;
+            Ok(())
+        })
+    }
+
+    /// Forgets all pairs.
+    pub(super) fn clear_pairs(&self) -> Result<(), redb::Error> {
+        if matches!(*lock(&self.0.backing), Backing::Absent) {
+            return Ok(());
+        }
+        self.write(|transaction| {
+            transaction.delete_table(PAIRS)?;
+            transaction.delete_table(RUNNING)?;
+            Ok(())
+        })
+    }
+
+    /// Writes the pairs of one plugin, `None` for one that is forgotten, and that a host runs which has opened it.
     pub(super) fn put(&self, plugin: &str, pairs: Option<&[u8]>) -> Result<(), redb::Error> {
         self.write(|transaction| {
             let mut table = transaction.open_table(PAIRS)?;
@@ -190,7 +215,9 @@ impl Database {
                 Some(pairs) => drop(table.insert(plugin, pairs)?),
                 None => drop(table.remove(plugin)?),
             }
-            transaction.open_table(RUNNING)?.insert((), now_ms())?;
+            let mut running = transaction.open_table(RUNNING)?;
+            running.insert("", now_ms())?;
+            running.insert(plugin, now_ms())?;
             Ok(())
         })
     }
@@ -201,14 +228,49 @@ impl Database {
             return Ok(());
         }
         self.write(|transaction| {
-            transaction.open_table(RUNNING)?.remove(())?;
+            transaction.open_table(RUNNING)?.retain(|_, _| false)?;
             Ok(())
         })
     }
 }
 
-fn create(path: &Path) -> Result<redb::Database, DatabaseError> {
-    redb::Database::create(path)
+/// Makes an empty one, which has its name only when it is whole.
+fn create(path: &Path) -> Result<redb::Database, redb::Error> {
+    if path.exists() {
+        // Somebody else was quicker.
+        return Ok(open_whole(path)?.0);
+    }
+    let unfinished = path.with_extension("redb.new");
+    match std::fs::remove_file(&unfinished) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+        _ => {}
+    }
+    let database = redb::Database::create(&unfinished)?;
+    std::fs::rename(&unfinished, path)?;
+    if let Some(directory) = path.parent() {
+        std::fs::File::open(directory)?.sync_all()?;
+    }
+    Ok(database)
+}
+
+/// Opens one, and reads all of it.
+fn open_whole(path: &Path) -> Result<(redb::Database, Read), redb::Error> {
+    let opened = catch_unwind(AssertUnwindSafe(|| -> Result<_, redb::Error> {
+        let database = redb::Database::open(path)?;
+        let read = Read::from(&database.begin_read()?)?;
+        Ok((database, read))
+    }));
+    // It is known to panic where a file is damaged.
+    opened.unwrap_or_else(|_| Err(redb::Error::Corrupted("its pages contradict one another".into())))
+}
+
+fn write_to(
+    database: &redb::Database,
+    change: impl FnOnce(&redb::WriteTransaction) -> Result<(), redb::Error>,
+) -> Result<(), redb::Error> {
+    let transaction = database.begin_write()?;
+    change(&transaction)?;
+    Ok(transaction.commit()?)
 }
 
 /// A hash, and behind it one byte for how it was tried.
@@ -253,7 +315,9 @@ impl Read {
             }
         }
         if let Some(table) = there(transaction.open_table(RUNNING))? {
-            read.died = table.get(())?.is_some();
+            let names = table.iter()?.map(|entry| Ok(entry?.0.value().to_owned()));
+            let names = names.collect::<Result<BTreeSet<_>, redb::Error>>()?;
+            read.died_with = Some(names).filter(|names| !names.is_empty());
         }
         Ok(read)
     }

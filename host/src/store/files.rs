@@ -85,11 +85,10 @@ impl Files {
         let unfinished = directory.join(".new");
         let mut file =
             OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&unfinished)?;
-        file.write_all(frame)?;
-        file.sync_all()?;
-        fs::rename(&unfinished, directory.join(&name))?;
-        sync(&directory)?;
-        Ok(name)
+        let written = file.write_all(frame).and_then(|()| file.sync_all());
+        written.inspect_err(|_| self.remove_state(plugin, ".new"))?;
+        let named = fs::rename(&unfinished, directory.join(&name)).and_then(|()| sync(&directory));
+        named.inspect_err(|_| self.remove_state(plugin, &name)).map(|()| name)
     }
 
     /// Removes a state, if it is there.
@@ -115,6 +114,16 @@ impl Files {
             let _ = fs::remove_dir(self.states().join(plugin));
         }
         Ok(())
+    }
+
+    /// Removes the states of all plugins but those named.
+    pub(super) fn sweep_unknown(&self, plugins: &BTreeSet<String>) {
+        let entries = fs::read_dir(self.states()).into_iter().flatten().flatten();
+        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+        for plugin in names.filter(|name| !plugins.contains(name)) {
+            // What stays goes another time.
+            let _ = self.sweep_states(&plugin, &BTreeSet::new());
+        }
     }
 
     /// Removes the builds but for those named.

@@ -17,6 +17,9 @@ use crate::snapshot::Frame;
 /// Until something is to be done.
 const LONG: Duration = Duration::from_secs(3600);
 
+/// How soon a wait is given up.
+const LOOK: Duration = Duration::from_millis(20);
+
 /// How soon it is tried again when it could not be written.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -57,6 +60,8 @@ impl Keeper {
 
     pub(super) fn start(keeper: &Arc<Keeper>) -> io::Result<JoinHandle<()>> {
         let keeper = keeper.clone();
+        // A host that was killed may have left what nothing names.
+        keeper.files.sweep_unknown(&keeper.desk().on_disk.keys().cloned().collect());
         std::thread::Builder::new().name("reseat-store".into()).spawn(move || keeper.run())
     }
 
@@ -98,16 +103,29 @@ impl Keeper {
         self.changed.notify_all();
     }
 
+    /// The last change of a plugin's pairs, to be waited for.
+    pub(super) fn last_change(&self, plugin: &str) -> u64 {
+        self.desk().pairs.entries.get(plugin).map_or(0, |entry| entry.changed)
+    }
+
     /// Waits until a change is on disk, or one that has overtaken it.
-    pub(super) fn wait_for(&self, plugin: &str, change: u64, limit: Duration) -> Result<(), String> {
-        let waits = |desk: &mut Desk| {
+    pub(super) fn wait_for(
+        &self,
+        plugin: &str,
+        change: u64,
+        limit: Duration,
+        give_up: impl Fn() -> bool,
+    ) -> Result<(), String> {
+        let begun = Instant::now();
+        let mut desk = self.desk();
+        loop {
             let waits = desk.pairs.entries.get(plugin).is_some_and(|entry| entry.written < change);
-            waits && !desk.failures.contains_key(plugin)
-        };
-        let (desk, _) = self
-            .changed
-            .wait_timeout_while(self.desk(), limit, waits)
-            .unwrap_or_else(PoisonError::into_inner);
+            let left = limit.saturating_sub(begun.elapsed());
+            if !waits || desk.failures.contains_key(plugin) || left.is_zero() || give_up() {
+                break;
+            }
+            desk = self.sleep(desk, left.min(LOOK));
+        }
         match (desk.failures.get(plugin), desk.pairs.entries.get(plugin)) {
             (_, None) => Err(format!("{plugin} was unloaded meanwhile")),
             (_, Some(entry)) if entry.written >= change => Ok(()),
@@ -139,17 +157,15 @@ impl Keeper {
             .collect()
     }
 
-    /// Puts the pairs before in the place of those that have ended the host too often.
-    pub(super) fn send_back(&self) -> Vec<(String, Pair)> {
-        let mut desk = self.desk();
-        let plugins: Vec<_> = desk.pairs.entries.keys().cloned().collect();
-        let gone = plugins.into_iter().filter_map(|plugin| {
-            let gone = desk.pairs.send_back(&plugin)?;
-            Some((plugin, gone))
-        });
-        let gone = gone.collect();
+    /// Puts the pair before in the place of one that is not to be started.
+    pub(super) fn send_back(&self, plugin: &str) {
+        self.desk().pairs.send_back(plugin);
         self.changed.notify_all();
-        gone
+    }
+
+    pub(super) fn pardon(&self, hash: ContentHash) {
+        self.desk().pairs.pardon(hash);
+        self.changed.notify_all();
     }
 
     /// A state, whole.
@@ -271,7 +287,7 @@ impl Keeper {
         self.changed.notify_all();
     }
 
-    fn tell(&self, plugin: &str, why: &str) {
+    pub(super) fn tell(&self, plugin: &str, why: &str) {
         let what = format!(
             "what serves of {plugin}, and its state, cannot be kept for the next host: {why}; what was kept before stays, and this is tried again"
         );

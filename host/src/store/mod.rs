@@ -13,7 +13,7 @@ mod pairs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -141,6 +141,12 @@ pub(crate) struct Store {
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.close(LIMIT);
+    }
+}
+
 impl Store {
     /// Reads what an earlier host has written.
     pub(crate) fn open(options: &Options, journal: Arc<Journal>) -> Result<Store, StoreError> {
@@ -157,12 +163,10 @@ impl Store {
             }
             Ok(())
         };
-        if fresh {
-            set_aside(None)?;
-        } else if !path.exists() && files.has_states() {
+        if !fresh && !path.exists() && files.has_states() {
             return Err(StoreError::Gone { path });
         }
-        let (database, Read { verdicts, mut pairs, died }) = match Database::open(&path, &journal) {
+        let (database, Read { verdicts, mut pairs, died_with }) = match Database::open(&path, &journal) {
             Ok(opened) => opened,
             Err(_) if fresh => {
                 set_aside(Some(&path))?;
@@ -170,29 +174,37 @@ impl Store {
             }
             Err(why) => return Err(StoreError::Damaged { path, why }),
         };
-        if !keeps {
+        // What is beside a store that another host uses is that host's.
+        let is_ours = database.is_usable();
+        if fresh && is_ours {
+            // First what names the files, then the files.
+            let cleared = database.clear_pairs();
+            cleared.map_err(|error| StoreError::Damaged { path: path.clone(), why: error.to_string() })?;
+            set_aside(None)?;
+        }
+        let keeps = keeps && is_ours;
+        if !keeps || fresh {
             pairs = pairs::Pairs::default();
-        } else if fresh {
-            pairs.forget_all();
-        } else if died {
-            pairs.blame();
+        } else if let Some(opened) = died_with {
+            pairs.blame(&opened);
         }
         let keeper = Arc::new(Keeper::new(files, pairs, database.clone(), journal, proving));
-        // What is beside a store that another host uses is that host's.
-        let keeps = keeps && database.is_usable();
         let thread = keeps.then(|| Keeper::start(&keeper)).transpose().map_err(StoreError::Thread)?;
-        if thread.is_some() && died {
-            // Before anything is opened that may end this host, too.
-            keeper.wait_for_all(LIMIT);
-        }
         Ok(Store { database, verdicts: Mutex::new(verdicts), keeper, thread: Mutex::new(thread) })
     }
 
-    /// Writes what has yet to be written, and leaves the file to the next host.
-    pub(crate) fn close(&self) {
+    /// Writes what has yet to be written, and leaves the file to the next host. A disk that does not answer is not waited
+    /// for longer than this.
+    pub(crate) fn close(&self, limit: Duration) {
         if let Some(thread) = lock(&self.thread).take() {
             self.keeper.end();
-            let _ = thread.join();
+            let begun = Instant::now();
+            while !thread.is_finished() && begun.elapsed() < limit {
+                std::thread::sleep(Duration::from_micros(200));
+            }
+            if thread.is_finished() {
+                let _ = thread.join();
+            }
         }
         self.database.close();
     }
@@ -215,6 +227,37 @@ impl Store {
 
     /// Denies a build from now on.
     pub(crate) fn deny(&self, hash: ContentHash, plugin: &str, version: &str, file: &Path, reason: String) {
+        let denial = self.deny_here(hash, plugin, version, file, reason);
+        self.database.deny(hash, &denial);
+    }
+
+    /// Denies a build that another has just taken the place of. On disk not before that is there, too: otherwise a host
+    /// that begins in between would have nothing to begin with.
+    pub(crate) fn deny_left(
+        &self,
+        hash: ContentHash,
+        plugin: &str,
+        version: &str,
+        file: &Path,
+        reason: String,
+    ) {
+        let denial = self.deny_here(hash, plugin, version, file, reason);
+        if self.keeps() {
+            let change = self.keeper.last_change(plugin);
+            // If it cannot be written, this can hardly be.
+            let _ = self.keeper.wait_for(plugin, change, LIMIT, || false);
+        }
+        self.database.deny(hash, &denial);
+    }
+
+    fn deny_here(
+        &self,
+        hash: ContentHash,
+        plugin: &str,
+        version: &str,
+        file: &Path,
+        reason: String,
+    ) -> Denial {
         let denial = Denial {
             hash: hash.to_string(),
             plugin: plugin.to_owned(),
@@ -223,18 +266,17 @@ impl Store {
             reason,
             at_ms: now_ms(),
         };
-        {
-            let mut verdicts = lock(&self.verdicts);
-            verdicts.passed.retain(|(passed, _)| *passed != hash);
-            verdicts.denied.insert(hash, denial.clone());
-        }
-        self.database.deny(hash, &denial);
+        let mut verdicts = lock(&self.verdicts);
+        verdicts.passed.retain(|(passed, _)| *passed != hash);
+        verdicts.denied.insert(hash, denial.clone());
+        denial
     }
 
     /// Denies a build no longer. `None`: it was not denied.
     pub(crate) fn allow(&self, hash: ContentHash) -> Option<Denial> {
         let denial = lock(&self.verdicts).denied.remove(&hash)?;
         self.database.allow(hash);
+        self.keeper.pardon(hash);
         Some(denial)
     }
 
@@ -272,8 +314,14 @@ impl Store {
     ///
     /// # Errors
     /// It is not there within `limit`, and why.
-    pub(crate) fn wait_for(&self, plugin: &str, change: u64, limit: Duration) -> Result<(), String> {
-        self.keeper.wait_for(plugin, change, limit)
+    pub(crate) fn wait_for(
+        &self,
+        plugin: &str,
+        change: u64,
+        limit: Duration,
+        give_up: impl Fn() -> bool,
+    ) -> Result<(), String> {
+        self.keeper.wait_for(plugin, change, limit, give_up)
     }
 
     /// Nothing is left of a plugin.
@@ -302,14 +350,34 @@ impl Store {
         self.keeper.files.build(hash)
     }
 
-    /// What served when the last host ended. Builds that have ended it too often are denied, and those before them take
-    /// their place.
+    /// What served when the last host ended. A build that is denied, or has ended too many hosts and is denied for that
+    /// now, gives its place to the one before it.
     pub(crate) fn kept(&self) -> Vec<Kept> {
-        for (plugin, gone) in self.keeper.send_back() {
-            let reason =
-                format!("the host has ended {} times within a minute after it took over", pairs::DEATHS);
-            self.deny(gone.hash, &plugin, &gone.version, &gone.file, reason);
+        if !self.keeps() {
+            return Vec::new();
+        }
+        for Kept { plugin, pair, .. } in self.keeper.all() {
+            if pair.deaths >= pairs::DEATHS {
+                let reason =
+                    format!("the host has ended {} times within a minute after it took over", pairs::DEATHS);
+                self.deny(pair.hash, &plugin, &pair.version, &pair.file, reason);
+            }
+            if self.denial(pair.hash).is_some() {
+                self.keeper.send_back(&plugin);
+            }
         }
         self.keeper.all()
+    }
+
+    /// These plugins are about to be opened, and one of them may end this host. What is known of that, and of those before,
+    /// is on disk when this returns.
+    pub(crate) fn note_begin(&self, plugins: &[&Kept]) {
+        let names: Vec<_> = plugins.iter().map(|kept| kept.plugin.clone()).collect();
+        if !names.is_empty()
+            && let Err(error) = self.database.note_begin(&names)
+        {
+            self.keeper.tell(&names.join(", "), &error.to_string());
+        }
+        self.keeper.wait_for_all(LIMIT);
     }
 }

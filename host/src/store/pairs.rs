@@ -4,7 +4,7 @@
 //! to it, and may skip what was overtaken meanwhile. So nobody waits for a disk, and no more than two states of a plugin
 //! wait to be written.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -35,6 +35,8 @@ pub(crate) struct Pair {
     pub(crate) proven: bool,
     /// How often the host has died before that.
     pub(crate) deaths: u32,
+    /// Of two builds, the one with the higher number has taken over later, whatever the clock says.
+    order: u64,
     pub(crate) state: Option<State>,
 }
 
@@ -96,6 +98,8 @@ pub(crate) struct Commit<'a> {
     pub(crate) is_exact: bool,
     /// The state that was carried across, if any.
     pub(crate) state: Option<Frame>,
+    /// Whether the build that was left reads that, too.
+    pub(crate) reads_back: bool,
     /// The build that can be gone back to.
     pub(crate) before: Option<ContentHash>,
     /// It need not prove itself.
@@ -134,6 +138,10 @@ impl Pairs {
         self.entries.clone()
     }
 
+    fn next_order(&self) -> u64 {
+        self.entries.values().flat_map(Entry::pairs).map(|pair| pair.order).max().unwrap_or(0) + 1
+    }
+
     fn next_change(&mut self) -> u64 {
         self.last_change += 1;
         self.last_change
@@ -147,16 +155,20 @@ impl Pairs {
         let exact = || marked().map_or(hash, |contents| ContentHash::of(&contents));
         let old = self.entries.remove(plugin);
         let known = old.as_ref().and_then(|old| old.pairs().find(|pair| pair.hash == hash)).cloned();
+        let goes_on = old.as_ref().filter(|old| old.current.hash == hash);
+        let (at_ms, order) = goes_on
+            .map_or_else(|| (now_ms(), self.next_order()), |old| (old.current.at_ms, old.current.order));
         let state = state.clone().map(State::of);
         let before = old.and_then(|old| {
             let Entry { current, before: earlier, .. } = old;
-            let left = Pair { state: state.clone().or_else(|| current.state.clone()), ..current };
+            let carried = state.clone().filter(|_| commit.reads_back);
+            let left = Pair { state: carried.or_else(|| current.state.clone()), ..current };
             [Some(left), earlier].into_iter().flatten().find(|pair| Some(pair.hash) == before)
         });
         let (kept, proven, deaths) =
             known.map_or_else(|| (exact(), false, 0), |known| (known.kept, known.proven, known.deaths));
         let (version, file, proven) = (version.to_owned(), file.to_owned(), proven || commit.is_trusted);
-        let current = Pair { hash, kept, version, file, at_ms: now_ms(), proven, deaths, state };
+        let current = Pair { hash, kept, version, file, at_ms, proven, deaths, order, state };
         self.entries.insert(plugin.to_owned(), Entry { current, before, changed, written: 0 });
         self.forgotten.retain(|name| name != plugin);
     }
@@ -188,35 +200,31 @@ impl Pairs {
         }
     }
 
-    pub(super) fn forget_all(&mut self) {
-        self.forgotten.extend(std::mem::take(&mut self.entries).into_keys());
-    }
-
-    /// The host before this one has died: of the build that took over last among those that have yet to prove
-    /// themselves, presumably.
-    pub(super) fn blame(&mut self) {
+    /// The host before this one has died, with these plugins: of the build that took over last among those of them that
+    /// have yet to prove themselves, presumably.
+    pub(super) fn blame(&mut self, opened: &BTreeSet<String>) {
         let changed = self.next_change();
-        let unproven = self.entries.values_mut().filter(|entry| !entry.current.proven);
-        if let Some(entry) = unproven.max_by_key(|entry| entry.current.at_ms) {
+        let opened = self.entries.iter_mut().filter(|(plugin, _)| opened.contains(*plugin));
+        let unproven = opened.map(|(_, entry)| entry).filter(|entry| !entry.current.proven);
+        if let Some(entry) = unproven.max_by_key(|entry| entry.current.order) {
             (entry.current.deaths, entry.changed) = (entry.current.deaths + 1, changed);
         }
     }
 
-    /// Puts the pair before in the place of one that has ended the host too often, which is returned. Without one
-    /// before, nothing is left.
-    pub(super) fn send_back(&mut self, plugin: &str) -> Option<Pair> {
+    /// A build is allowed again.
+    pub(super) fn pardon(&mut self, hash: ContentHash) {
         let changed = self.next_change();
-        let entry = self.entries.get_mut(plugin).filter(|entry| entry.current.deaths >= DEATHS)?;
-        match entry.before.take() {
-            Some(before) => {
-                entry.changed = changed;
-                Some(std::mem::replace(&mut entry.current, before))
-            }
-            None => {
-                let entry = self.entries.remove(plugin)?;
-                self.forgotten.push(plugin.to_owned());
-                Some(entry.current)
-            }
+        for entry in self.entries.values_mut().filter(|entry| entry.current.hash == hash) {
+            (entry.current.deaths, entry.changed) = (0, changed);
+        }
+    }
+
+    /// Puts the pair before in the place of one that is not to be started. Without one before it stays, for its state.
+    pub(super) fn send_back(&mut self, plugin: &str) {
+        let changed = self.next_change();
+        let Some(entry) = self.entries.get_mut(plugin) else { return };
+        if let Some(before) = entry.before.take() {
+            (entry.current, entry.changed) = (before, changed);
         }
     }
 
@@ -248,6 +256,7 @@ struct WrittenPair {
     at_ms: u64,
     proven: bool,
     deaths: u32,
+    order: u64,
     state: Option<WrittenState>,
 }
 
@@ -262,7 +271,7 @@ struct WrittenState {
 
 impl WrittenPair {
     fn of(pair: &Pair) -> WrittenPair {
-        let Pair { hash, kept, ref version, ref file, at_ms, proven, deaths, ref state } = *pair;
+        let Pair { hash, kept, ref version, ref file, at_ms, proven, deaths, order, ref state } = *pair;
         let state = state.as_ref().and_then(|state| match &state.place {
             Place::File(name) => Some(WrittenState {
                 version: state.version,
@@ -275,11 +284,11 @@ impl WrittenPair {
         });
         let (hash, kept) = (hash.to_string(), kept.to_string());
         let (version, file) = (version.clone(), file.clone());
-        WrittenPair { hash, kept, version, file, at_ms, proven, deaths, state }
+        WrittenPair { hash, kept, version, file, at_ms, proven, deaths, order, state }
     }
 
     fn read(self) -> Option<Pair> {
-        let WrittenPair { hash, kept, version, file, at_ms, proven, deaths, state } = self;
+        let WrittenPair { hash, kept, version, file, at_ms, proven, deaths, order, state } = self;
         let state = state.map(|WrittenState { version, bytes, at_ms, sum, file }| State {
             version,
             bytes,
@@ -288,14 +297,27 @@ impl WrittenPair {
             place: Place::File(file),
         });
         let (hash, kept) = (hash.parse().ok()?, kept.parse().ok()?);
-        Some(Pair { hash, kept, version, file, at_ms, proven, deaths, state })
+        Some(Pair { hash, kept, version, file, at_ms, proven, deaths, order, state })
     }
 }
 
 impl Entry {
-    /// Writes what has yet to be written of its states, and gives what the store is to say, and the files.
+    /// Writes what has yet to be written of its states, and gives what the store is to say, and the files. If that fails,
+    /// none is left.
     pub(super) fn write(&mut self, plugin: &str, files: &Files) -> std::io::Result<(Vec<u8>, Filed)> {
         let mut written: Filed = Vec::new();
+        if let Err(error) = self.write_states(plugin, files, &mut written) {
+            written.iter().for_each(|(_, name)| files.remove_state(plugin, name));
+            return Err(error);
+        }
+        let text = Written {
+            current: WrittenPair::of(&self.current),
+            before: self.before.as_ref().map(WrittenPair::of),
+        };
+        Ok((serde_json::to_vec(&text)?, written))
+    }
+
+    fn write_states(&mut self, plugin: &str, files: &Files, written: &mut Filed) -> std::io::Result<()> {
         for pair in self.pairs_mut() {
             files.settle_build(pair.hash)?;
             let Some(State { place, version, .. }) = &mut pair.state else { continue };
@@ -309,11 +331,7 @@ impl Entry {
                 *place = Place::File(name);
             }
         }
-        let text = Written {
-            current: WrittenPair::of(&self.current),
-            before: self.before.as_ref().map(WrittenPair::of),
-        };
-        Ok((serde_json::to_vec(&text)?, written))
+        Ok(())
     }
 
     /// What an earlier host has written.
@@ -321,5 +339,70 @@ impl Entry {
         let Written { current, before } = serde_json::from_slice(text).ok()?;
         let before = before.and_then(WrittenPair::read);
         Some(Entry { current: current.read()?, before, changed: 0, written: 0 })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn takes_over(pairs: &mut Pairs, plugin: &str, build: u8, before: Option<u8>) {
+        let hash = |number: u8| ContentHash([number; 32]);
+        pairs.commit(
+            plugin,
+            &Commit {
+                hash: hash(build),
+                version: "1",
+                file: Path::new("lib.so"),
+                copy: None,
+                is_exact: true,
+                state: None,
+                reads_back: true,
+                before: before.map(hash),
+                is_trusted: false,
+            },
+        );
+    }
+
+    fn deaths(pairs: &Pairs) -> Vec<(&str, u32)> {
+        pairs.entries.iter().map(|(plugin, entry)| (plugin.as_str(), entry.current.deaths)).collect()
+    }
+
+    #[test]
+    fn the_build_that_took_over_last_is_blamed_whoever_went_on_after_it() {
+        let mut pairs = Pairs::default();
+        takes_over(&mut pairs, "old", 1, None);
+        takes_over(&mut pairs, "new", 2, None);
+        // The next host goes on with both, in any order.
+        takes_over(&mut pairs, "new", 2, None);
+        takes_over(&mut pairs, "old", 1, None);
+        let both = ["new".to_owned(), "old".to_owned()].into();
+        pairs.blame(&both);
+        assert_eq!(deaths(&pairs), [("new", 1), ("old", 0)]);
+        pairs.prove("new", ContentHash([2; 32]));
+        pairs.blame(&both);
+        assert_eq!(deaths(&pairs), [("new", 0), ("old", 1)]);
+    }
+
+    #[test]
+    fn a_plugin_that_was_not_opened_is_not_blamed() {
+        let mut pairs = Pairs::default();
+        takes_over(&mut pairs, "there", 1, None);
+        takes_over(&mut pairs, "away", 2, None);
+        pairs.blame(&["there".to_owned()].into());
+        pairs.blame(&[String::new()].into());
+        assert_eq!(deaths(&pairs), [("away", 0), ("there", 1)]);
+    }
+
+    #[test]
+    fn what_is_sent_back_gives_its_place_to_the_one_before_or_stays_for_its_state() {
+        let mut pairs = Pairs::default();
+        takes_over(&mut pairs, "one", 1, None);
+        pairs.send_back("one");
+        assert_eq!(pairs.entries["one"].current.hash, ContentHash([1; 32]));
+        takes_over(&mut pairs, "one", 2, Some(1));
+        pairs.send_back("one");
+        assert_eq!(pairs.entries["one"].current.hash, ContentHash([1; 32]));
+        assert!(pairs.entries["one"].before.is_none());
     }
 }
