@@ -138,7 +138,7 @@ fn eight_threads_count_across_a_thousand_reloads_and_the_sum_is_exact() {
                 counter.enter().unwrap().add(1).unwrap();
                 counted += 1;
                 // Two processors are to be had by the reloads, too.
-                slowly(Duration::from_micros(100));
+                slowly(Duration::from_millis(1));
             }
             counted
         };

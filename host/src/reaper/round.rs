@@ -67,11 +67,14 @@ impl Round {
         // So that thread-locals of plugins on this thread, too, are looked after.
         let _ = gate::current_thread();
         loop {
-            match incoming.recv_timeout(self.pause()) {
-                Ok(Message::Take(departure)) => self.departures.push(*departure),
-                Ok(Message::Watch) => self.watching = true,
-                Ok(Message::Look) | Err(RecvTimeoutError::Timeout) => {}
-                Ok(Message::End) | Err(RecvTimeoutError::Disconnected) => break,
+            let first = match incoming.recv_timeout(self.pause()) {
+                Ok(message) => Some(message),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => break,
+            };
+            // All that have come: the second witness is asked once for many, and takes its time on a busy machine.
+            if first.into_iter().chain(incoming.try_iter()).any(|message| self.hear(message)) {
+                break;
             }
             self.sample();
             let mut departures = std::mem::take(&mut self.departures);
@@ -87,6 +90,17 @@ impl Round {
         for departure in self.departures.drain(..) {
             std::mem::forget(departure);
         }
+    }
+
+    /// Whether it is to end.
+    fn hear(&mut self, message: Message) -> bool {
+        match message {
+            Message::Take(departure) => self.departures.push(*departure),
+            Message::Watch => self.watching = true,
+            Message::Look => {}
+            Message::End => return true,
+        }
+        false
     }
 
     /// How long until somebody should be looked at again. Books nudge; the rest is asked.
