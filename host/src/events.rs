@@ -11,6 +11,15 @@ use serde::Serialize;
 
 pub use crate::step::Step;
 
+/// What a step of a reload took.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct StepTime {
+    /// The step.
+    pub step: Step,
+    /// In milliseconds.
+    pub ms: f64,
+}
+
 /// Something that happened. Prints as one line.
 #[derive(Clone, Debug, Serialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
@@ -30,6 +39,8 @@ pub enum Event {
         took_ms: f64,
         /// Bytes of state that were kept for it, and with which it has begun. 0: it has begun empty.
         state_bytes: usize,
+        /// What each step took.
+        steps: Vec<StepTime>,
     },
     /// The present state of a plugin is on disk: whatever becomes of this process, the next host begins with it or a newer
     /// one. Told to those who listen, and not among [`Host::recent_events`](crate::Host::recent_events).
@@ -61,6 +72,8 @@ pub enum Event {
         closed_ms: f64,
         /// Bytes of state that were carried across.
         state_bytes: usize,
+        /// What each step took.
+        steps: Vec<StepTime>,
     },
     /// A generation that had taken over has passed its probation.
     Proved {
@@ -93,6 +106,8 @@ pub enum Event {
         state: RolledBackState,
         /// How long the gate was closed.
         closed_ms: f64,
+        /// What each step took.
+        steps: Vec<StepTime>,
     },
     /// A build was refused; whatever served before serves on.
     Refused {
@@ -208,7 +223,7 @@ impl fmt::Display for Left {
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Event::Loaded { plugin, generation, version, file, took_ms, state_bytes } => {
+            Event::Loaded { plugin, generation, version, file, took_ms, state_bytes, .. } => {
                 write!(
                     f,
                     "generation {generation} of {plugin} serves: version {version} from {} ({took_ms:.1} ms",

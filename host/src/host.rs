@@ -23,7 +23,7 @@ use crate::reaper::Reaper;
 use crate::registry::Core;
 use crate::reload::Wish;
 use crate::snapshot::{self, Callers, Snapshots};
-use crate::status::HostStatus;
+use crate::status::{CallFigures, HostStatus};
 use crate::store::{Committed, Denial};
 
 /// A running host. Dropping it shuts it down.
@@ -368,6 +368,12 @@ impl Host {
     /// What the host is doing.
     pub fn status(&self) -> HostStatus {
         crate::status::of(&self.core)
+    }
+
+    /// How calls went, of the plugins whose calls are counted: all of them with
+    /// [`Options::measure_calls`](crate::Options::measure_calls), else those on probation.
+    pub fn figures(&self) -> Vec<CallFigures> {
+        crate::status::figures(&self.core)
     }
 
     /// Reads the watched directories in full, now.

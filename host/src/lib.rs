@@ -61,7 +61,7 @@ pub use check::{Inspection, compare, inspect};
 pub use error::{
     CheckError, PluginError, Refusal, RefusalReason, ReloadError, StartError, StateError, UnloadError,
 };
-pub use events::{Event, Events, Left, Recorded, RolledBackState, Step};
+pub use events::{Event, Events, Left, Recorded, RolledBackState, Step, StepTime};
 pub use handle::{Guard, Handle, Lease};
 pub use host::{Host, Outcome, quiesce};
 pub use observer::{Change, Observer, Observers};
@@ -70,5 +70,5 @@ pub use plugin_api::{CallError, Interface};
 pub use probation::{LostState, Probation};
 pub use probe::Probe;
 pub use scope::{OwnedScope, Scope, Scoped};
-pub use status::{GenerationStatus, HostStatus, InterfaceStatus, MethodStatus, Phase, PluginStatus};
+pub use status::{CallFigures, GenerationStatus, HostStatus, InterfaceStatus, MethodStatus, Phase, PluginStatus};
 pub use store::{Committed, Denial, SavedState, StoreError};

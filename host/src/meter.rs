@@ -141,6 +141,13 @@ impl Meter {
         }
     }
 
+    /// How many calls took up to so many nanoseconds, where there were any.
+    pub(crate) fn latencies(&self) -> Vec<(u64, u64)> {
+        let counts = self.latencies.iter().map(|count| count.load(Ordering::Relaxed));
+        let some = counts.enumerate().filter(|(_, count)| *count > 0);
+        some.map(|(bucket, count)| (upper_end(bucket), count)).collect()
+    }
+
     /// The upper end of the bucket in which this part of all calls is reached; zero if there were none.
     fn quantile(&self, part: f64) -> Duration {
         let counts: Vec<u64> = self.latencies.iter().map(|count| count.load(Ordering::Relaxed)).collect();

@@ -72,6 +72,9 @@ pub struct Options {
     #[cfg(feature = "faults")]
     #[doc(hidden)]
     pub faults: crate::fault::Faults,
+    /// Whether calls are counted and timed all the time, as they are while a build is on probation: see
+    /// [`Host::figures`](crate::Host::figures). Off, calls cost what they always cost.
+    pub measure_calls: bool,
     /// Who is asked before a reload, and told after it.
     pub observers: Observers,
     /// What is otherwise for single plugins, by name.
@@ -163,6 +166,7 @@ impl Default for Options {
             probation: Some(Probation::default()),
             #[cfg(feature = "faults")]
             faults: crate::fault::Faults::default(),
+            measure_calls: false,
             observers: Observers::none(),
             plugins: BTreeMap::new(),
             rescan_every: Duration::from_secs(2),

@@ -208,7 +208,8 @@ impl Watch {
                 previous.state = None;
             }
         }
-        if let Ok(held) = self.plugin.slot.lease()
+        if !self.core.options.measure_calls
+            && let Ok(held) = self.plugin.slot.lease()
             && held.number == self.number
         {
             held.tables.end_metering();

@@ -158,6 +158,37 @@ fn plugin_status(plugin: &Plugin) -> PluginStatus {
     }
 }
 
+/// How the calls of a plugin's serving generation went, since it began to serve.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct CallFigures {
+    /// The plugin.
+    pub plugin: String,
+    /// The generation.
+    pub generation: u64,
+    /// Those that have ended. A guard counts as one, and so does what a scope does with one plugin; leases are not
+    /// counted.
+    pub calls: u64,
+    /// Those that failed.
+    pub errors: u64,
+    /// Those that panicked.
+    pub panics: u64,
+    /// What they took, in order: up to so many nanoseconds took so many calls. Right to one part in eight.
+    pub latencies: Vec<(u64, u64)>,
+}
+
+/// Of those whose calls are counted at the moment.
+pub(crate) fn figures(core: &Core) -> Vec<CallFigures> {
+    let plugins = core.all();
+    let measured = plugins.iter().filter_map(|plugin| {
+        let held = plugin.slot.try_enter().ok().filter(|held| held.tables.is_metered())?;
+        let Reading { calls, errors, panics, .. } = held.meter.read();
+        let (plugin, generation, latencies) = (plugin.name.clone(), held.number, held.meter.latencies());
+        Some(CallFigures { plugin, generation, calls, errors, panics, latencies })
+    });
+    measured.collect()
+}
+
 fn probation(plugin: &Plugin) -> Option<String> {
     let held = plugin.slot.try_enter().ok().filter(|held| held.tables.is_metered())?;
     let reading = held.meter.read();

@@ -5,10 +5,11 @@ use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::{Reload, Settled, Stop, Wish, expect, stop};
 use crate::error::{Refusal, RefusalReason, ReloadError};
-use crate::events::Step;
+use crate::events::{Step, StepTime};
 use crate::file::{self, Incoming, Vetted};
 use crate::host::Outcome;
 use crate::plugin::{Build, Plugin};
@@ -18,10 +19,39 @@ use crate::registry::Core;
 pub(super) struct Progress {
     pub(super) file: PathBuf,
     pub(super) plugin: RefCell<Option<Arc<Plugin>>>,
-    pub(super) step: Cell<Step>,
+    step: Cell<Step>,
+    since: Cell<Instant>,
+    times: RefCell<Vec<StepTime>>,
 }
 
 impl Progress {
+    /// A change of a file that was noticed then is to be staged.
+    pub(super) fn begin(file: PathBuf, plugin: Option<Arc<Plugin>>, noticed: Instant) -> Progress {
+        let progress = Progress {
+            file,
+            plugin: RefCell::new(plugin),
+            step: Cell::new(Step::Settle),
+            since: Cell::new(noticed),
+            times: RefCell::default(),
+        };
+        progress.come_to(Step::Stage);
+        progress
+    }
+
+    /// The step before is over.
+    pub(super) fn come_to(&self, step: Step) {
+        let (since, now) = (self.since.get(), Instant::now());
+        let ms = now.duration_since(since).as_secs_f64() * 1e3;
+        self.times.borrow_mut().push(StepTime { step: self.step.replace(step), ms });
+        self.since.set(now);
+    }
+
+    /// What each step has taken so far.
+    pub(super) fn times(&self) -> Vec<StepTime> {
+        self.come_to(self.step.get());
+        self.times.borrow().clone()
+    }
+
     pub(super) fn refusal(&self, stop: Stop) -> Refusal {
         let plugin = self.plugin.borrow();
         Refusal {
@@ -49,7 +79,7 @@ impl Progress {
 /// Takes a file through all steps.
 pub(crate) fn admit(core: &Arc<Core>, settled: &Settled, wish: Wish) -> Result<Outcome, ReloadError> {
     let file = settled.origin.path().to_owned();
-    let progress = Progress { file, plugin: RefCell::new(None), step: Cell::new(Step::Stage) };
+    let progress = Progress::begin(file, None, settled.noticed);
     progress.contain(|| take(core, settled, wish, &progress))
 }
 
@@ -112,7 +142,7 @@ pub(super) fn stage_and_vet(
     let path = settled.origin.path();
     core.pass(Step::Stage).map_err(|e| stop(Step::Stage, e))?;
     let incoming = core.staging.copy(&settled.file).map_err(|e| stop(Step::Stage, e))?;
-    progress.step.set(Step::Vet);
+    progress.come_to(Step::Vet);
     core.pass(Step::Vet).map_err(|e| stop(Step::Vet, e))?;
     let Vetted { manifest, facts } =
         file::vet_bytes(incoming.contents(), &expect(path)).map_err(|e| stop(Step::Vet, e))?;

@@ -1,6 +1,5 @@
 //! The way back: the build before takes over again, through the same steps.
 
-use std::cell::{Cell, RefCell};
 use std::fs::File;
 use std::sync::Arc;
 use std::time::Instant;
@@ -39,8 +38,7 @@ pub(crate) fn roll_back(
         return Err(ReloadError::Closed);
     }
     let file = plugin.record().file.clone();
-    let plugin_known = RefCell::new(Some(plugin.clone()));
-    let progress = Progress { file, plugin: plugin_known, step: Cell::new(Step::Stage) };
+    let progress = Progress::begin(file, Some(plugin.clone()), Instant::now());
     let outcome = progress.contain(|| take_back(core, plugin, from, reason, &progress));
     if let Err(ReloadError::Refused(refusal)) = &outcome {
         core.report(refusal);

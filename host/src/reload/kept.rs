@@ -1,7 +1,6 @@
 //! Builds that are not where they came from: what served when the last host ended, and what serves and is to begin
 //! again with another state.
 
-use std::cell::{Cell, RefCell};
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
@@ -43,7 +42,7 @@ fn go_on_with(core: &Arc<Core>, kept: &Kept) {
         return;
     }
     let progress =
-        Progress { file: kept.pair.file.clone(), plugin: RefCell::new(None), step: Cell::new(Step::Stage) };
+        Progress::begin(kept.pair.file.clone(), None, Instant::now());
     match progress.contain(|| begin_again(core, kept, &copy, &progress)) {
         Ok(()) => {}
         // The same is said of what is in the directory.
@@ -97,7 +96,7 @@ fn staged(
 /// There is a way back across a restart.
 fn remember(core: &Arc<Core>, plugin: &Arc<Plugin>, before: &Pair) {
     let progress =
-        Progress { file: before.file.clone(), plugin: RefCell::new(None), step: Cell::new(Step::Stage) };
+        Progress::begin(before.file.clone(), None, Instant::now());
     let name = &plugin.name;
     let previous =
         staged(core, &core.store.build(before.hash), before, &progress).and_then(|(_, incoming, build)| {
@@ -122,7 +121,7 @@ pub(crate) fn begin_with(
 ) -> Result<Outcome, ReloadError> {
     let file = plugin.record().file.clone();
     let progress =
-        Progress { file, plugin: RefCell::new(Some(plugin.clone())), step: Cell::new(Step::Stage) };
+        Progress::begin(file, Some(plugin.clone()), Instant::now());
     let outcome = progress.contain(|| {
         let turn = plugin.begin(Step::Stage)?;
         let refuse = |stop: Stop| ReloadError::Refused(progress.refusal(stop));

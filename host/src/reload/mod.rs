@@ -213,7 +213,7 @@ impl Reload<'_> {
             return Err(stop(step, RefusalReason::Cancelled));
         }
         self.turn.at(step);
-        self.progress.step.set(step);
+        self.progress.come_to(step);
         self.core.pass(step).map_err(|reason| stop(step, reason))
     }
 
@@ -332,7 +332,9 @@ impl Reload<'_> {
     /// Resolves the methods of every interface that there are handles of. New handles wait for the turn, so
     /// none can be missed.
     fn bind(&self, trial: &mut Trial) -> Result<Loaded, Stop> {
-        let tables = Tables::new(self.core.options.probation.is_some() && self.wish.back.is_none());
+        let options = &self.core.options;
+        let on_probation = options.probation.is_some() && self.wish.back.is_none();
+        let tables = Tables::new(on_probation || options.measure_calls);
         let interfaces = self.plugin.record().interfaces.clone();
         for (number, desc) in interfaces.into_iter().enumerate() {
             tables
@@ -369,6 +371,7 @@ impl Reload<'_> {
         let version = self.build.manifest.version.clone();
         let file = self.build.file.clone();
         let took_ms = millis(self.noticed.elapsed());
+        let steps = self.progress.times();
         let closed_ms = millis(published.closed_for);
         let from = self.serving.as_ref().map(|serving| serving.number);
         let state_bytes = published.state.as_ref().map_or(0, |state| state.len());
@@ -381,6 +384,7 @@ impl Reload<'_> {
                 reason: back.reason.clone(),
                 state: published.fate,
                 closed_ms,
+                steps,
             },
             (Some(from), None) => Event::Reloaded {
                 plugin: plugin.clone(),
@@ -391,6 +395,7 @@ impl Reload<'_> {
                 took_ms,
                 closed_ms,
                 state_bytes,
+                steps,
             },
             (None, _) => {
                 self.core.reaper.watch_calls();
@@ -401,6 +406,7 @@ impl Reload<'_> {
                     file,
                     took_ms,
                     state_bytes,
+                    steps,
                 }
             }
         };
