@@ -5,7 +5,7 @@
 //! anyway, and finds that somebody wants to hear of it.
 
 use std::cell::RefCell;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -18,19 +18,26 @@ use crate::gate::{self, NoteCell};
 const PARTS: u64 = 8;
 const BUCKETS: usize = 61 * PARTS as usize;
 
+/// Once it need not be judged any more, one of so many calls of a generation is timed: reading the clock costs more than
+/// all the rest.
+const SAMPLE: u32 = 32;
+
 /// Counts the calls of one generation. A guard that is held counts as one call, from entering to leaving.
 pub(crate) struct Meter {
-    calls: AtomicU64,
+    /// Calls that were counted and not timed.
+    untimed: AtomicU64,
     errors: AtomicU64,
     panics: AtomicU64,
     latencies: Box<[AtomicU64]>,
+    /// One of so many calls is timed.
+    every: AtomicU32,
 }
 
 /// A call that has begun on this thread.
 #[derive(Clone, Copy)]
 struct Started {
-    /// Nanoseconds since the first one.
-    at: u64,
+    /// Nanoseconds since the first one, if it is timed.
+    at: Option<u64>,
     failures: Failures,
 }
 
@@ -42,9 +49,19 @@ struct Open {
     started: Started,
 }
 
-thread_local! {
+/// What a thread knows of its metered calls.
+struct Calls {
     /// Innermost last, unless guards are dropped out of order.
-    static OPEN: RefCell<Vec<Open>> = const { RefCell::new(Vec::new()) };
+    open: Vec<Open>,
+    /// The meter of the last call that ended, since the next one is likely to be the same one's: counting it twice would
+    /// cost as much as counting the call.
+    spare: Option<Arc<Meter>>,
+    /// How many calls have begun.
+    begun: u32,
+}
+
+thread_local! {
+    static CALLS: RefCell<Calls> = const { RefCell::new(Calls { open: Vec::new(), spare: None, begun: 0 }) };
 }
 
 /// Begins to meter the call whose guard has this word beside it, until the guard is dropped. A guard that counts as a
@@ -55,21 +72,31 @@ pub(crate) fn begin(meter: &Arc<Meter>, note: &'static NoteCell) {
     static HOOK: OnceLock<()> = OnceLock::new();
     HOOK.get_or_init(|| gate::set_leave_hook(end));
     if gate::tell_on_leave(note) {
-        let open = Open { note, meter: meter.clone(), started: Started::now() };
         // Not there any more at the end of the thread; then it is not metered.
-        let _ = OPEN.try_with(|all| all.borrow_mut().push(open));
+        let _ = CALLS.try_with(|calls| calls.borrow_mut().begin(meter, note));
     }
 }
 
 /// The gate's leave hook.
 fn end(note: &'static NoteCell) {
-    let ended = OPEN.try_with(|all| {
-        let mut all = all.borrow_mut();
-        let at = all.iter().rposition(|open| std::ptr::eq(open.note, note))?;
-        Some(all.remove(at))
-    });
-    if let Ok(Some(Open { meter, started, .. })) = ended {
-        meter.ended(started);
+    let _ = CALLS.try_with(|calls| calls.borrow_mut().end(note));
+}
+
+impl Calls {
+    fn begin(&mut self, meter: &Arc<Meter>, note: *const NoteCell) {
+        let spare = self.spare.take().filter(|spare| Arc::ptr_eq(spare, meter));
+        let meter = spare.unwrap_or_else(|| meter.clone());
+        self.begun = self.begun.wrapping_add(1);
+        let timed = self.begun.is_multiple_of(meter.every.load(Ordering::Relaxed));
+        self.open.push(Open { note, meter, started: Started::now(timed) });
+    }
+
+    fn end(&mut self, note: *const NoteCell) {
+        if let Some(at) = self.open.iter().rposition(|open| std::ptr::eq(open.note, note)) {
+            let Open { meter, started, .. } = self.open.remove(at);
+            meter.ended(started);
+            self.spare = Some(meter);
+        }
     }
 }
 
@@ -84,8 +111,8 @@ pub(crate) struct Reading {
 }
 
 impl Started {
-    fn now() -> Started {
-        Started { at: nanos(), failures: failures::of_this_thread() }
+    fn now(timed: bool) -> Started {
+        Started { at: timed.then(nanos), failures: failures::of_this_thread() }
     }
 }
 
@@ -109,32 +136,45 @@ fn nanos() -> u64 {
 impl Meter {
     pub(crate) fn new() -> Self {
         Meter {
-            calls: AtomicU64::new(0),
+            untimed: AtomicU64::new(0),
             errors: AtomicU64::new(0),
             panics: AtomicU64::new(0),
             latencies: (0..BUCKETS).map(|_| AtomicU64::new(0)).collect(),
+            every: AtomicU32::new(1),
         }
+    }
+
+    /// From now on some of the calls are timed, and all are counted.
+    pub(crate) fn time_only_some(&self) {
+        self.every.store(SAMPLE, Ordering::Relaxed);
     }
 
     /// A call has ended, on the thread on which it was started. What failed in it is this generation's: a failure of
     /// another metered plugin that it has called was taken out by that one.
     fn ended(&self, started: Started) {
         let failed = failures::since(started.failures);
-        self.note(Duration::from_nanos(nanos().saturating_sub(started.at)), failed);
+        let took = started.at.map(|at| Duration::from_nanos(nanos().saturating_sub(at)));
+        self.count(took, failed);
     }
 
     /// A call has taken so long, with these failures.
     pub(crate) fn note(&self, took: Duration, failed: Failures) {
-        self.calls.fetch_add(1, Ordering::Relaxed);
-        self.errors.fetch_add(failed.errors.min(1), Ordering::Relaxed);
-        self.panics.fetch_add(failed.panics.min(1), Ordering::Relaxed);
-        self.latencies[bucket(took)].fetch_add(1, Ordering::Relaxed);
+        self.count(Some(took), failed);
+    }
+
+    fn count(&self, took: Option<Duration>, failed: Failures) {
+        let counter = took.map_or(&self.untimed, |took| &self.latencies[bucket(took)]);
+        counter.fetch_add(1, Ordering::Relaxed);
+        if failed != Failures::NONE {
+            self.errors.fetch_add(failed.errors.min(1), Ordering::Relaxed);
+            self.panics.fetch_add(failed.panics.min(1), Ordering::Relaxed);
+        }
     }
 
     pub(crate) fn read(&self) -> Reading {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Reading {
-            calls: load(&self.calls),
+            calls: load(&self.untimed) + self.latencies.iter().map(load).sum::<u64>(),
             errors: load(&self.errors),
             panics: load(&self.panics),
             p99: self.quantile(0.99),
@@ -233,6 +273,20 @@ mod tests {
         });
         drop(slot.enter().unwrap());
         assert_eq!(meter.read().calls, 0);
+    }
+
+    #[test]
+    fn of_calls_that_need_not_be_judged_all_are_counted_and_some_are_timed() {
+        let slot = crate::gate::Slot::new(());
+        let meter = Arc::new(Meter::new());
+        meter.time_only_some();
+        for _ in 0..8 * SAMPLE {
+            let guard = slot.enter().unwrap();
+            begin(&meter, guard.note());
+        }
+        assert_eq!(meter.read().calls, u64::from(8 * SAMPLE));
+        assert_eq!(meter.latencies().iter().map(|(_, count)| count).sum::<u64>(), 8);
+        assert_eq!(Arc::strong_count(&meter), 2, "one is kept for the next call");
     }
 
     #[test]

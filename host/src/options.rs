@@ -72,8 +72,8 @@ pub struct Options {
     #[cfg(feature = "faults")]
     #[doc(hidden)]
     pub faults: crate::fault::Faults,
-    /// Whether calls are counted and timed all the time, as they are while a build is on probation: see
-    /// [`Host::figures`](crate::Host::figures). Off, calls cost what they always cost.
+    /// Whether calls are counted all the time, and one in 32 of them timed, as all are while a build is on probation:
+    /// see [`Host::figures`](crate::Host::figures). Off, calls cost what they always cost.
     pub measure_calls: bool,
     /// Who is asked before a reload, and told after it.
     pub observers: Observers,

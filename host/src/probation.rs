@@ -208,11 +208,13 @@ impl Watch {
                 previous.state = None;
             }
         }
-        if !self.core.options.measure_calls
-            && let Ok(held) = self.plugin.slot.lease()
+        if let Ok(held) = self.plugin.slot.lease()
             && held.number == self.number
         {
-            held.tables.end_metering();
+            match self.core.options.measure_calls {
+                true => held.meter.time_only_some(),
+                false => held.tables.end_metering(),
+            }
         }
     }
 }

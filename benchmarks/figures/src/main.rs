@@ -28,7 +28,7 @@ fn main() -> ExitCode {
     }
     let is_wanted = |part: &str| wanted.is_empty() || wanted.iter().any(|w| w == part);
     let dir = tempfile::tempdir().expect("a temporary directory can be made");
-    let host = host(dir.path());
+    let host = host(dir.path(), false);
     let handle: Handle<dyn Callee> = host.plugin("callee").expect("it is loaded");
     table::head();
     if is_wanted("calls") {
@@ -36,6 +36,9 @@ fn main() -> ExitCode {
     }
     if is_wanted("drains") {
         drains::print();
+    }
+    if wanted.iter().any(|w| w == "measured") {
+        print_measured(&Typed(handle.clone()));
     }
     if is_wanted("json") {
         print_json(&host);
@@ -53,15 +56,16 @@ fn main() -> ExitCode {
 }
 
 /// A host that serves the callee, which was built beside this program.
-fn host(dir: &std::path::Path) -> Host {
+fn host(dir: &std::path::Path, measure_calls: bool) -> Host {
     let plugins = dir.join("plugins");
     let library = std::env::current_exe().expect("Linux knows").with_file_name("libcallee.so");
     std::fs::create_dir(&plugins).expect("it is ours");
     std::fs::copy(library, plugins.join("libcallee.so")).expect("cargo build -p callee was run");
     // SAFETY: only this program writes there.
     let trusted = unsafe { TrustedDir::new(plugins) };
+    let state_dir = dir.join("state");
     let options =
-        Options { watch: vec![trusted], state_dir: dir.join("state"), probation: None, ..Options::default() };
+        Options { watch: vec![trusted], state_dir, probation: None, measure_calls, ..Options::default() };
     Host::start(options).expect("the host starts")
 }
 
@@ -93,6 +97,7 @@ fn print_calls(host: &Host, handle: &Handle<dyn Callee>) {
         }
     }
     print_idle_threads(&typed);
+    print_measured(&typed);
     print_leases_and_scopes(host, handle, &plain, &typed);
 }
 
@@ -114,6 +119,21 @@ fn at_all_places<'a, W: Way>(
 fn over_places(rounds: &Rounds, name: &str, base: &str) -> Ratio {
     let ratios = PLACES.map(|place| rounds.ratio(&format!("{name} {place}"), &format!("{base} {place}")));
     Ratio { all: median(ratios.map(|r| r.all).into()), calm: median(ratios.map(|r| r.calm).into()) }
+}
+
+/// What it costs to count and time all calls.
+fn print_measured(typed: &Typed) {
+    let dir = tempfile::tempdir().expect("a temporary directory can be made");
+    let host = host(dir.path(), true);
+    let measured = Typed(host.plugin("callee").expect("it is loaded"));
+    for threads in [1, 2] {
+        let run = |way| move || on_threads(threads, CALLS / threads as u64, |n| repeat(way, Calls::Dependent, 0, n));
+        let all: Vec<Contestant<'_>> =
+            vec![("typed".into(), Box::new(run(typed))), ("measured".into(), Box::new(run(&measured)))];
+        let rounds = Rounds::run(ROUNDS, all);
+        let more = rounds.nanos("measured") - rounds.nanos("typed");
+        table::time(&format!("counting and timing a call, {threads} threads"), more, 25.0);
+    }
 }
 
 /// Threads that have called before, and sleep.

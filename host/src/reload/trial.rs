@@ -57,6 +57,9 @@ impl Trial {
         let instance = self.instance.take().expect("created or restored");
         let deputy = self.deputy.take().expect("published once");
         let meter = Arc::new(Meter::new());
+        if self.core.options.probation.is_none() {
+            meter.time_only_some();
+        }
         Loaded { number: self.number, tables, instance, build: self.build.clone(), staged, deputy, meter }
     }
 
