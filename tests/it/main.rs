@@ -29,6 +29,8 @@ mod budget;
 mod calls;
 /// The command line, HTTP, and what they say.
 mod cli;
+/// What an operator types beside that: settings, events, listings, the manual, and how an end is told.
+mod cli_operator;
 /// `reseat state`, and what `reseat run` begins with.
 mod cli_state;
 /// Code that runs when a library is opened.

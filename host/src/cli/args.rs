@@ -2,14 +2,18 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+use super::time;
 
 /// Replaces native code in a running process.
 #[derive(Parser)]
 #[command(name = "reseat", version, about, max_term_width = 100)]
 #[command(
-    after_help = "Exit codes: 0 done, 1 refused (the reason is on standard error), 2 usage, 3 no host reachable."
+    after_help = "Exit codes: 0 done, 1 refused (the reason is on standard error), 2 usage, 3 no host reachable, 4 the host has ended, but something in it was still in use at the deadline."
 )]
 pub struct Cli {
     #[command(subcommand)]
@@ -30,6 +34,8 @@ pub enum Command {
     Call(CallArgs),
     /// List the plugins of the running host
     Ps(PsArgs),
+    /// Watch the running host on one screen; reload and roll back by a key
+    Top(TopArgs),
     /// Look at a plugin's file again and reload it, even if it is unchanged
     Reload(ReloadArgs),
     /// Go back to the build before, with the state if it can be written for it; the build that is left is denied
@@ -42,11 +48,29 @@ pub enum Command {
     State(StateArgs),
     /// List the builds that are refused for what they have done before, or allow them again
     Deny(DenyArgs),
+    /// Print the settings that there are with their defaults, or look whether a file of them is understood
+    Config(ConfigArgs),
     /// The helper of a running host: tries one build, in a process that may die of it
     #[command(hide = true)]
     Probe,
     /// Show what happens in the running host
     Events(EventsArgs),
+    /// Print what a shell needs to complete this command
+    Completions(CompletionsArgs),
+    /// Print the manual page, or that of a subcommand
+    Man(ManArgs),
+}
+
+#[derive(Args)]
+#[command(after_help = "Example: reseat config --print-default > reseat.toml")]
+#[group(required = true, multiple = false)]
+pub struct ConfigArgs {
+    /// Print a reseat.toml with every key, its unit and its default
+    #[arg(long)]
+    pub print_default: bool,
+    /// Say whether a file is understood [default: reseat.toml]
+    #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "reseat.toml")]
+    pub check: Option<PathBuf>,
 }
 
 /// Which host.
@@ -77,6 +101,9 @@ pub struct ServeArgs {
     /// Begin without the states and builds that were kept before: they are set aside in the state directory
     #[arg(long)]
     pub fresh: bool,
+    /// Say nothing but warnings
+    #[arg(long, short)]
+    pub quiet: bool,
     /// How the log is written
     #[arg(long, value_enum, default_value_t = LogFormat::Human)]
     pub log: LogFormat,
@@ -173,6 +200,12 @@ pub struct PsArgs {
 }
 
 #[derive(Args)]
+pub struct TopArgs {
+    #[command(flatten)]
+    pub state: StateDir,
+}
+
+#[derive(Args)]
 pub struct PluginArgs {
     /// The plugin
     pub plugin: String,
@@ -240,7 +273,14 @@ pub struct DenyArgs {
 }
 
 #[derive(Args)]
+#[command(after_help = "Example: reseat events --follow --plugin limiter --since 10m")]
 pub struct EventsArgs {
+    /// Only those of this plugin
+    #[arg(long, value_name = "PLUGIN")]
+    pub plugin: Option<String>,
+    /// Only those that are not older: a number and s, m, h or d
+    #[arg(long, value_name = "TIME", value_parser = time::duration)]
+    pub since: Option<Duration>,
     /// Go on showing them as they happen
     #[arg(long, short)]
     pub follow: bool,
@@ -249,4 +289,20 @@ pub struct EventsArgs {
     pub json: bool,
     #[command(flatten)]
     pub state: StateDir,
+}
+
+#[derive(Args)]
+#[command(
+    after_help = "Example: reseat completions bash > ~/.local/share/bash-completion/completions/reseat"
+)]
+pub struct CompletionsArgs {
+    /// The shell
+    pub shell: Shell,
+}
+
+#[derive(Args)]
+#[command(after_help = "Example: reseat man | man -l -")]
+pub struct ManArgs {
+    /// The subcommand
+    pub command: Option<String>,
 }

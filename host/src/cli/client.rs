@@ -8,9 +8,7 @@ use anyhow::{Context, anyhow};
 use serde_json::Value;
 
 use super::Failure;
-use super::args::{
-    CallArgs, CheckArgs, DenyArgs, EventsArgs, PluginArgs, PsArgs, ReloadArgs, StateArgs, StateDir,
-};
+use super::args::{CallArgs, CheckArgs, DenyArgs, PluginArgs, ReloadArgs, StateArgs, StateDir};
 use super::output;
 use crate::serve::claim::SocketPath;
 use crate::serve::protocol::{REQUEST_LIMIT, Request, Response, SOCKET};
@@ -27,15 +25,6 @@ pub fn call(args: &CallArgs) -> Result<(), Failure> {
     };
     let request = Request::Call { plugin: args.plugin.clone(), method: args.method.clone(), arguments };
     print(&ask(&args.state, &request)?.to_string())
-}
-
-/// `reseat ps`
-pub fn ps(args: &PsArgs) -> Result<(), Failure> {
-    let status = ask(&args.state, &Request::Status)?;
-    if args.json {
-        return print(&pretty(&status));
-    }
-    print(output::listing(&status).trim_end())
 }
 
 /// `reseat reload`
@@ -136,20 +125,6 @@ pub fn unload(args: &PluginArgs) -> Result<(), Failure> {
     print(&format!("{} serves no more", args.plugin))
 }
 
-/// `reseat events`
-pub fn events(args: &EventsArgs) -> Result<(), Failure> {
-    let stream = send(&args.state, &Request::Events { follow: args.follow })?;
-    for line in BufReader::new(stream).lines() {
-        let mut event = answer(&line.context("the host has gone")?)?;
-        let text = event.as_object_mut().and_then(|event| event.remove("text"));
-        match args.json {
-            true => print(&event.to_string())?,
-            false => print(text.as_ref().and_then(Value::as_str).unwrap_or("?"))?,
-        }
-    }
-    Ok(())
-}
-
 /// `reseat check`
 pub fn check(args: &CheckArgs) -> Result<(), Failure> {
     let inspection = match (&args.live, &args.against) {
@@ -175,7 +150,7 @@ pub fn check(args: &CheckArgs) -> Result<(), Failure> {
 }
 
 /// One request, one answer.
-fn ask(state: &StateDir, request: &Request) -> Result<Value, Failure> {
+pub fn ask(state: &StateDir, request: &Request) -> Result<Value, Failure> {
     one_answer(&mut BufReader::new(send(state, request)?))
 }
 
@@ -188,7 +163,14 @@ fn one_answer(from: &mut impl BufRead) -> Result<Value, Failure> {
     answer(&line)
 }
 
-fn answer(line: &str) -> Result<Value, Failure> {
+/// The last events of a host, oldest first.
+pub fn past(state: &StateDir) -> Result<Vec<Value>, Failure> {
+    let stream = BufReader::new(send(state, &Request::Events { follow: false })?);
+    stream.lines().map(|line| answer(&line.context("the host has gone")?)).collect()
+}
+
+/// One line of what a host says.
+pub fn answer(line: &str) -> Result<Value, Failure> {
     let response = serde_json::from_str(line)
         .context("the answer is not understood: are command and host of the same version?")?;
     match response {
@@ -197,7 +179,8 @@ fn answer(line: &str) -> Result<Value, Failure> {
     }
 }
 
-fn send(state: &StateDir, request: &Request) -> Result<UnixStream, Failure> {
+/// Sends a request to a host; its answers are read from what is returned.
+pub fn send(state: &StateDir, request: &Request) -> Result<UnixStream, Failure> {
     let mut line = serde_json::to_vec(request)?;
     line.push(b'\n');
     if line.len() as u64 > REQUEST_LIMIT {
@@ -211,7 +194,11 @@ fn send(state: &StateDir, request: &Request) -> Result<UnixStream, Failure> {
             output::program()
         ))
     })?;
-    stream.write_all(&line).context("the host does not listen")?;
+    match stream.write_all(&line) {
+        // It has refused us before it heard us: what it said is still to be read.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {}
+        written => written.context("the host does not listen")?,
+    }
     Ok(stream)
 }
 
@@ -219,12 +206,13 @@ fn show(path: &Path) -> String {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).display().to_string()
 }
 
-fn pretty(value: &Value) -> String {
+/// JSON for people.
+pub fn pretty(value: &Value) -> String {
     format!("{value:#}")
 }
 
 /// Prints a line.
-fn print(text: &str) -> Result<(), Failure> {
+pub fn print(text: &str) -> Result<(), Failure> {
     match writeln!(std::io::stdout(), "{text}") {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Err(Failure::Unread),
         other => Ok(other?),

@@ -24,7 +24,7 @@ const RESTARTS: u32 = 3;
 
 /// Builds, serves and follows crates.
 pub fn dev(args: &DevArgs) -> Result<(), Failure> {
-    output::log(args.serve.log);
+    output::log(args.serve.log, args.serve.quiet);
     let plans: Vec<Plan> = args
         .crates
         .iter()
@@ -40,7 +40,8 @@ pub fn dev(args: &DevArgs) -> Result<(), Failure> {
         sources,
         plans,
         stop: stop.clone(),
-        greeted: None,
+        // Then it need not be said.
+        greeted: args.serve.quiet.then_some(true),
         replan: false,
     };
     let thread = std::thread::Builder::new()
@@ -158,7 +159,7 @@ impl Bench {
                 }
             };
             match artifact {
-                None => eprintln!("changed again: building anew"),
+                None => tracing::info!("changed again: building anew"),
                 Some(Some(artifact)) => {
                     self.load(&artifact);
                     return Ok(());

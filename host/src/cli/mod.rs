@@ -3,12 +3,19 @@
 mod args;
 mod build;
 mod client;
+mod config;
 mod create;
 mod dev;
+mod events;
 mod follow;
+mod keys;
+mod listing;
+mod manual;
 mod output;
 mod run;
 mod settings;
+mod time;
+mod top;
 
 use std::process::ExitCode;
 
@@ -21,10 +28,14 @@ use args::{Cli, Command};
 pub enum Failure {
     /// Refused or failed: exit code 1.
     Refused(anyhow::Error),
+    /// Asked for where it cannot be had: exit code 2.
+    Usage(anyhow::Error),
     /// No host could be reached: exit code 3.
     Unreachable(anyhow::Error),
     /// Whoever read what it prints has gone away, as in `| head`: no error of ours, and nothing left to do.
     Unread,
+    /// The host has ended, and something in it was still in use at the deadline, which has been said: exit code 4.
+    Unclean,
     /// Asked to hurry: exit code 130.
     Hurried,
 }
@@ -44,20 +55,26 @@ pub fn main() -> ExitCode {
         Command::New(args) => create::create(&args),
         Command::Check(args) => client::check(&args),
         Command::Call(args) => client::call(&args),
-        Command::Ps(args) => client::ps(&args),
+        Command::Ps(args) => listing::ps(&args),
+        Command::Top(args) => top::top(&args),
         Command::Reload(args) => client::reload(&args),
         Command::Rollback(args) => client::rollback(&args),
         Command::Cancel(args) => client::cancel(&args),
         Command::Unload(args) => client::unload(&args),
         Command::State(args) => client::state(&args),
         Command::Deny(args) => client::deny(&args),
+        Command::Config(args) => config::config(&args),
         Command::Probe => return reseat::probe::serve(),
-        Command::Events(args) => client::events(&args),
+        Command::Events(args) => events::events(&args),
+        Command::Completions(args) => manual::completions(&args),
+        Command::Man(args) => manual::man(&args),
     };
     match outcome {
         Ok(()) | Err(Failure::Unread) => ExitCode::SUCCESS,
         Err(Failure::Refused(error)) => complain(&error, 1),
+        Err(Failure::Usage(error)) => complain(&error, 2),
         Err(Failure::Unreachable(error)) => complain(&error, 3),
+        Err(Failure::Unclean) => ExitCode::from(4),
         Err(Failure::Hurried) => ExitCode::from(130),
     }
 }

@@ -3,23 +3,27 @@
 use std::fmt::Write as _;
 use std::io::IsTerminal;
 use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use reseat::HostStatus;
 use serde_json::Value;
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt::time;
+use tracing_subscriber::fmt::time::uptime;
 
 use super::args::LogFormat;
+use super::time::{now_ms, roughly};
 
-/// Writes what happens to standard error; `RUST_LOG` chooses what.
-pub fn log(format: LogFormat) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+/// Writes what happens to standard error; `RUST_LOG` chooses what, unless only warnings are asked for.
+pub fn log(format: LogFormat, quiet: bool) {
+    let filter = match quiet {
+        true => EnvFilter::new("warn"),
+        false => EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info")),
+    };
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match format {
         LogFormat::Human => builder
             .with_target(false)
-            .with_timer(time::uptime())
+            .with_timer(uptime())
             .with_ansi(std::io::stderr().is_terminal())
             .compact()
             .init(),
@@ -95,14 +99,8 @@ pub fn history(plugin: &str, history: &Value) -> String {
 
 /// How long ago something was, for people.
 fn ago(at_ms: &Value) -> String {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let since = now.saturating_sub(Duration::from_millis(at_ms.as_u64().unwrap_or_default())).as_secs();
-    match since {
-        0..120 => format!("{since} s ago"),
-        120..7200 => format!("{} min ago", since / 60),
-        7200..172_800 => format!("{} h ago", since / 3600),
-        _ => format!("{} days ago", since / 86_400),
-    }
+    let since = now_ms().saturating_sub(at_ms.as_u64().unwrap_or_default());
+    format!("{} ago", roughly(Duration::from_millis(since)))
 }
 
 /// What is loaded and how to call it: the lines that a host begins with.
@@ -153,73 +151,6 @@ fn state_flag(state_dir: &Path) -> String {
     } else {
         format!(" --state-dir {}", state_dir.display())
     }
-}
-
-/// The listing of `ps`, from a host's status as JSON.
-pub fn listing(status: &Value) -> String {
-    let text = |value: &Value| match value {
-        Value::Null => "-".to_owned(),
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
-    };
-    let plugins = status["plugins"].as_array().map_or(&[][..], Vec::as_slice);
-    if plugins.is_empty() {
-        return "no plugin is loaded\n".into();
-    }
-    let head = ["PLUGIN", "GENERATION", "VERSION", "STATE", "METHODS"].map(str::to_owned);
-    let mut rows = vec![head];
-    let mut notes = vec![String::new()];
-    for plugin in plugins {
-        let phase = if plugin["generation"].is_null() { "not loaded" } else { "serving" };
-        rows.push([
-            text(&plugin["name"]),
-            text(&plugin["generation"]),
-            text(&plugin["version"]),
-            phase.into(),
-            methods(plugin),
-        ]);
-        notes.push(notes_of(plugin, text));
-    }
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths = [0, 1, 2, 3].map(width);
-    let mut listing = String::new();
-    for (row, note) in rows.iter().zip(&notes) {
-        for (cell, width) in row.iter().zip(widths) {
-            let _ = write!(listing, "{cell:width$}  ");
-        }
-        let _ = writeln!(listing, "{}", row[4]);
-        listing.push_str(note);
-    }
-    for taint in status["tainted"].as_array().map_or(&[][..], Vec::as_slice) {
-        let _ = writeln!(listing, "tainted: {}", text(taint));
-    }
-    listing
-}
-
-fn methods(plugin: &Value) -> String {
-    let interfaces = plugin["interfaces"].as_array().map_or(&[][..], Vec::as_slice);
-    let methods = interfaces.iter().filter_map(|interface| interface["methods"].as_array()).flatten();
-    methods.filter_map(|method| method["name"].as_str()).collect::<Vec<_>>().join(", ")
-}
-
-/// What is special about a plugin: old generations, a transaction, the last refusal.
-fn notes_of(plugin: &Value, text: impl Fn(&Value) -> String) -> String {
-    let mut notes = String::new();
-    let generations = plugin["generations"].as_array().map_or(&[][..], Vec::as_slice);
-    for old in generations.iter().filter(|generation| generation["phase"] != "serving") {
-        let _ = write!(notes, "  generation {} is {}", old["generation"], text(&old["phase"]));
-        if let Some(reason) = old["reason"].as_str() {
-            let _ = write!(notes, ": {reason}");
-        }
-        notes.push('\n');
-    }
-    if let Some(busy) = plugin["busy"].as_str() {
-        let _ = writeln!(notes, "  busy: {busy}");
-    }
-    if let Some(refusal) = plugin["last_refusal"].as_str() {
-        let _ = writeln!(notes, "  last refusal: {}", refusal.replace('\n', "\n  "));
-    }
-    notes
 }
 
 /// What `check` says of a library, from JSON.

@@ -23,10 +23,12 @@ use crate::serve::http;
 
 /// Serves directories.
 pub fn run(args: &RunArgs) -> Result<(), Failure> {
-    output::log(args.serve.log);
+    output::log(args.serve.log, args.serve.quiet);
     let watch = args.dirs.iter().map(|dir| vouch(dir)).collect();
     let serving = Serving::start(&args.serve, watch)?;
-    serving.greeter().greet();
+    if !args.serve.quiet {
+        serving.greeter().greet();
+    }
     serving.until_stopped(|| {})
 }
 
@@ -105,7 +107,7 @@ impl Serving {
                 tokio::spawn(axum::serve(listener, router).with_graceful_shutdown(ended).into_future())
             });
             next(&mut interrupt, &mut terminate).await;
-            eprintln!("stopping: calls in flight finish first; once more to hurry");
+            tracing::info!("stopping: calls in flight finish first; once more to hurry");
             let stopping = async {
                 // At once, so that a build does not go on while calls finish.
                 let own_work = tokio::task::spawn_blocking(on_stop);
@@ -131,6 +133,7 @@ impl Serving {
         runtime.shutdown_background();
         if !clean? {
             eprintln!("something was still in use after {drain_deadline:?} and was left as it is");
+            return Err(Failure::Unclean);
         }
         Ok(())
     }

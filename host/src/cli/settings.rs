@@ -8,10 +8,16 @@ use anyhow::{Context, Result};
 use reseat::{DrainPolicy, LostState, MaxLingering, Options, PluginOptions, Probation};
 use serde::Deserialize;
 
-/// The file that is read if none is named.
-const DEFAULT: &str = "reseat.toml";
+use super::keys;
 
-/// What the file may say. Unknown keys are refused, with the known ones named.
+/// The file that is read if none is named.
+pub const DEFAULT: &str = "reseat.toml";
+
+/// A file that says what is so without one. Tests hold it to the options' defaults, and to the keys that there are.
+pub const TEMPLATE: &str = include_str!("default.toml");
+
+/// What the file may say. Unknown keys are refused, with what was meant. A key that is added here, and to
+/// [`Settings::apply`], is added to the template as well.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
@@ -119,12 +125,21 @@ impl Settings {
             None if Path::new(DEFAULT).exists() => Path::new(DEFAULT),
             None => return Ok(Settings::default()),
         };
+        Settings::from_file(path)
+    }
+
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn from_file(path: &Path) -> Result<Settings> {
         let text =
             std::fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))?;
         Settings::parse(&text).with_context(|| format!("{} is not understood", path.display()))
     }
 
     fn parse(text: &str) -> Result<Settings> {
+        keys::refuse_unknown(text, keys::of::<Settings>(), keys::of::<PluginSettings>())?;
         Ok(toml::from_str(text)?)
     }
 
@@ -189,6 +204,20 @@ impl Settings {
 mod tests {
     use super::*;
 
+    /// Its probe is what `reseat run` begins with.
+    fn options() -> Options {
+        Options { probe: Some(reseat::Probe::with("", [""; 0])), ..Options::default() }
+    }
+
+    /// The template with what it leaves unset: lines that are no prose.
+    fn with_all_set() -> String {
+        let set = |line: &'static str| match line.strip_prefix('#') {
+            Some(unset) if unset.starts_with(|c: char| c.is_ascii_lowercase() || c == '[') => unset,
+            _ => line,
+        };
+        TEMPLATE.lines().map(set).collect::<Vec<_>>().join("\n")
+    }
+
     #[test]
     fn a_plugins_table_reaches_the_options() {
         let text = "drain_deadline_ms = 250\nmax_lingering = 7\n[plugins.limiter.config]\nburst = 3\n";
@@ -200,32 +229,54 @@ mod tests {
     }
 
     #[test]
-    fn what_the_readme_lists_are_the_defaults() {
-        let readme = include_str!("../../../README.md");
-        let (_, from) = readme.split_once("```toml\ndrain_deadline_ms").expect("it lists them");
-        let (text, _) = from.split_once("```").expect("the list ends");
-        let mut options = Options { probe: Some(reseat::Probe::with("", [""; 0])), ..Options::default() };
-        let before = options.clone();
-        Settings::parse(&format!("drain_deadline_ms{text}")).unwrap().apply(&mut options);
-        assert_eq!(options.probation, before.probation);
-        assert_eq!(options.probe, before.probe);
-        assert_eq!(
-            (options.drain_deadline, options.drain_policy, options.hook_deadline, options.call_wait),
-            (before.drain_deadline, before.drain_policy, before.hook_deadline, before.call_wait)
-        );
-        assert_eq!(options.max_waiting, before.max_waiting);
-        assert_eq!(
-            (options.persist, options.snapshot_every, options.proving),
-            (before.persist, before.snapshot_every, before.proving)
-        );
+    fn the_template_changes_nothing_of_the_defaults() {
+        let mut set = options();
+        Settings::parse(TEMPLATE).unwrap().apply(&mut set);
+        assert_eq!(format!("{set:#?}"), format!("{:#?}", options()));
     }
 
     #[test]
-    fn an_unknown_key_is_refused_with_the_known_ones() {
+    fn the_template_has_every_key_and_no_other() {
+        let text = with_all_set();
+        Settings::parse(&text).unwrap();
+        let table: toml::Table = text.parse().unwrap();
+        let sorted = |keys: &mut dyn Iterator<Item = &str>| {
+            let mut keys: Vec<_> = keys.map(str::to_owned).collect();
+            keys.sort();
+            keys
+        };
+        let top = sorted(&mut table.keys().map(String::as_str));
+        assert_eq!(top, sorted(&mut keys::of::<Settings>().iter().copied()));
+        let plugin = table["plugins"]["limiter"].as_table().unwrap();
+        let plugin = sorted(&mut plugin.keys().map(String::as_str));
+        assert_eq!(plugin, sorted(&mut keys::of::<PluginSettings>().iter().copied()));
+    }
+
+    #[test]
+    fn what_the_readme_shows_is_understood_and_says_what_the_template_says() {
+        let readme = include_str!("../../../README.md");
+        let (_, from) = readme.split_once("```toml\ndrain_deadline_ms").expect("it shows some");
+        let (text, _) = from.split_once("```").expect("the excerpt ends");
+        let text = format!("drain_deadline_ms{text}");
+        Settings::parse(&text).unwrap();
+        let (shown, all): (toml::Table, toml::Table) =
+            (text.parse().unwrap(), with_all_set().parse().unwrap());
+        for (key, value) in &shown {
+            assert_eq!(value, &all[key], "{key}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_with_the_one_that_was_meant() {
         let error = format!("{:#}", Settings::parse("drain_deadline = 5").unwrap_err());
-        assert!(error.contains("unknown field `drain_deadline`"), "{error}");
-        assert!(error.contains("`drain_deadline_ms`"), "{error}");
+        assert_eq!(error, "line 1: unknown key `drain_deadline`: did you mean `drain_deadline_ms`?");
         let error = format!("{:#}", Settings::parse("[plugins.limiter]\nburst = 3").unwrap_err());
-        assert!(error.contains("`config`, `drain_policy`"), "{error}");
+        assert!(error.contains("`burst` of [plugins.limiter]: there is `config`, `drain_policy`"), "{error}");
+    }
+
+    #[test]
+    fn a_value_of_the_wrong_kind_is_refused_with_its_line() {
+        let error = format!("{:#}", Settings::parse("probe = true\nmax_waiting = \"many\"").unwrap_err());
+        assert!(error.contains("line 2") && error.contains("max_waiting"), "{error}");
     }
 }
