@@ -21,6 +21,8 @@ mod workshop;
 
 /// Fourteen kinds of bad builds, again and again, under load.
 mod artefacts;
+/// What a host that can be reached is asked by those who mean harm.
+mod attacks;
 /// Files that are not what they should be.
 mod bad_files;
 /// How much may linger, and what becomes of it.
@@ -63,6 +65,8 @@ mod regions;
 mod reloads;
 /// Units of work that see one generation of each plugin.
 mod scopes;
+/// What service managers, terminals and containers expect of a host.
+mod service;
 /// What the host says of what it does, and what reaches a plugin from it.
 mod status_and_events;
 /// Calls that do not end, callers that wait for them, and plugins that reload themselves.

@@ -27,6 +27,7 @@ pub struct Running {
     child: Child,
     output: Arc<Mutex<String>>,
     address: String,
+    token: String,
     agent: ureq::Agent,
 }
 
@@ -58,8 +59,9 @@ impl Running {
             let _ = child.kill();
             panic!("it does not say where it serves: {}", text());
         };
+        let token = token_in(&text()).expect("it says the token with the address");
         let agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
-        Running { child, output, address, agent }
+        Running { child, output, address, token, agent }
     }
 
     /// What it has printed.
@@ -70,7 +72,12 @@ impl Running {
     /// Asks with JSON; an answer that is not 200 is an error.
     pub fn post(&self, path: &str, body: &Value) -> Result<Value, String> {
         let url = format!("{}{path}", self.address);
-        let mut answer = self.agent.post(&url).send_json(body).map_err(|e| e.to_string())?;
+        let mut answer = self
+            .agent
+            .post(&url)
+            .header("Authorization", self.bearer())
+            .send_json(body)
+            .map_err(|e| e.to_string())?;
         let text = answer.body_mut().read_to_string().map_err(|e| e.to_string())?;
         if answer.status() != 200 {
             return Err(format!("{}: {text}", answer.status().as_u16()));
@@ -81,6 +88,7 @@ impl Running {
     /// Asks for a page; an answer that is not 200 is an error.
     pub fn get(&self, path: &str, headers: &[(&str, &str)]) -> Result<String, String> {
         let mut request = self.agent.get(format!("{}{path}", self.address));
+        request = request.header("Authorization", self.bearer());
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
@@ -89,17 +97,43 @@ impl Running {
         if answer.status() == 200 { Ok(text) } else { Err(format!("{}: {text}", answer.status().as_u16())) }
     }
 
+    /// Where it serves: `127.0.0.1:PORT`.
+    pub fn authority(&self) -> &str {
+        self.address.strip_prefix("http://").expect("that is how it begins")
+    }
+
+    pub fn token(&self) -> &str {
+        &self.token
+    }
+
+    pub fn bearer(&self) -> String {
+        format!("Bearer {}", self.token)
+    }
+
+    pub fn pid(&self) -> i32 {
+        i32::try_from(self.child.id()).expect("a pid is an i32")
+    }
+
     /// The level of a bucket of the example plugin.
     pub fn tokens_left(&self, key: &str) -> Option<u32> {
         let answer = self.post("/call/limiter/check", &serde_json::json!({ "key": key, "cost": 0 })).ok()?;
         answer["tokens_left"].as_u64()?.try_into().ok()
     }
 
-    /// Ctrl-C; waits for the end.
-    pub fn interrupt(mut self) -> ExitStatus {
-        let pid = i32::try_from(self.child.id()).expect("a pid is an i32");
+    /// Sends it a signal.
+    pub fn signal(&self, signal: i32) {
         // SAFETY: sends a signal to our own child, which has not been waited for.
-        assert_eq!(unsafe { libc::kill(pid, libc::SIGINT) }, 0);
+        assert_eq!(unsafe { libc::kill(self.pid(), signal) }, 0);
+    }
+
+    /// Ctrl-C; waits for the end.
+    pub fn interrupt(self) -> ExitStatus {
+        self.signal(libc::SIGINT);
+        self.end()
+    }
+
+    /// Waits for the end.
+    pub fn end(mut self) -> ExitStatus {
         let mut status = None;
         let ended = until(DEADLINE, || {
             status = self.child.try_wait().expect("it is our child");
@@ -124,6 +158,11 @@ fn address_in(output: &str) -> Option<String> {
     let end =
         rest["http://127.0.0.1:".len()..].find(|c: char| !c.is_ascii_digit())? + "http://127.0.0.1:".len();
     Some(rest[..end].to_owned())
+}
+
+fn token_in(output: &str) -> Option<String> {
+    let (_, from) = output.split_once("/?token=")?;
+    Some(from.chars().take_while(char::is_ascii_hexdigit).collect())
 }
 
 fn collect(stream: impl Read + Send + 'static, output: &Arc<Mutex<String>>) {

@@ -89,6 +89,10 @@ pub struct ServeArgs {
     /// Serve HTTP on this loopback address; port 0 picks a free one [default: 127.0.0.1:7380, or a free port]
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub http: Option<SocketAddr>,
+    /// With --http: the address may be one that other machines can reach. Whoever has the token runs what plugins
+    /// do, and it crosses the network in the clear
+    #[arg(long, requires = "http")]
+    pub http_remote: bool,
     /// Serve no HTTP
     #[arg(long, conflicts_with = "http")]
     pub no_http: bool,

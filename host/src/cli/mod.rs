@@ -8,12 +8,15 @@ mod create;
 mod dev;
 mod events;
 mod follow;
+mod init;
 mod keys;
 mod listing;
 mod manual;
+mod notify;
 mod output;
 mod run;
 mod settings;
+mod signals;
 mod time;
 mod top;
 
@@ -49,6 +52,9 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
 /// Runs the command that was given. Usage errors end in clap, with exit code 2.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    if init::is_first() && matches!(cli.command, Command::Run(_) | Command::Dev(_)) {
+        return init::stand_in().unwrap_or_else(|error| complain(&error, 1));
+    }
     let outcome = match cli.command {
         Command::Run(args) => run::run(&args),
         Command::Dev(args) => dev::dev(&args),

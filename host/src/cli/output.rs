@@ -12,6 +12,7 @@ use tracing_subscriber::fmt::time::uptime;
 
 use super::args::LogFormat;
 use super::time::{now_ms, roughly};
+use crate::serve::access::Sign;
 
 /// Writes what happens to standard error; `RUST_LOG` chooses what, unless only warnings are asked for.
 pub fn log(format: LogFormat, quiet: bool) {
@@ -104,7 +105,7 @@ fn ago(at_ms: &Value) -> String {
 }
 
 /// What is loaded and how to call it: the lines that a host begins with.
-pub fn greeting(status: &HostStatus, http: Option<std::net::SocketAddr>) -> String {
+pub fn greeting(status: &HostStatus, http: Option<&Sign>) -> String {
     let mut text = String::new();
     for plugin in &status.plugins {
         let (Some(version), Some(generation)) = (&plugin.version, plugin.generation) else { continue };
@@ -123,8 +124,8 @@ pub fn greeting(status: &HostStatus, http: Option<std::net::SocketAddr>) -> Stri
     }
     let socket = status.state_dir.join(crate::serve::protocol::SOCKET);
     match http {
-        Some(address) => {
-            let _ = writeln!(text, "serving on http://{address} and {}", socket.display());
+        Some(Sign { url, token, .. }) => {
+            let _ = writeln!(text, "serving on {url}/?token={token} and {}", socket.display());
         }
         None => {
             let _ = writeln!(text, "serving on {}", socket.display());
@@ -137,8 +138,9 @@ pub fn greeting(status: &HostStatus, http: Option<std::net::SocketAddr>) -> Stri
     if let Some((plugin, method, example)) = first {
         let state = state_flag(&status.state_dir);
         let _ = write!(text, "call it: {} call {plugin} {method} '{example}'{state}", program());
-        if let Some(address) = http {
-            let _ = write!(text, "   or: curl -d '{example}' http://{address}/call/{plugin}/{method}");
+        if let Some(Sign { url, file, .. }) = http {
+            let bearer = format!("-H \"Authorization: Bearer $(cat '{}')\"", file.display());
+            let _ = write!(text, "   or: curl {bearer} -d '{example}' {url}/call/{plugin}/{method}");
         }
         text.push('\n');
     }

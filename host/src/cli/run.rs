@@ -1,25 +1,26 @@
 //! `reseat run`: a host until somebody says stop.
 
 use std::io::Write;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use reseat::{Host, Options, Probe, TrustedDir};
-use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Semaphore, oneshot};
+use tokio::task::{JoinSet, spawn_blocking};
 
 use super::Failure;
 use super::args::{RunArgs, ServeArgs};
-use super::output;
 use super::settings::Settings;
+use super::signals::{Signals, Wish, reread};
+use super::{notify, output};
+use crate::serve::access::{Entrance, Sign};
 use crate::serve::calls::Calls;
 use crate::serve::control::{CLIENTS, Control};
-use crate::serve::http;
+use crate::serve::token::TokenFile;
+use crate::serve::{connections, http};
 
 /// Serves directories.
 pub fn run(args: &RunArgs) -> Result<(), Failure> {
@@ -48,10 +49,12 @@ pub struct Serving {
     host: Arc<Host>,
     runtime: Runtime,
     control: Control,
-    http: Option<(TcpListener, SocketAddr)>,
+    http: Option<Entrance>,
     drain_deadline: Duration,
     /// From before anything is loaded, so that a signal during that is not lost.
-    signals: (Signal, Signal),
+    signals: Signals,
+    /// Directories that are not followed: read when somebody says so.
+    unfollowed: Arc<[TrustedDir]>,
 }
 
 impl Serving {
@@ -72,61 +75,70 @@ impl Serving {
         // Before the host, so that of two hosts in one directory the second never starts.
         let control = runtime.block_on(async { Control::bind(&options.state_dir) })?;
         let http = match args.no_http {
-            true => None,
+            true => {
+                TokenFile::clear(&options.state_dir)?;
+                None
+            }
             false => {
-                let listener = runtime.block_on(http::bind(args.http))?;
-                let address = listener.local_addr()?;
-                Some((listener, address))
+                let opened = Entrance::open(args.http, args.http_remote, &options.state_dir);
+                Some(runtime.block_on(opened)?)
             }
         };
         let drain_deadline = options.drain_deadline;
-        let signals = runtime.block_on(async {
-            Ok::<_, std::io::Error>((signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?))
-        })?;
+        let signals = runtime.block_on(async { Signals::catch() })?;
+        let unfollowed = if options.follow { Arc::default() } else { options.watch.clone().into() };
         let host = Arc::new(Host::start(options)?);
-        Ok(Serving { host, runtime, control, http, drain_deadline, signals })
+        Ok(Serving { host, runtime, control, http, drain_deadline, signals, unfollowed })
     }
 
     /// Whoever says what is loaded.
     pub fn greeter(&self) -> Greeter {
-        Greeter { host: self.host.clone(), http: self.http.as_ref().map(|(_, address)| *address) }
+        Greeter { host: self.host.clone(), http: self.http.as_ref().map(Entrance::sign) }
     }
 
-    /// Serves until SIGINT or SIGTERM, then runs `on_stop` and drains. A second signal hurries.
+    /// Serves until SIGINT or SIGTERM, then runs `on_stop` and drains. A second signal hurries. Meanwhile, SIGHUP reads
+    /// the directories again.
     pub fn until_stopped(self, on_stop: impl FnOnce() + Send + 'static) -> Result<(), Failure> {
-        let Serving { host, runtime, control, http, drain_deadline, signals } = self;
+        let Serving { host, runtime, control, http, drain_deadline, mut signals, unfollowed } = self;
         let clean = runtime.block_on(async {
-            let (mut interrupt, mut terminate) = signals;
             let calls = Calls::of(host.clone());
             let clients = Arc::new(Semaphore::new(CLIENTS as usize));
             let control = tokio::spawn(control.serve(calls.clone(), clients.clone()));
             let (stop, stopped) = oneshot::channel();
-            let http = http.map(|(listener, _)| {
-                let router = http::router(calls);
+            let http = http.map(|Entrance { listener, access, file, .. }| {
+                let router = http::router(calls, access);
                 let ended = async move { drop(stopped.await) };
-                tokio::spawn(axum::serve(listener, router).with_graceful_shutdown(ended).into_future())
+                (tokio::spawn(connections::serve(listener, router, ended)), file)
             });
-            next(&mut interrupt, &mut terminate).await;
+            notify::ready();
+            let mut rereading = JoinSet::new();
+            while let Wish::Reread = signals.next().await {
+                rereading.spawn(tell_and_reread(host.clone(), unfollowed.clone()));
+            }
+            rereading.abort_all();
+            notify::stopping(drain_deadline * 2 + LAST_ANSWERS);
             tracing::info!("stopping: calls in flight finish first; once more to hurry");
             let stopping = async {
                 // At once, so that a build does not go on while calls finish.
-                let own_work = tokio::task::spawn_blocking(on_stop);
+                let own_work = spawn_blocking(on_stop);
                 // HTTP calls in flight end with their answers.
                 let _ = stop.send(());
-                if let Some(http) = http {
+                if let Some((http, token)) = http {
                     let _ = tokio::time::timeout(drain_deadline, http).await;
+                    // While the directory is still claimed: another host's would be removed otherwise.
+                    drop(token);
                 }
                 control.abort();
                 let _ = control.await;
                 let _ = own_work.await;
-                let clean = tokio::task::spawn_blocking(move || host.shutdown(drain_deadline)).await;
+                let clean = spawn_blocking(move || host.shutdown(drain_deadline)).await;
                 // The calls are over, but their answers may still be on their way.
                 let _ = tokio::time::timeout(LAST_ANSWERS, clients.acquire_many(CLIENTS)).await;
                 clean.unwrap_or(false)
             };
             tokio::select! {
                 clean = stopping => Ok::<_, Failure>(clean),
-                () = next(&mut interrupt, &mut terminate) => Err(Failure::Hurried),
+                () = signals.stop() => Err(Failure::Hurried),
             }
         });
         // Whatever still runs must not keep the program.
@@ -142,7 +154,7 @@ impl Serving {
 /// Says what is loaded, where, and how to call it.
 pub struct Greeter {
     host: Arc<Host>,
-    http: Option<SocketAddr>,
+    http: Option<Sign>,
 }
 
 impl Greeter {
@@ -152,13 +164,13 @@ impl Greeter {
 
     pub fn greet(&self) {
         // Serving goes on even if nobody reads this.
-        let _ = std::io::stdout().write_all(output::greeting(&self.host.status(), self.http).as_bytes());
+        let _ =
+            std::io::stdout().write_all(output::greeting(&self.host.status(), self.http.as_ref()).as_bytes());
     }
 }
 
-async fn next(interrupt: &mut Signal, terminate: &mut Signal) {
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-    }
+async fn tell_and_reread(host: Arc<Host>, unfollowed: Arc<[TrustedDir]>) {
+    notify::reloading();
+    let _ = spawn_blocking(move || reread(&host, &unfollowed)).await;
+    notify::ready();
 }

@@ -3,23 +3,33 @@
 use std::sync::Arc;
 
 use reseat::{CallError, Host};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::{JoinError, spawn_blocking};
 
 /// How many calls run at a time; further ones wait for their turn. Well below the number of threads that may block,
 /// so that plugins that hang never keep anybody from asking for the status or for a reload.
 const CALLS: usize = 256;
+/// How much of arguments is read at a time, in KiB: 256 MiB.
+const READING: usize = 256 << 10;
 
 /// A host with a limit on the calls that run in it.
 #[derive(Clone)]
 pub struct Calls {
     host: Arc<Host>,
     turns: Arc<Semaphore>,
+    reading: Arc<Semaphore>,
 }
 
 impl Calls {
     pub fn of(host: Arc<Host>) -> Calls {
-        Calls { host, turns: Arc::new(Semaphore::new(CALLS)) }
+        let (turns, reading) = (Semaphore::new(CALLS), Semaphore::new(READING));
+        Calls { host, turns: Arc::new(turns), reading: Arc::new(reading) }
+    }
+
+    /// Waits until so many bytes of arguments may be read, and holds them until the room is dropped.
+    pub async fn room(&self, bytes: usize) -> Option<SemaphorePermit<'_>> {
+        let kib = u32::try_from(bytes.div_ceil(1024).min(READING)).ok()?;
+        self.reading.acquire_many(kib).await.ok()
     }
 
     pub fn host(&self) -> &Host {

@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use plugin_api::Saved;
 use reseat::{Event, Host, Outcome, Recorded, TrustedDir, TrustedFile};
 use rustix::fs::{Mode, fchmod};
+use rustix::process::geteuid;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixSocket, UnixStream};
@@ -66,6 +67,7 @@ impl Control {
                         (places.clone().try_acquire_owned(), calls.clone(), feed.clone());
                     tokio::spawn(async move {
                         let answered = match &place {
+                            _ if !is_ours(&stream) => refuse_stranger(stream).await,
                             Ok(_) => answer(stream, calls, feed).await,
                             Err(_) => turn_away(stream).await,
                         };
@@ -97,6 +99,20 @@ fn listen(state_dir: &Path) -> io::Result<UnixListener> {
     fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
     socket.bind(SocketPath::of(state_dir)?.as_path())?;
     socket.listen(CLIENTS)
+}
+
+/// Whether the client is the host's own user, or root. Its mode keeps others from the socket; this holds even if somebody
+/// has changed that, or has put the socket elsewhere.
+fn is_ours(stream: &UnixStream) -> bool {
+    stream.peer_cred().is_ok_and(|peer| [0, geteuid().as_raw()].contains(&peer.uid()))
+}
+
+async fn refuse_stranger(mut stream: UnixStream) -> io::Result<()> {
+    let own = geteuid().as_raw();
+    let who =
+        stream.peer_cred().map_or_else(|_| "nobody known".into(), |peer| format!("user {}", peer.uid()));
+    let text = format!("this host answers user {own} and root, and this is {who}");
+    write(&mut stream, &Response::Error(text)).await
 }
 
 async fn turn_away(mut stream: UnixStream) -> io::Result<()> {

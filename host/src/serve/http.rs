@@ -1,12 +1,13 @@
-//! HTTP on loopback: `POST /call/{plugin}/{method}`, `GET /plugins`.
+//! HTTP: `POST /call/{plugin}/{method}`, `GET /plugins`. Who may ask is up to [`access`].
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use axum::extract::rejection::StringRejection;
-use axum::extract::{DefaultBodyLimit, Path, Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
-use axum::middleware::{self, Next};
+use axum::extract::{DefaultBodyLimit, FromRequest, Path, Request, State};
+use axum::http::{StatusCode, header};
+use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -14,18 +15,21 @@ use reseat::CallError;
 use serde_json::json;
 use tokio::net::TcpListener;
 
+use super::access::{self, Access};
 use super::calls::Calls;
 
 /// The largest request body, in bytes.
 const BODY_LIMIT: usize = 16 << 20;
+/// How long it may take to arrive.
+const BODY_PATIENCE: Duration = Duration::from_secs(30);
 /// Where a host serves unless told otherwise.
 const DEFAULT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 7380);
 
 /// Listens where it was asked to; without a wish, at the default or, if that is taken, at a free port.
 ///
 /// # Errors
-/// The address is not of this machine alone, or is taken.
-pub async fn bind(wish: Option<SocketAddr>) -> Result<TcpListener> {
+/// The address is not of this machine alone, and it was not said that it may be so (`remote`); or it is taken.
+pub async fn bind(wish: Option<SocketAddr>, remote: bool) -> Result<TcpListener> {
     let Some(address) = wish else {
         return match TcpListener::bind(DEFAULT).await {
             Ok(listener) => Ok(listener),
@@ -38,8 +42,8 @@ pub async fn bind(wish: Option<SocketAddr>) -> Result<TcpListener> {
         };
     };
     ensure!(
-        address.ip().is_loopback(),
-        "{address} can be reached from other machines: whoever can call plugins is trusted, so only loopback addresses are served, e.g. 127.0.0.1:{}",
+        remote || address.ip().is_loopback(),
+        "{address} can be reached from other machines: name a loopback address, e.g. 127.0.0.1:{}, or say --http-remote",
         address.port()
     );
     TcpListener::bind(address)
@@ -48,7 +52,7 @@ pub async fn bind(wish: Option<SocketAddr>) -> Result<TcpListener> {
 }
 
 /// The routes of a host.
-pub fn router(calls: Calls) -> Router {
+pub fn router(calls: Calls, access: Arc<Access>) -> Router {
     Router::new()
         .route(
             "/",
@@ -63,37 +67,8 @@ pub fn router(calls: Calls) -> Router {
             refuse(StatusCode::METHOD_NOT_ALLOWED, "method", "calls are POST, everything else is GET")
         })
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
-        .layer(middleware::from_fn(only_from_here))
+        .layer(middleware::from_fn_with_state(access, access::check))
         .with_state(calls)
-}
-
-/// Refuses what a web page of somebody else might send through a browser on this machine.
-async fn only_from_here(request: Request, next: Next) -> Response {
-    let headers = request.headers();
-    let host = text(headers, header::HOST);
-    if !host.is_some_and(is_local) {
-        return refuse(StatusCode::MISDIRECTED_REQUEST, "host", "the Host header does not name this machine");
-    }
-    let foreign = text(headers, header::ORIGIN)
-        .is_some_and(|origin| !origin.split_once("://").is_some_and(|(_, authority)| is_local(authority)));
-    if foreign {
-        return refuse(StatusCode::FORBIDDEN, "origin", "requests of pages from elsewhere are refused");
-    }
-    next.run(request).await
-}
-
-fn text(headers: &HeaderMap, name: header::HeaderName) -> Option<&str> {
-    headers.get(name)?.to_str().ok()
-}
-
-/// Whether `name` or `name:port` is this machine's own.
-fn is_local(authority: &str) -> bool {
-    let name = match authority.strip_prefix('[') {
-        Some(rest) => rest.split_once(']').map_or(rest, |(name, _)| name),
-        None => authority.rsplit_once(':').map_or(authority, |(name, _)| name),
-    };
-    name.eq_ignore_ascii_case("localhost")
-        || name.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 async fn plugins(State(calls): State<Calls>) -> Response {
@@ -106,11 +81,15 @@ async fn plugins(State(calls): State<Calls>) -> Response {
 async fn call(
     State(calls): State<Calls>,
     Path((plugin, method)): Path<(String, String)>,
-    body: Result<String, StringRejection>,
+    request: Request,
 ) -> Response {
-    let body = match body {
-        Ok(body) => body,
-        Err(rejection) => return refuse(rejection.status(), "bad-arguments", &rejection.body_text()),
+    let body = match tokio::time::timeout(BODY_PATIENCE, body(&calls, request)).await {
+        Ok(Ok(body)) => body,
+        Ok(Err(refusal)) => return refusal,
+        Err(_) => {
+            let error = format!("the body has not arrived within {BODY_PATIENCE:?}");
+            return refuse(StatusCode::REQUEST_TIMEOUT, "slow", &error);
+        }
     };
     match calls.call(plugin, method, body).await {
         Ok(Ok(json)) => ([(header::CONTENT_TYPE, "application/json")], json).into_response(),
@@ -120,6 +99,21 @@ async fn call(
         }
         Err(error) => refuse(StatusCode::INTERNAL_SERVER_ERROR, "host", &error.to_string()),
     }
+}
+
+/// The body of a request, when there is room for it.
+async fn body(calls: &Calls, request: Request) -> Result<String, Response> {
+    let announced =
+        request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    let bytes = announced.unwrap_or(BODY_LIMIT);
+    if bytes > BODY_LIMIT {
+        let error = format!("this body is too long: {} MiB is the most", BODY_LIMIT >> 20);
+        return Err(refuse(StatusCode::PAYLOAD_TOO_LARGE, "bad-arguments", &error));
+    }
+    let _room = calls.room(bytes).await;
+    String::from_request(request, &())
+        .await
+        .map_err(|rejection| refuse(rejection.status(), "bad-arguments", &rejection.body_text()))
 }
 
 fn status_of(error: &CallError) -> (StatusCode, &'static str) {
@@ -139,7 +133,8 @@ fn status_of(error: &CallError) -> (StatusCode, &'static str) {
     }
 }
 
-fn refuse(status: StatusCode, kind: &str, error: &str) -> Response {
+/// A refusal, for people and for programs.
+pub fn refuse(status: StatusCode, kind: &str, error: &str) -> Response {
     (status, Json(json!({ "error": error, "kind": kind }))).into_response()
 }
 
@@ -147,28 +142,16 @@ fn refuse(status: StatusCode, kind: &str, error: &str) -> Response {
 mod tests {
     use super::*;
 
-    #[test]
-    fn only_names_of_this_machine_are_local() {
-        for local in ["localhost", "localhost:7380", "127.0.0.1:1", "127.0.0.1", "[::1]:7380", "LOCALHOST:1"]
-        {
-            assert!(is_local(local), "{local}");
-        }
-        for foreign in ["example.org", "localhost.example.org:7380", "10.0.0.1:7380", "", "[2001:db8::1]:80"]
-        {
-            assert!(!is_local(foreign), "{foreign}");
-        }
-    }
-
     #[tokio::test]
     async fn an_address_that_others_can_reach_is_refused() {
-        let error = bind(Some("0.0.0.0:0".parse().unwrap())).await.unwrap_err();
+        let error = bind(Some("0.0.0.0:0".parse().unwrap()), false).await.unwrap_err();
         assert!(error.to_string().contains("can be reached from other machines"), "{error}");
     }
 
     #[tokio::test]
     async fn without_a_wish_a_taken_port_is_replaced_by_a_free_one() {
-        let first = bind(None).await.unwrap();
-        let second = bind(None).await.unwrap();
+        let first = bind(None, false).await.unwrap();
+        let second = bind(None, false).await.unwrap();
         assert_ne!(first.local_addr().unwrap(), second.local_addr().unwrap());
     }
 }

@@ -1,8 +1,11 @@
 //! How others reach a host: a socket for the command line, HTTP for the rest.
 
+pub mod access;
 pub mod calls;
 pub mod claim;
+pub mod connections;
 pub mod control;
 mod feed;
 pub mod http;
 pub mod protocol;
+pub mod token;
