@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use plugin_api::{CallError, Interface};
-use serde::Serialize;
 
 use crate::check::Inspection;
 use crate::error::{CheckError, PluginError, ReloadError, StartError, StateError, UnloadError};
@@ -18,6 +17,7 @@ use crate::handle::Handle;
 use crate::intake::Intake;
 use crate::lock::lock;
 use crate::options::{Options, TrustedFile};
+use crate::outcome::Outcome;
 use crate::plugin::{Build, Plugin};
 use crate::reaper::Reaper;
 use crate::registry::Core;
@@ -35,65 +35,6 @@ pub struct Host {
     core: Arc<Core>,
     intake: Mutex<Option<Intake>>,
     snapshots: Mutex<Option<Snapshots>>,
-}
-
-/// What a load or reload did.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(tag = "outcome", rename_all = "kebab-case")]
-#[non_exhaustive]
-pub enum Outcome {
-    /// The plugin serves for the first time.
-    Loaded {
-        /// The plugin.
-        plugin: String,
-        /// Its generation.
-        generation: u64,
-    },
-    /// A new generation has taken over.
-    Reloaded {
-        /// The plugin.
-        plugin: String,
-        /// The generation before.
-        from: u64,
-        /// The generation that serves.
-        generation: u64,
-    },
-    /// It would be accepted; nothing was changed.
-    Acceptable {
-        /// The plugin.
-        plugin: String,
-        /// The version of the build.
-        version: String,
-        /// The generation that serves, and would be replaced.
-        serving: Option<u64>,
-    },
-    /// The file is what serves already.
-    Unchanged {
-        /// The plugin.
-        plugin: String,
-        /// The generation that serves.
-        generation: u64,
-    },
-}
-
-impl std::fmt::Display for Outcome {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Outcome::Loaded { plugin, generation } => write!(f, "generation {generation} of {plugin} serves"),
-            Outcome::Reloaded { plugin, from, generation } => {
-                write!(f, "generation {generation} of {plugin} serves, after generation {from}")
-            }
-            Outcome::Acceptable { plugin, version, serving: Some(serving) } => {
-                write!(f, "version {version} of {plugin} would be accepted after generation {serving}")
-            }
-            Outcome::Acceptable { plugin, version, serving: None } => {
-                write!(f, "version {version} of {plugin} would be accepted")
-            }
-            Outcome::Unchanged { plugin, generation } => {
-                write!(f, "unchanged: generation {generation} of {plugin} is this build")
-            }
-        }
-    }
 }
 
 impl Host {

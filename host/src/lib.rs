@@ -44,6 +44,7 @@ mod lock;
 mod meter;
 mod observer;
 mod options;
+mod outcome;
 mod plugin;
 mod probation;
 pub mod probe;
@@ -63,12 +64,15 @@ pub use error::{
 };
 pub use events::{Event, Events, Left, Recorded, RolledBackState, Step, StepTime};
 pub use handle::{Guard, Handle, Lease};
-pub use host::{Host, Outcome, quiesce};
+pub use host::{Host, quiesce};
 pub use observer::{Change, Observer, Observers};
 pub use options::{DrainPolicy, MaxLingering, Options, PluginOptions, TrustedDir, TrustedFile};
+pub use outcome::Outcome;
 pub use plugin_api::{CallError, Interface};
 pub use probation::{LostState, Probation};
 pub use probe::Probe;
 pub use scope::{OwnedScope, Scope, Scoped};
-pub use status::{CallFigures, GenerationStatus, HostStatus, InterfaceStatus, MethodStatus, Phase, PluginStatus};
+pub use status::{
+    CallFigures, GenerationStatus, HostStatus, InterfaceStatus, MethodStatus, Phase, PluginStatus,
+};
 pub use store::{Committed, Denial, SavedState, StoreError};

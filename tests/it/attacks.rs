@@ -124,6 +124,7 @@ fn without_the_token_nothing_is_answered_and_the_refusal_names_the_file_that_has
     for (first, line) in [
         (get, ""),
         ("GET / HTTP/1.1", ""),
+        ("GET /metrics HTTP/1.1", ""),
         ("GET /none HTTP/1.1", ""),
         ("GET /?token= HTTP/1.1", ""),
         ("POST /call/echo/say HTTP/1.1", ""),

@@ -53,6 +53,8 @@ mod kept;
 mod killed;
 /// Every shape of plugin, a hundred times over; an outside observer says what is mapped. And the soak.
 mod matrix;
+/// What a host says of itself to those who watch over many.
+mod metrics;
 /// Builds that have taken over and prove bad, and the way back.
 mod probation;
 /// Builds that are tried in a helper process, and what they do there.

@@ -19,6 +19,7 @@ use super::{notify, output};
 use crate::serve::access::{Entrance, Sign};
 use crate::serve::calls::Calls;
 use crate::serve::control::{CLIENTS, Control};
+use crate::serve::metrics::Metrics;
 use crate::serve::token::TokenFile;
 use crate::serve::{connections, http};
 
@@ -100,13 +101,14 @@ impl Serving {
     /// the directories again.
     pub fn until_stopped(self, on_stop: impl FnOnce() + Send + 'static) -> Result<(), Failure> {
         let Serving { host, runtime, control, http, drain_deadline, mut signals, unfollowed } = self;
+        let counted = Metrics::of(&host).context("events cannot be counted: no thread for it")?;
         let clean = runtime.block_on(async {
             let calls = Calls::of(host.clone());
             let clients = Arc::new(Semaphore::new(CLIENTS as usize));
             let control = tokio::spawn(control.serve(calls.clone(), clients.clone()));
             let (stop, stopped) = oneshot::channel();
             let http = http.map(|Entrance { listener, access, file, .. }| {
-                let router = http::router(calls, access);
+                let router = http::router(calls, counted, access);
                 let ended = async move { drop(stopped.await) };
                 (tokio::spawn(connections::serve(listener, router, ended)), file)
             });

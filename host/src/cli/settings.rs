@@ -31,6 +31,8 @@ pub struct Settings {
     call_wait_ms: Option<u64>,
     /// How often directories are read in full, in milliseconds.
     rescan_every_ms: Option<u64>,
+    /// Whether all calls are counted, and one in 32 timed, for `GET /metrics`.
+    measure_calls: Option<bool>,
     /// Whether what serves, with its state, is kept for the next host.
     persist: Option<bool>,
     /// How often the state of plugins that say that this may be is kept while they serve, in milliseconds; 0: never.
@@ -155,6 +157,7 @@ impl Settings {
         set(&mut options.call_wait, self.call_wait_ms);
         set(&mut options.rescan_every, self.rescan_every_ms);
         set(&mut options.proving, self.proving_ms);
+        options.measure_calls = self.measure_calls.unwrap_or(options.measure_calls);
         options.persist = self.persist.unwrap_or(options.persist);
         options.snapshot_every = match self.snapshot_every_ms {
             Some(0) => None,

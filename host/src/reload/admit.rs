@@ -11,7 +11,7 @@ use super::{Reload, Settled, Stop, Wish, expect, stop};
 use crate::error::{Refusal, RefusalReason, ReloadError};
 use crate::events::{Step, StepTime};
 use crate::file::{self, Incoming, Vetted};
-use crate::host::Outcome;
+use crate::outcome::Outcome;
 use crate::plugin::{Build, Plugin};
 use crate::registry::Core;
 

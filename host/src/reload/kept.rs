@@ -11,8 +11,8 @@ use super::{Reload, Settled, Stop, Wish, stop};
 use crate::error::{Refusal, RefusalReason, ReloadError};
 use crate::events::{Event, Step};
 use crate::file::{Incoming, StageError};
-use crate::host::Outcome;
 use crate::options::TrustedFile;
+use crate::outcome::Outcome;
 use crate::plugin::{Build, Plugin, Previous};
 use crate::registry::Core;
 use crate::snapshot::Frame;
@@ -41,8 +41,7 @@ fn go_on_with(core: &Arc<Core>, kept: &Kept) {
         // What is in the directory is all there is.
         return;
     }
-    let progress =
-        Progress::begin(kept.pair.file.clone(), None, Instant::now());
+    let progress = Progress::begin(kept.pair.file.clone(), None, Instant::now());
     match progress.contain(|| begin_again(core, kept, &copy, &progress)) {
         Ok(()) => {}
         // The same is said of what is in the directory.
@@ -95,8 +94,7 @@ fn staged(
 
 /// There is a way back across a restart.
 fn remember(core: &Arc<Core>, plugin: &Arc<Plugin>, before: &Pair) {
-    let progress =
-        Progress::begin(before.file.clone(), None, Instant::now());
+    let progress = Progress::begin(before.file.clone(), None, Instant::now());
     let name = &plugin.name;
     let previous =
         staged(core, &core.store.build(before.hash), before, &progress).and_then(|(_, incoming, build)| {
@@ -120,8 +118,7 @@ pub(crate) fn begin_with(
     state: Frame,
 ) -> Result<Outcome, ReloadError> {
     let file = plugin.record().file.clone();
-    let progress =
-        Progress::begin(file, Some(plugin.clone()), Instant::now());
+    let progress = Progress::begin(file, Some(plugin.clone()), Instant::now());
     let outcome = progress.contain(|| {
         let turn = plugin.begin(Step::Stage)?;
         let refuse = |stop: Stop| ReloadError::Refused(progress.refusal(stop));

@@ -1,4 +1,4 @@
-//! HTTP: `POST /call/{plugin}/{method}`, `GET /plugins`. Who may ask is up to [`access`].
+//! HTTP: `POST /call/{plugin}/{method}`, `GET /plugins`, `GET /metrics`. Who may ask is up to [`access`].
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,6 +17,7 @@ use tokio::net::TcpListener;
 
 use super::access::{self, Access};
 use super::calls::Calls;
+use super::metrics::Metrics;
 
 /// The largest request body, in bytes.
 const BODY_LIMIT: usize = 16 << 20;
@@ -52,15 +53,16 @@ pub async fn bind(wish: Option<SocketAddr>, remote: bool) -> Result<TcpListener>
 }
 
 /// The routes of a host.
-pub fn router(calls: Calls, access: Arc<Access>) -> Router {
+pub fn router(calls: Calls, counted: Metrics, access: Arc<Access>) -> Router {
     Router::new()
         .route(
             "/",
             get(|| async {
-                "reseat: POST /call/{plugin}/{method} with a JSON object of arguments; GET /plugins\n"
+                "reseat: POST /call/{plugin}/{method} with a JSON object of arguments; GET /plugins; GET /metrics\n"
             }),
         )
         .route("/plugins", get(plugins))
+        .route("/metrics", get(async move |calls: State<Calls>| metrics(calls, counted).await))
         .route("/call/{plugin}/{method}", post(call))
         .fallback(async || refuse(StatusCode::NOT_FOUND, "no-such-page", "nothing is here: see /"))
         .method_not_allowed_fallback(async || {
@@ -74,6 +76,15 @@ pub fn router(calls: Calls, access: Arc<Access>) -> Router {
 async fn plugins(State(calls): State<Calls>) -> Response {
     match calls.ask(|host| host.status()).await {
         Ok(status) => Json(status).into_response(),
+        Err(error) => refuse(StatusCode::INTERNAL_SERVER_ERROR, "host", &error.to_string()),
+    }
+}
+
+async fn metrics(State(calls): State<Calls>, counted: Metrics) -> Response {
+    const TEXT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    match calls.ask(move |host| counted.text(host)).await {
+        Ok(Ok(text)) => ([(header::CONTENT_TYPE, TEXT)], text).into_response(),
+        Ok(Err(error)) => refuse(StatusCode::INTERNAL_SERVER_ERROR, "host", &error.to_string()),
         Err(error) => refuse(StatusCode::INTERNAL_SERVER_ERROR, "host", &error.to_string()),
     }
 }

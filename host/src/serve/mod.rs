@@ -7,5 +7,6 @@ pub mod connections;
 pub mod control;
 mod feed;
 pub mod http;
+pub mod metrics;
 pub mod protocol;
 pub mod token;
