@@ -59,8 +59,5 @@ fn settings_that_are_not_understood_keep_a_host_from_starting() {
     ]);
     assert_eq!(output.status.code(), Some(1));
     let said = said(&output);
-    assert!(
-        said.contains("unknown field `drain_dedline_ms`") && said.contains("drain_deadline_ms"),
-        "{said}"
-    );
+    assert!(said.contains("unknown key `drain_dedline_ms`") && said.contains("drain_deadline_ms"), "{said}");
 }
