@@ -1,7 +1,8 @@
 //! Waiting for one another, in ways that nothing a plugin does can spoil.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 /// Locks data that is whole at any time, so that a panic elsewhere is no reason to panic, too.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -14,4 +15,15 @@ pub(crate) fn be_ready_to_wait() {
     let (_sender, receiver) = crossbeam_channel::bounded::<()>(0);
     // Longer than it spins before it waits.
     let _ = receiver.recv_timeout(Duration::from_millis(1));
+}
+
+/// Waits for the end of a thread that may be waiting for something that never comes. It is left behind then.
+pub(crate) fn join_within(thread: JoinHandle<()>, limit: Duration) {
+    let begun = Instant::now();
+    while !thread.is_finished() && begun.elapsed() < limit {
+        std::thread::sleep(Duration::from_micros(200));
+    }
+    if thread.is_finished() {
+        let _ = thread.join();
+    }
 }

@@ -10,7 +10,7 @@ use crate::error::{RefusalReason, StateError};
 use crate::events::{Event, Step};
 use crate::ffi::Instance;
 use crate::file::ContentHash;
-use crate::lock::lock;
+use crate::lock::{join_within, lock};
 use crate::plugin::{Loaded, Plugin, Transaction};
 use crate::registry::Core;
 use crate::reload::hook_stuck;
@@ -161,13 +161,7 @@ impl Snapshots {
     pub(crate) fn end(self, limit: Duration) {
         *lock(&self.end.0) = true;
         self.end.1.notify_all();
-        let begun = Instant::now();
-        while !self.thread.is_finished() && begun.elapsed() < limit {
-            std::thread::sleep(Duration::from_micros(200));
-        }
-        if self.thread.is_finished() {
-            let _ = self.thread.join();
-        }
+        join_within(self.thread, limit);
     }
 }
 

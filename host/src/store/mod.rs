@@ -13,13 +13,13 @@ mod pairs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::events::{Event, Journal, now_ms};
 use crate::file::ContentHash;
-use crate::lock::lock;
+use crate::lock::{join_within, lock};
 use crate::options::Options;
 use crate::snapshot::Frame;
 
@@ -198,13 +198,7 @@ impl Store {
     pub(crate) fn close(&self, limit: Duration) {
         if let Some(thread) = lock(&self.thread).take() {
             self.keeper.end();
-            let begun = Instant::now();
-            while !thread.is_finished() && begun.elapsed() < limit {
-                std::thread::sleep(Duration::from_micros(200));
-            }
-            if thread.is_finished() {
-                let _ = thread.join();
-            }
+            join_within(thread, limit);
         }
         self.database.close();
     }
