@@ -60,7 +60,7 @@ pub(crate) fn live(file: &Path, plugin: &Plugin) -> Result<Inspection, CheckErro
     let serving = plugin.record().serving.clone();
     let unfit = |reason| CheckError::Unfit { file: file.to_owned(), reason };
     if build.manifest.plugin != plugin.name {
-        let other = crate::error::RefusalReason::OtherPlugin {
+        let other = crate::refusal::RefusalReason::OtherPlugin {
             found: build.manifest.plugin.clone(),
             expected: plugin.name.clone(),
         };

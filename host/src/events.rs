@@ -1,12 +1,9 @@
 //! What happens in a host, as it happens.
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, TrySendError};
 use serde::Serialize;
 
 pub use crate::step::Step;
@@ -117,10 +114,23 @@ pub enum Event {
         file: PathBuf,
         /// The step that refused.
         step: Step,
+        /// Why, in a word or two that stay the same.
+        kind: &'static str,
         /// Why: what was expected, what was found, what to do.
         reason: String,
         /// The generation that goes on serving, if there is one.
         serving: Option<u64>,
+    },
+    /// A build would be accepted, as far as can be seen without running it, and is not taken in yet.
+    Waiting {
+        /// The plugin.
+        plugin: String,
+        /// The version of the build.
+        version: String,
+        /// The file.
+        file: PathBuf,
+        /// What it waits for, as the end of a sentence: `until …`.
+        until: String,
     },
     /// Somebody is still in a generation that retires, or whose gate is closed for a handover.
     Draining {
@@ -169,6 +179,11 @@ pub enum Event {
         plugin: String,
         /// The generation that served last.
         generation: u64,
+    },
+    /// The host goes by other options from now on.
+    Reconfigured {
+        /// What differs and takes effect only in the next host.
+        in_the_next_host: Vec<String>,
     },
     /// The file of a serving plugin is gone. It serves on: a removal alone means nothing.
     FileGone {
@@ -272,7 +287,7 @@ impl fmt::Display for Event {
                     }
                 }
             }
-            Event::Refused { plugin, file, step, reason, serving } => {
+            Event::Refused { plugin, file, step, reason, serving, .. } => {
                 match plugin {
                     Some(plugin) => {
                         write!(f, "{} for {plugin} is refused at {step}: {reason}", file.display())?
@@ -283,6 +298,9 @@ impl fmt::Display for Event {
                     Some(generation) => write!(f, " (generation {generation} serves on)"),
                     None => Ok(()),
                 }
+            }
+            Event::Waiting { plugin, version, file, until } => {
+                write!(f, "version {version} of {plugin} in {} waits until {until}", file.display())
             }
             Event::Draining { plugin, generation, holders, since_ms } => {
                 let since = Duration::from_millis(*since_ms);
@@ -305,6 +323,16 @@ impl fmt::Display for Event {
             Event::Removed { plugin, generation } => {
                 write!(f, "plugin {plugin} is removed: generation {generation} serves no more")
             }
+            Event::Reconfigured { in_the_next_host } if in_the_next_host.is_empty() => {
+                f.write_str("other options hold from now on")
+            }
+            Event::Reconfigured { in_the_next_host } => {
+                write!(
+                    f,
+                    "other options hold from now on, except for {}: that takes a restart",
+                    in_the_next_host.join(", ")
+                )
+            }
             Event::FileGone { plugin, file } => {
                 write!(f, "the file of {plugin} is gone: {}; the plugin serves on", file.display())
             }
@@ -312,136 +340,4 @@ impl fmt::Display for Event {
             Event::Missed { count } => write!(f, "{count} events were missed: the subscriber was too slow"),
         }
     }
-}
-
-/// An event with its place in the host's history.
-#[derive(Clone, Debug, Serialize)]
-pub struct Recorded {
-    /// Counts from 1, without gaps.
-    pub sequence: u64,
-    /// Milliseconds since the Unix epoch.
-    pub at_ms: u64,
-    /// What happened.
-    #[serde(flatten)]
-    pub event: Event,
-}
-
-/// A subscription: an iterator that waits for the next event and ends with the host.
-pub struct Events {
-    receiver: Receiver<Recorded>,
-}
-
-impl Events {
-    /// The next event with its sequence number and time; `None` when the host has ended.
-    pub fn next_recorded(&mut self) -> Option<Recorded> {
-        self.receiver.recv().ok()
-    }
-
-    /// The next event, if one comes within `limit`.
-    pub fn next_within(&mut self, limit: Duration) -> Option<Event> {
-        self.receiver.recv_timeout(limit).ok().map(|recorded| recorded.event)
-    }
-}
-
-impl Iterator for Events {
-    type Item = Event;
-    fn next(&mut self) -> Option<Event> {
-        self.next_recorded().map(|recorded| recorded.event)
-    }
-}
-
-/// How many events a slow subscriber may lag behind.
-const SUBSCRIBER_BOUND: usize = 1024;
-/// How many events the host remembers.
-const HISTORY: usize = 256;
-
-/// Hands events to subscribers and remembers the last ones.
-#[derive(Default)]
-pub(crate) struct Journal(Mutex<JournalState>);
-
-#[derive(Default)]
-struct JournalState {
-    last: u64,
-    history: VecDeque<Recorded>,
-    subscribers: Vec<Subscriber>,
-}
-
-struct Subscriber {
-    sender: Sender<Recorded>,
-    missed: u64,
-}
-
-impl Journal {
-    pub(crate) fn record(&self, event: Event) {
-        self.hand_out(event, true);
-    }
-
-    /// Tells of something that happens all the time: it is not remembered, so that what is stays to be seen.
-    pub(crate) fn tell(&self, event: Event) {
-        self.hand_out(event, false);
-    }
-
-    fn hand_out(&self, event: Event, is_remembered: bool) {
-        match &event {
-            Event::Snapshotted { .. } => tracing::debug!("{event}"),
-            Event::Refused { .. } | Event::Trouble { .. } => tracing::warn!("{event}"),
-            _ => tracing::info!("{event}"),
-        }
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        state.last += 1;
-        let recorded = Recorded { sequence: state.last, at_ms: now_ms(), event };
-        if is_remembered {
-            if state.history.len() == HISTORY {
-                state.history.pop_front();
-            }
-            state.history.push_back(recorded.clone());
-        }
-        state.subscribers.retain_mut(|subscriber| subscriber.send(&recorded));
-    }
-
-    pub(crate) fn subscribe(&self) -> Events {
-        let (sender, receiver) = crossbeam_channel::bounded(SUBSCRIBER_BOUND);
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        state.subscribers.push(Subscriber { sender, missed: 0 });
-        Events { receiver }
-    }
-
-    pub(crate) fn recent(&self) -> Vec<Recorded> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).history.iter().cloned().collect()
-    }
-
-    /// Ends all subscriptions.
-    pub(crate) fn close(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).subscribers.clear();
-    }
-}
-
-impl Subscriber {
-    /// `false`: it is gone.
-    fn send(&mut self, recorded: &Recorded) -> bool {
-        if self.missed > 0 {
-            let note = Recorded { event: Event::Missed { count: self.missed }, ..*recorded };
-            match self.sender.try_send(note) {
-                Ok(()) => self.missed = 0,
-                Err(TrySendError::Full(_)) => {
-                    self.missed += 1;
-                    return true;
-                }
-                Err(TrySendError::Disconnected(_)) => return false,
-            }
-        }
-        match self.sender.try_send(recorded.clone()) {
-            Ok(()) => true,
-            Err(TrySendError::Full(_)) => {
-                self.missed += 1;
-                true
-            }
-            Err(TrySendError::Disconnected(_)) => false,
-        }
-    }
-}
-
-/// Milliseconds since 1970.
-pub(crate) fn now_ms() -> u64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }

@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use crate::error::RefusalReason;
 use crate::events::Step;
+use crate::refusal::RefusalReason;
 
 /// In which way it goes wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

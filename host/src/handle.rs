@@ -13,7 +13,7 @@ use std::time::Duration;
 use plugin_api::interface::RawProxy;
 use plugin_api::{CallError, Interface};
 
-use crate::gate::{self, EnterError, NoteCell};
+use crate::gate::{self, EnterError, NoteCell, Spot};
 use crate::meter;
 use crate::plugin::{Loaded, Plugin};
 
@@ -51,7 +51,7 @@ impl<I: Interface + ?Sized> Handle<I> {
         if let Some(proxy) = proxy::<I>(held.tables.get(self.interface), &held, Some(held.note())) {
             return Ok(Guard { proxy, held });
         }
-        match proxy::<I>(metered(&held, self.interface, held.note()), &held, Some(held.note())) {
+        match proxy::<I>(metered(&held, self.interface, held.spot()), &held, Some(held.note())) {
             Some(proxy) => Ok(Guard { proxy, held }),
             None => {
                 drop(held);
@@ -67,7 +67,7 @@ impl<I: Interface + ?Sized> Handle<I> {
     pub fn enter_within(&self, limit: Duration) -> Result<Guard<'_, I>, CallError> {
         let held = self.plugin.slot.enter_within(limit).map_err(|error| self.plugin.cannot_enter(&error))?;
         let quick = held.tables.get(self.interface);
-        let methods = if quick.is_null() { metered(&held, self.interface, held.note()) } else { quick };
+        let methods = if quick.is_null() { metered(&held, self.interface, held.spot()) } else { quick };
         match proxy::<I>(methods, &held, Some(held.note())) {
             Some(proxy) => Ok(Guard { proxy, held }),
             None => Err(self.plugin.not_loaded()),
@@ -106,10 +106,10 @@ impl<I: Interface + ?Sized> std::fmt::Debug for Handle<I> {
 /// cost all calls.
 #[cold]
 #[inline(never)]
-fn metered(loaded: &Loaded, interface: usize, note: &'static NoteCell) -> *const *const c_void {
+fn metered(loaded: &Loaded, interface: usize, spot: Spot) -> *const *const c_void {
     let methods = loaded.tables.get_metered(interface);
     if !methods.is_null() {
-        meter::begin(&loaded.meter, note);
+        meter::begin(&loaded.meter, spot);
     }
     methods
 }

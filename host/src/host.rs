@@ -9,12 +9,13 @@ use plugin_api::{CallError, Interface};
 
 use crate::check::Inspection;
 use crate::error::{CheckError, PluginError, ReloadError, StartError, StateError, UnloadError};
-use crate::events::{Event, Events, Journal, Recorded, Step};
+use crate::events::{Event, Step};
 use crate::ffi::{Dynamic, dynamic_call};
 use crate::file::StagingDir;
 use crate::gate;
 use crate::handle::Handle;
 use crate::intake::Intake;
+use crate::journal::{Events, Journal, Recorded};
 use crate::lock::lock;
 use crate::options::{Options, TrustedFile};
 use crate::outcome::Outcome;
@@ -32,7 +33,7 @@ use crate::store::{Committed, Denial};
 /// Plugins are native code in this process: a wild pointer or an `abort()` in one ends the host. A generation
 /// that something still uses is never unloaded by force; it lingers, and the host says why.
 pub struct Host {
-    core: Arc<Core>,
+    pub(crate) core: Arc<Core>,
     intake: Mutex<Option<Intake>>,
     snapshots: Mutex<Option<Snapshots>>,
 }
@@ -198,13 +199,20 @@ impl Host {
     /// [`Host::reload`].
     pub fn load_state(&self, plugin: &str, frame: Vec<u8>) -> Result<Outcome, ReloadError> {
         let plugin = self.find(plugin)?;
-        crate::reload::begin_with(&self.core, &plugin, Arc::new(frame))
+        crate::reload::begin_serving_again(&self.core, &plugin, Some(Arc::new(frame)))
     }
 
     /// What is kept of a plugin in the state directory: the build that serves, with the last state that was saved, and
     /// the one before.
     pub fn history(&self, plugin: &str) -> Vec<Committed> {
         self.core.store.history(plugin)
+    }
+
+    /// The thread that keeps states goes by other options.
+    pub(crate) fn snapshots_anew(&self) {
+        if let Some(snapshots) = &*lock(&self.snapshots) {
+            snapshots.look_again();
+        }
     }
 
     fn find_for_state(&self, plugin: &str) -> Result<Arc<Plugin>, StateError> {
@@ -371,7 +379,7 @@ const LAST_WORDS: Duration = Duration::from_secs(10);
 impl Drop for Host {
     fn drop(&mut self) {
         if !self.core.is_closed() {
-            self.shutdown(self.core.options.drain_deadline);
+            self.shutdown(self.core.options().drain_deadline);
         }
     }
 }

@@ -14,12 +14,13 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 
-use crate::error::{Refusal, RefusalReason, ReloadError, StartError};
+use crate::error::{ReloadError, StartError};
 use crate::events::Event;
 use crate::file::{Progress, Settling, StageError};
 use crate::lock::be_ready_to_wait;
 use crate::options::TrustedFile;
 use crate::outcome::Outcome;
+use crate::refusal::{Refusal, RefusalReason};
 use crate::registry::Core;
 use crate::reload::{self, Settled, Wish};
 use crate::watch::{Notice, Watcher};
@@ -78,12 +79,12 @@ impl Intake {
 }
 
 fn watch(core: &Core, orders: &Sender<Order>) -> Result<Option<Watcher>, StartError> {
-    if !core.options.follow || core.options.watch.is_empty() {
+    if !core.options().follow || core.options().watch.is_empty() {
         return Ok(None);
     }
-    let dirs = core.options.watch.iter().map(|dir| dir.path().to_owned()).collect();
+    let dirs = core.options().watch.iter().map(|dir| dir.path().to_owned()).collect();
     let (notices, noticed) = unbounded();
-    let watcher = Watcher::start(dirs, core.options.rescan_every, notices).map_err(StartError::Watch)?;
+    let watcher = Watcher::start(dirs, core.options().rescan_every, notices).map_err(StartError::Watch)?;
     let orders = orders.clone();
     std::thread::Builder::new()
         .name("reseat-notices".into())
@@ -159,7 +160,7 @@ impl Desk {
 
     /// The libraries that are in the directories now.
     fn look_at_everything(&mut self) {
-        for dir in self.core.options.watch.clone() {
+        for dir in self.core.options().watch.clone() {
             match std::fs::read_dir(dir.path()) {
                 Ok(entries) => {
                     let mut paths: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
@@ -310,7 +311,7 @@ impl Desk {
         let (core, orders, noticed, done) =
             (self.core.clone(), self.orders.clone(), settled.noticed, path.clone());
         let transaction = move || {
-            let result = core.admit(&settled, Wish::default());
+            let result = core.admit(&settled, Wish { noticed: true, ..Wish::default() });
             let _ = orders.send(Order::Done { path: done, result, noticed });
         };
         match std::thread::Builder::new().name("reseat-reload".into()).spawn(transaction) {

@@ -40,6 +40,7 @@ pub mod gate;
 mod handle;
 mod host;
 mod intake;
+mod journal;
 mod lock;
 mod meter;
 mod observer;
@@ -49,6 +50,8 @@ mod plugin;
 mod probation;
 pub mod probe;
 mod reaper;
+mod reconfigure;
+mod refusal;
 mod registry;
 mod reload;
 mod scope;
@@ -59,18 +62,19 @@ mod store;
 pub mod watch;
 
 pub use check::{Inspection, compare, inspect};
-pub use error::{
-    CheckError, PluginError, Refusal, RefusalReason, ReloadError, StartError, StateError, UnloadError,
-};
-pub use events::{Event, Events, Left, Recorded, RolledBackState, Step, StepTime};
+pub use error::{CheckError, PluginError, ReloadError, StartError, StateError, UnloadError};
+pub use events::{Event, Left, RolledBackState, Step, StepTime};
 pub use handle::{Guard, Handle, Lease};
 pub use host::{Host, quiesce};
+pub use journal::{Events, Recorded};
 pub use observer::{Change, Observer, Observers};
 pub use options::{DrainPolicy, MaxLingering, Options, PluginOptions, TrustedDir, TrustedFile};
 pub use outcome::Outcome;
 pub use plugin_api::{CallError, Interface};
 pub use probation::{LostState, Probation};
 pub use probe::Probe;
+pub use reconfigure::Reconfigured;
+pub use refusal::{Refusal, RefusalReason};
 pub use scope::{OwnedScope, Scope, Scoped};
 pub use status::{
     CallFigures, GenerationStatus, HostStatus, InterfaceStatus, MethodStatus, Phase, PluginStatus,

@@ -6,13 +6,14 @@
 
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use plugin_api::CallError;
 use plugin_api::failures::{self, Failures};
 
-use crate::gate::{self, NoteCell};
+use crate::gate::{self, NoteCell, Spot};
+use crate::lock::lock;
 
 /// Buckets of latency: eight for each power of two of nanoseconds, so that a quantile is right to one part in eight.
 const PARTS: u64 = 8;
@@ -21,16 +22,53 @@ const BUCKETS: usize = 61 * PARTS as usize;
 /// Once it need not be judged any more, one of so many calls of a generation is timed: reading the clock costs more than
 /// all the rest.
 const SAMPLE: u32 = 32;
+const _: () = assert!(SAMPLE.is_power_of_two());
 
 /// Counts the calls of one generation. A guard that is held counts as one call, from entering to leaving.
 pub(crate) struct Meter {
-    /// Calls that were counted and not timed.
+    /// Calls that were counted and not timed, by threads that have ended or call others now.
     untimed: AtomicU64,
+    /// The same of threads that have not.
+    tallies: Mutex<Vec<Arc<Tally>>>,
     errors: AtomicU64,
     panics: AtomicU64,
     latencies: Box<[AtomicU64]>,
-    /// One of so many calls is timed.
-    every: AtomicU32,
+    /// Timed is a call whose number has none of these bits: all calls, or one of [`SAMPLE`].
+    untimed_of: AtomicU32,
+}
+
+/// Counts the calls of one generation on one thread, which alone writes here: threads that call the same plugin share no
+/// line for it.
+#[derive(Default)]
+#[repr(align(128))]
+struct Tally(AtomicU64);
+
+impl Tally {
+    fn count_one(&self) {
+        self.0.store(self.0.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    }
+}
+
+/// A thread's own part of a meter.
+struct Mine {
+    meter: Arc<Meter>,
+    tally: Arc<Tally>,
+}
+
+impl Mine {
+    fn of(meter: &Arc<Meter>) -> Mine {
+        let tally = Arc::<Tally>::default();
+        lock(&meter.tallies).push(tally.clone());
+        Mine { meter: meter.clone(), tally }
+    }
+}
+
+impl Drop for Mine {
+    fn drop(&mut self) {
+        let mut tallies = lock(&self.meter.tallies);
+        tallies.retain(|tally| !Arc::ptr_eq(tally, &self.tally));
+        self.meter.untimed.fetch_add(self.tally.0.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
 }
 
 /// A call that has begun on this thread.
@@ -41,62 +79,94 @@ struct Started {
     failures: Failures,
 }
 
-/// A call of a guard that is metered, on this thread.
-struct Open {
-    /// The word beside its guard, by which it is known.
+/// A thread's part of a meter, and the call that is metered there, if one is.
+struct Place {
+    /// The word beside the guard of that call, by which it is known; null: there is none.
     note: *const NoteCell,
-    meter: Arc<Meter>,
     started: Started,
+    mine: Mine,
 }
+
+/// How many parts of meters a thread remembers between calls. What it has counted for one that it forgets goes to the
+/// meter.
+const REMEMBERED: usize = 8;
 
 /// What a thread knows of its metered calls.
 struct Calls {
-    /// Innermost last, unless guards are dropped out of order.
-    open: Vec<Open>,
-    /// The meter of the last call that ended, since the next one is likely to be the same one's: counting it twice would
-    /// cost as much as counting the call.
-    spare: Option<Arc<Meter>>,
+    /// The next call is likely to be the same plugin's, and finding its meter anew would cost more than all the rest.
+    places: Vec<Place>,
     /// How many calls have begun.
     begun: u32,
 }
 
 thread_local! {
-    static CALLS: RefCell<Calls> = const { RefCell::new(Calls { open: Vec::new(), spare: None, begun: 0 }) };
+    static CALLS: RefCell<Calls> = const { RefCell::new(Calls { places: Vec::new(), begun: 0 }) };
 }
 
-/// Begins to meter the call whose guard has this word beside it, until the guard is dropped. A guard that counts as a
+/// Begins to meter the call whose guard is here, until it is dropped. A guard that counts as a
 /// lease is not metered.
 #[cold]
 #[inline(never)]
-pub(crate) fn begin(meter: &Arc<Meter>, note: &'static NoteCell) {
+pub(crate) fn begin(meter: &Arc<Meter>, spot: Spot) {
     static HOOK: OnceLock<()> = OnceLock::new();
     HOOK.get_or_init(|| gate::set_leave_hook(end));
-    if gate::tell_on_leave(note) {
-        // Not there any more at the end of the thread; then it is not metered.
-        let _ = CALLS.try_with(|calls| calls.borrow_mut().begin(meter, note));
+    if spot.tell_on_leave() {
+        // Not there any more at the end of the thread, and busy in a signal handler; then it is not metered.
+        let _ = CALLS.try_with(|calls| {
+            if let Ok(mut calls) = calls.try_borrow_mut() {
+                calls.begin(meter, spot.note());
+            }
+        });
     }
 }
 
-/// The gate's leave hook.
-fn end(note: &'static NoteCell) {
-    let _ = CALLS.try_with(|calls| calls.borrow_mut().end(note));
+/// The gate's leave hook. One call of a plugin that is metered is likely to be followed by others.
+fn end(note: &'static NoteCell) -> bool {
+    CALLS.try_with(|calls| calls.try_borrow_mut().map_or(true, |mut calls| calls.end(note))).unwrap_or(false)
 }
 
 impl Calls {
     fn begin(&mut self, meter: &Arc<Meter>, note: *const NoteCell) {
-        let spare = self.spare.take().filter(|spare| Arc::ptr_eq(spare, meter));
-        let meter = spare.unwrap_or_else(|| meter.clone());
         self.begun = self.begun.wrapping_add(1);
-        let timed = self.begun.is_multiple_of(meter.every.load(Ordering::Relaxed));
-        self.open.push(Open { note, meter, started: Started::now(timed) });
+        let started = Started::now(self.begun & meter.untimed_of.load(Ordering::Relaxed) == 0);
+        let free = |place: &&mut Place| place.note.is_null() && Arc::ptr_eq(&place.mine.meter, meter);
+        match self.places.iter_mut().find(free) {
+            Some(place) => (place.note, place.started) = (note, started),
+            None => self.remember(Place { note, started, mine: Mine::of(meter) }),
+        }
     }
 
-    fn end(&mut self, note: *const NoteCell) {
-        if let Some(at) = self.open.iter().rposition(|open| std::ptr::eq(open.note, note)) {
-            let Open { meter, started, .. } = self.open.remove(at);
-            meter.ended(started);
-            self.spare = Some(meter);
+    #[cold]
+    fn remember(&mut self, place: Place) {
+        let oldest_free = self.places.iter().position(|place| place.note.is_null());
+        if let Some(oldest) = oldest_free.filter(|_| self.places.len() >= REMEMBERED) {
+            self.places.remove(oldest);
         }
+        self.places.push(place);
+    }
+
+    /// Whether a call that is metered has ended.
+    fn end(&mut self, note: *const NoteCell) -> bool {
+        let place = self.places.iter_mut().find(|place| std::ptr::eq(place.note, note));
+        place
+            .map(|place| {
+                place.note = std::ptr::null();
+                place.mine.ended(place.started);
+            })
+            .is_some()
+    }
+}
+
+impl Mine {
+    /// The call has ended, on the thread on which it was started. What failed in it is this generation's: a failure of
+    /// another metered plugin that it has called was taken out by that one.
+    fn ended(&self, started: Started) {
+        let failed = failures::since(started.failures);
+        match started.at {
+            Some(at) => self.meter.took(Duration::from_nanos(nanos().saturating_sub(at))),
+            None => self.tally.count_one(),
+        }
+        self.meter.failed(failed);
     }
 }
 
@@ -137,34 +207,30 @@ impl Meter {
     pub(crate) fn new() -> Self {
         Meter {
             untimed: AtomicU64::new(0),
+            tallies: Mutex::default(),
             errors: AtomicU64::new(0),
             panics: AtomicU64::new(0),
             latencies: (0..BUCKETS).map(|_| AtomicU64::new(0)).collect(),
-            every: AtomicU32::new(1),
+            untimed_of: AtomicU32::new(0),
         }
     }
 
     /// From now on some of the calls are timed, and all are counted.
     pub(crate) fn time_only_some(&self) {
-        self.every.store(SAMPLE, Ordering::Relaxed);
-    }
-
-    /// A call has ended, on the thread on which it was started. What failed in it is this generation's: a failure of
-    /// another metered plugin that it has called was taken out by that one.
-    fn ended(&self, started: Started) {
-        let failed = failures::since(started.failures);
-        let took = started.at.map(|at| Duration::from_nanos(nanos().saturating_sub(at)));
-        self.count(took, failed);
+        self.untimed_of.store(SAMPLE - 1, Ordering::Relaxed);
     }
 
     /// A call has taken so long, with these failures.
     pub(crate) fn note(&self, took: Duration, failed: Failures) {
-        self.count(Some(took), failed);
+        self.took(took);
+        self.failed(failed);
     }
 
-    fn count(&self, took: Option<Duration>, failed: Failures) {
-        let counter = took.map_or(&self.untimed, |took| &self.latencies[bucket(took)]);
-        counter.fetch_add(1, Ordering::Relaxed);
+    fn took(&self, took: Duration) {
+        self.latencies[bucket(took)].fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn failed(&self, failed: Failures) {
         if failed != Failures::NONE {
             self.errors.fetch_add(failed.errors.min(1), Ordering::Relaxed);
             self.panics.fetch_add(failed.panics.min(1), Ordering::Relaxed);
@@ -174,11 +240,18 @@ impl Meter {
     pub(crate) fn read(&self) -> Reading {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Reading {
-            calls: load(&self.untimed) + self.latencies.iter().map(load).sum::<u64>(),
+            calls: self.untimed() + self.latencies.iter().map(load).sum::<u64>(),
             errors: load(&self.errors),
             panics: load(&self.panics),
             p99: self.quantile(0.99),
         }
+    }
+
+    fn untimed(&self) -> u64 {
+        // Under the lock, so that what a thread hands over is seen once.
+        let tallies = lock(&self.tallies);
+        let counted: u64 = tallies.iter().map(|tally| tally.0.load(Ordering::Relaxed)).sum();
+        counted + self.untimed.load(Ordering::Relaxed)
     }
 
     /// How many calls took up to so many nanoseconds, where there were any.
@@ -245,9 +318,9 @@ mod tests {
         let (outer, inner) = (Arc::new(Meter::new()), Arc::new(Meter::new()));
         let calls = || (outer.read().calls, inner.read().calls);
         let first = slot.enter().unwrap();
-        begin(&outer, first.note());
+        begin(&outer, first.spot());
         let second = slot.enter().unwrap();
-        begin(&inner, second.note());
+        begin(&inner, second.spot());
         // One that nobody meters, in between.
         drop(slot.enter().unwrap());
         assert_eq!(calls(), (0, 0));
@@ -269,7 +342,7 @@ mod tests {
         let lease = slot.lease().unwrap();
         lease.call(|_| {
             let counted = slot.enter().unwrap();
-            begin(&meter, counted.note());
+            begin(&meter, counted.spot());
         });
         drop(slot.enter().unwrap());
         assert_eq!(meter.read().calls, 0);
@@ -282,11 +355,49 @@ mod tests {
         meter.time_only_some();
         for _ in 0..8 * SAMPLE {
             let guard = slot.enter().unwrap();
-            begin(&meter, guard.note());
+            begin(&meter, guard.spot());
         }
         assert_eq!(meter.read().calls, u64::from(8 * SAMPLE));
         assert_eq!(meter.latencies().iter().map(|(_, count)| count).sum::<u64>(), 8);
         assert_eq!(Arc::strong_count(&meter), 2, "one is kept for the next call");
+    }
+
+    #[test]
+    fn calls_of_threads_that_have_ended_and_of_meters_that_were_forgotten_are_counted_once() {
+        let slot = crate::gate::Slot::new(());
+        let meters: Vec<_> = (0..2 * REMEMBERED).map(|_| Arc::new(Meter::new())).collect();
+        meters.iter().for_each(|meter| meter.time_only_some());
+        let call_all = || {
+            for meter in meters.iter().chain(&meters) {
+                let guard = slot.enter().unwrap();
+                begin(meter, guard.spot());
+            }
+        };
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..3).map(|_| scope.spawn(call_all)).collect();
+            // With its thread-locals, which the end of the scope alone does not wait for.
+            threads.into_iter().for_each(|thread| thread.join().unwrap());
+        });
+        call_all();
+        assert!(meters.iter().all(|meter| meter.read().calls == 8), "4 threads, twice");
+        let tallies = meters.iter().map(|meter| lock(&meter.tallies).len()).sum::<usize>();
+        assert_eq!(tallies, REMEMBERED, "of this thread");
+    }
+
+    #[test]
+    fn a_call_that_nobody_meters_ends_the_telling_at_its_place() {
+        let slot = crate::gate::Slot::new(());
+        let meter = Arc::new(Meter::new());
+        let metered = slot.enter().unwrap();
+        begin(&meter, metered.spot());
+        drop(metered);
+        drop(slot.enter().unwrap());
+        drop(slot.enter().unwrap());
+        assert_eq!(meter.read().calls, 1);
+        let again = slot.enter().unwrap();
+        begin(&meter, again.spot());
+        drop(again);
+        assert_eq!(meter.read().calls, 2);
     }
 
     #[test]

@@ -117,13 +117,22 @@ pub enum DrainPolicy {
     Overlap,
 }
 
-/// What is otherwise for one plugin.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// What is otherwise for one plugin. `None`: as for all others.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct PluginOptions {
     /// Instead of [`Options::drain_policy`].
     pub drain_policy: Option<DrainPolicy>,
+    /// Instead of [`Options::drain_deadline`].
+    pub drain_deadline: Option<Duration>,
     /// Whether its builds are tried in a helper process, if there is one.
     pub probe: Option<bool>,
+    /// Instead of [`Options::probation`]; `Some(None)`: its builds are not judged.
+    pub probation: Option<Option<Probation>>,
+    /// Instead of [`Options::snapshot_every`]; `Some(None)`: only after reloads and at the end.
+    pub snapshot_every: Option<Option<Duration>>,
+    /// Whether a new build is acted on once the plugin serves, if its directory is followed at all. Off: it waits, which
+    /// is told, until [`Host::reload`](crate::Host::reload) asks for it.
+    pub follow: Option<bool>,
 }
 
 /// How much of old generations may linger in memory. At either limit further builds are refused, until
@@ -143,6 +152,38 @@ impl Default for MaxLingering {
     /// which Linux gives a process 65,530.
     fn default() -> Self {
         MaxLingering { generations: 32, bytes: 256 << 20 }
+    }
+}
+
+/// What holds for one plugin: its own, or what holds for all.
+impl Options {
+    pub(crate) fn drain_policy_of(&self, plugin: &str) -> DrainPolicy {
+        self.own(plugin).and_then(|own| own.drain_policy).unwrap_or(self.drain_policy)
+    }
+
+    pub(crate) fn drain_deadline_of(&self, plugin: &str) -> Duration {
+        self.own(plugin).and_then(|own| own.drain_deadline).unwrap_or(self.drain_deadline)
+    }
+
+    pub(crate) fn probe_of(&self, plugin: &str) -> Option<&Probe> {
+        let wanted = self.own(plugin).and_then(|own| own.probe).unwrap_or(true);
+        self.probe.as_ref().filter(|_| wanted)
+    }
+
+    pub(crate) fn probation_of(&self, plugin: &str) -> Option<&Probation> {
+        self.own(plugin).and_then(|own| own.probation.as_ref()).unwrap_or(&self.probation).as_ref()
+    }
+
+    pub(crate) fn snapshot_every_of(&self, plugin: &str) -> Option<Duration> {
+        self.own(plugin).and_then(|own| own.snapshot_every).unwrap_or(self.snapshot_every)
+    }
+
+    pub(crate) fn follows(&self, plugin: &str) -> bool {
+        self.own(plugin).and_then(|own| own.follow).unwrap_or(true)
+    }
+
+    fn own(&self, plugin: &str) -> Option<&PluginOptions> {
+        self.plugins.get(plugin)
     }
 }
 

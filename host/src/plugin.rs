@@ -59,6 +59,11 @@ impl Loaded {
         self.instance.raw()
     }
 
+    /// How much address space its image takes.
+    pub(crate) fn image_bytes(&self) -> u64 {
+        self.instance.image().bytes()
+    }
+
     /// Who is in this generation, and what they called last.
     pub(crate) fn holders(&self, stragglers: &Stragglers) -> String {
         stragglers.explained(&|address| self.instance.methods_at(address))
@@ -94,6 +99,8 @@ pub(crate) struct Record {
     /// The interfaces that there are handles of, by number.
     pub(crate) interfaces: Vec<&'static InterfaceDesc>,
     pub(crate) last_refusal: Option<String>,
+    /// The size of its state when that was written down last.
+    pub(crate) state_bytes: Option<u64>,
     /// Generations that serve no more and are not gone.
     pub(crate) old: Vec<Old>,
     /// A copy of the serving build, to be gone back to.
@@ -128,6 +135,8 @@ pub(crate) struct Old {
     pub(crate) version: String,
     pub(crate) phase: Phase,
     pub(crate) reason: Option<String>,
+    /// How much address space its image takes, if that is known to stay.
+    pub(crate) bytes: Option<u64>,
 }
 
 impl Plugin {
@@ -149,6 +158,7 @@ impl Plugin {
                 serving: None,
                 interfaces: Vec::new(),
                 last_refusal: None,
+                state_bytes: None,
                 old: Vec::new(),
                 kept: None,
                 previous: None,

@@ -85,7 +85,7 @@ pub(crate) fn begin(
     meter: Arc<Meter>,
     may_go_back: bool,
 ) {
-    let Some(terms) = core.options.probation.clone() else { return };
+    let Some(terms) = core.options().probation_of(&plugin.name).cloned() else { return };
     let (watched, core, plugin) =
         (format!("generation {number} of {}", plugin.name), core.clone(), plugin.clone());
     let journal = core.journal.clone();
@@ -155,7 +155,7 @@ impl Watch {
     fn self_check(&self) -> Option<String> {
         let held = self.plugin.slot.lease().ok().filter(|held| held.number == self.number)?;
         let instance = held.instance.clone();
-        let limit = self.core.options.hook_deadline;
+        let limit = self.core.options().hook_deadline;
         match held.deputy.run("self_check", limit, move || instance.self_check()) {
             Ok(Ok(())) => None,
             Ok(Err(error)) => Some(format!("its self_check failed: {error}")),
@@ -211,7 +211,7 @@ impl Watch {
         if let Ok(held) = self.plugin.slot.lease()
             && held.number == self.number
         {
-            match self.core.options.measure_calls {
+            match self.core.options().measure_calls {
                 true => held.meter.time_only_some(),
                 false => held.tables.end_metering(),
             }

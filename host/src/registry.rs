@@ -2,29 +2,30 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use plugin_api::desc::InterfaceDesc;
 
-use crate::error::{PluginError, Refusal, RefusalReason, ReloadError};
-use crate::events::{Event, Journal, Step};
+use crate::error::{PluginError, ReloadError};
+use crate::events::{Event, Step};
 use crate::ffi::MAX_INTERFACES;
 use crate::file::{self, StagingDir};
 use crate::gate::Retired;
+use crate::journal::Journal;
 use crate::lock::lock;
-use crate::options::{DrainPolicy, Options, TrustedFile};
+use crate::options::{Options, TrustedFile};
 use crate::outcome::Outcome;
 use crate::plugin::{Build, Loaded, Plugin, same, stated};
-use crate::probe::Probe;
 use crate::reaper::Reaper;
+use crate::refusal::{Refusal, RefusalReason};
 use crate::reload::{self, Settled, Wish};
 use crate::snapshot::{self, Taken};
 use crate::store::{Store, StoreError};
 
 /// What the parts of a host share.
 pub(crate) struct Core {
-    pub(crate) options: Options,
+    options: RwLock<Arc<Options>>,
     pub(crate) staging: StagingDir,
     pub(crate) journal: Arc<Journal>,
     pub(crate) reaper: Reaper,
@@ -44,7 +45,21 @@ impl Core {
         let captures = crate::ffi::self_test();
         let store = Store::open(&options, journal.clone())?;
         let (plugins, closed) = (Mutex::default(), AtomicBool::new(false));
+        let options = RwLock::new(Arc::new(options));
         Ok(Arc::new(Core { options, staging, journal, reaper, store, captures, plugins, closed }))
+    }
+
+    /// What holds now. Whoever looks twice may see two different things.
+    pub(crate) fn options(&self) -> Arc<Options> {
+        self.options.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// This holds from now on; what has held.
+    pub(crate) fn set_options(&self, options: Options) -> Arc<Options> {
+        std::mem::replace(
+            &mut *self.options.write().unwrap_or_else(PoisonError::into_inner),
+            Arc::new(options),
+        )
     }
 
     /// Closes the host for newcomers; whether it was open.
@@ -71,31 +86,19 @@ impl Core {
 
     /// A plugin's configuration, as JSON.
     pub(crate) fn config(&self, plugin: &str) -> String {
-        self.options.config.get(plugin).map_or_else(|| "{}".into(), ToString::to_string)
+        self.options().config.get(plugin).map_or_else(|| "{}".into(), ToString::to_string)
     }
 
     /// Goes past a step at which a test may want something to go wrong.
     #[cfg(feature = "faults")]
     pub(crate) fn pass(&self, step: Step) -> Result<(), RefusalReason> {
-        self.options.faults.pass(step)
+        self.options().faults.pass(step)
     }
 
     /// Goes past a step.
     #[cfg(not(feature = "faults"))]
     pub(crate) fn pass(&self, _: Step) -> Result<(), RefusalReason> {
         Ok(())
-    }
-
-    /// How builds of a plugin are tried, if they are.
-    pub(crate) fn probes(&self, plugin: &str) -> Option<&Probe> {
-        let wanted = self.options.plugins.get(plugin).and_then(|own| own.probe).unwrap_or(true);
-        self.options.probe.as_ref().filter(|_| wanted)
-    }
-
-    /// What becomes of a handover for which calls do not end.
-    pub(crate) fn drain_policy(&self, plugin: &str) -> DrainPolicy {
-        let own = self.options.plugins.get(plugin).and_then(|own| own.drain_policy);
-        own.unwrap_or(self.options.drain_policy)
     }
 
     /// The plugin that a build belongs to. The first file that claims a name keeps it, for as long as it is there
@@ -105,7 +108,7 @@ impl Core {
         let plugin = lock(&self.plugins)
             .entry(name.clone())
             .or_insert_with(|| {
-                let Options { call_wait, max_waiting, .. } = self.options;
+                let Options { call_wait, max_waiting, .. } = *self.options();
                 Plugin::new(name.clone(), build.file.clone(), call_wait, max_waiting)
             })
             .clone();
@@ -134,7 +137,7 @@ impl Core {
 
     /// Whether so little lingers that one more generation may be opened.
     pub(crate) fn may_open_another(&self) -> Result<(), RefusalReason> {
-        let (limit, lingering) = (self.options.max_lingering, self.reaper.lingering());
+        let (limit, lingering) = (self.options().max_lingering, self.reaper.lingering());
         let (generations, bytes) = (lingering.len(), lingering.iter().map(|one| one.bytes).sum());
         match lingering.first() {
             Some(oldest) if generations >= limit.generations || bytes >= limit.bytes => {
@@ -164,7 +167,7 @@ impl Core {
                 file::Progress::Ready(open) => {
                     return Ok(Settled { file: open, origin: file.clone(), noticed });
                 }
-                file::Progress::Wait(pause) if noticed.elapsed() < self.options.drain_deadline => {
+                file::Progress::Wait(pause) if noticed.elapsed() < self.options().drain_deadline => {
                     std::thread::sleep(pause.min(Duration::from_millis(20)));
                 }
                 file::Progress::Wait(_) => {
@@ -196,6 +199,7 @@ impl Core {
             plugin: refusal.plugin.clone(),
             file: refusal.file.clone(),
             step: refusal.step,
+            kind: refusal.reason.kind(),
             reason: refusal.reason.to_string(),
             serving: refusal.serving,
         });
@@ -209,7 +213,7 @@ impl Core {
     ) -> Result<usize, PluginError> {
         // While this turn lasts no generation is bound without the new interface.
         let _turn = plugin
-            .begin_within(Step::Publish, self.options.call_wait)
+            .begin_within(Step::Publish, self.options().call_wait)
             .map_err(|error| PluginError::Busy { name: plugin.name.clone(), busy: error.to_string() })?;
         let known = plugin.record().interfaces.iter().position(|known| same(known, desc));
         if let Some(number) = known {
@@ -247,7 +251,7 @@ impl Core {
     /// Keeps the state of a generation that was taken down, for the next host, when nobody is in it any more. If it is
     /// still in use at the deadline, the state that was kept before stays.
     pub(crate) fn keep_last_state(&self, plugin: &Plugin, old: &mut Retired<Loaded>, deadline: Instant) {
-        let Some(state) = old.value().build.manifest.state.filter(|_| self.options.persist) else { return };
+        let Some(state) = old.value().build.manifest.state.filter(|_| self.options().persist) else { return };
         let left = deadline.saturating_duration_since(Instant::now());
         let saved = match old.drain(left) {
             Err(stragglers) if !state.beside_calls => Err(old.value().holders(&stragglers)),

@@ -68,7 +68,7 @@ impl<'h> Scope<'h> {
                 let guard = plugin.slot.enter().map_err(|error| plugin.cannot_enter(&error))?;
                 if guard.tables.is_metered() {
                     // The scope counts as one call.
-                    meter::begin(&guard.meter, guard.note());
+                    meter::begin(&guard.meter, guard.spot());
                 }
                 held.push((&raw const **plugin, guard));
                 held.len() - 1

@@ -1,17 +1,19 @@
 //! The state of what serves, while it serves: for the next host, for people, and for the last time.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::deputy::Deputy;
-use crate::error::{RefusalReason, StateError};
+use crate::error::StateError;
 use crate::events::{Event, Step};
 use crate::ffi::Instance;
 use crate::file::ContentHash;
 use crate::lock::{join_within, lock};
 use crate::plugin::{Loaded, Plugin, Transaction};
+use crate::refusal::RefusalReason;
 use crate::registry::Core;
 use crate::reload::hook_stuck;
 
@@ -48,7 +50,7 @@ pub(crate) fn take<R>(
     then: impl FnOnce(Taken) -> R,
 ) -> Result<R, StateError> {
     // Nobody replaces it meanwhile, so what is kept is kept in the order in which it was true.
-    let turn = plugin.begin_giving_way(Step::Save, core.options.call_wait);
+    let turn = plugin.begin_giving_way(Step::Save, core.options().call_wait);
     let turn = turn.map_err(|error| StateError::Busy { busy: error.to_string() })?;
     if core.is_closed() {
         return Err(StateError::Closed);
@@ -58,11 +60,11 @@ pub(crate) fn take<R>(
     let state = held.build.manifest.state;
     let state = state.ok_or_else(|| StateError::Stateless { name: plugin.name.clone() })?;
     if state.beside_calls || callers == Callers::GoOn {
-        return of(core, &held, &turn).map(then);
+        return of(core, plugin, &held, &turn).map(then);
     }
     drop(held);
     let mut pause = plugin.slot.pause().map_err(|error| gate(error.to_string()))?;
-    let (begun, limit) = (Instant::now(), core.options.drain_deadline);
+    let (begun, limit) = (Instant::now(), core.options().drain_deadline_of(&plugin.name));
     while let Err(stragglers) = pause.drain(LOOK.min(limit.saturating_sub(begun.elapsed()))) {
         if turn.is_cancelled() {
             return Err(gave_way());
@@ -72,14 +74,17 @@ pub(crate) fn take<R>(
             return Err(StateError::Refused(RefusalReason::Held { limit, holders }));
         }
     }
-    let taken = of(core, pause.value(), &turn)?;
+    let taken = of(core, plugin, pause.value(), &turn)?;
     drop(pause);
     Ok(then(taken))
 }
 
-fn of(core: &Core, loaded: &Loaded, turn: &Transaction) -> Result<Taken, StateError> {
+fn of(core: &Core, plugin: &Plugin, loaded: &Loaded, turn: &Transaction) -> Result<Taken, StateError> {
     let taken = now(core, loaded, || turn.is_cancelled());
-    taken.map_err(|reason| if turn.is_cancelled() { gave_way() } else { StateError::Refused(reason) })
+    let taken =
+        taken.map_err(|reason| if turn.is_cancelled() { gave_way() } else { StateError::Refused(reason) })?;
+    plugin.record().state_bytes = Some(taken.frame.len() as u64);
+    Ok(taken)
 }
 
 fn gave_way() -> StateError {
@@ -88,7 +93,7 @@ fn gave_way() -> StateError {
 
 /// Has a generation written down in which no call is, or that says that this does not matter.
 pub(crate) fn now(core: &Core, loaded: &Loaded, give_up: impl Fn() -> bool) -> Result<Taken, RefusalReason> {
-    let limit = core.options.hook_deadline;
+    let limit = core.options().hook_deadline;
     let frame = save(&loaded.deputy, &loaded.instance, 0, limit, give_up)?;
     Ok(Taken { generation: loaded.number, hash: loaded.build.hash, frame: Arc::new(frame) })
 }
@@ -133,35 +138,88 @@ pub(crate) fn keep(
 /// The thread that keeps states every now and then.
 pub(crate) struct Snapshots {
     thread: JoinHandle<()>,
-    end: Arc<(Mutex<bool>, Condvar)>,
+    orders: Arc<(Mutex<Orders>, Condvar)>,
 }
+
+/// What the thread is told.
+#[derive(Default)]
+struct Orders {
+    ended: bool,
+    /// The options have changed.
+    look_again: bool,
+}
+
+/// With nothing to keep it looks after so long whether there is.
+const IDLE: Duration = Duration::from_secs(3600);
 
 impl Snapshots {
     pub(crate) fn start(core: &Arc<Core>) -> io::Result<Option<Snapshots>> {
-        let Some(every) = core.options.snapshot_every.filter(|_| core.options.persist) else {
+        if !core.options().persist {
             return Ok(None);
-        };
-        let end = Arc::new((Mutex::new(false), Condvar::new()));
-        let (core, told) = (core.clone(), end.clone());
+        }
+        let orders = Arc::<(Mutex<Orders>, Condvar)>::default();
+        let (core, told) = (core.clone(), orders.clone());
         let thread = std::thread::Builder::new().name("reseat-snapshots".into()).spawn(move || {
-            let (ended, changed) = &*told;
+            let (orders, changed) = &*told;
+            let mut last = BTreeMap::new();
             loop {
-                let waited = changed.wait_timeout_while(lock(ended), every, |ended| !*ended);
-                if *waited.unwrap_or_else(PoisonError::into_inner).0 {
+                let pause = next(&core, &mut last).saturating_duration_since(Instant::now());
+                let wait = changed
+                    .wait_timeout_while(lock(orders), pause, |orders| !orders.ended && !orders.look_again);
+                let (mut now, _) = wait.unwrap_or_else(PoisonError::into_inner);
+                if now.ended {
                     return;
                 }
-                let give_up = || *lock(ended);
-                core.all().iter().for_each(|plugin| keep_now_and_then(&core, plugin, give_up));
+                now.look_again = false;
+                drop(now);
+                keep_all_that_are_due(&core, &mut last, || lock(orders).ended);
             }
         })?;
-        Ok(Some(Snapshots { thread, end }))
+        Ok(Some(Snapshots { thread, orders }))
+    }
+
+    /// The options have changed.
+    pub(crate) fn look_again(&self) {
+        lock(&self.orders.0).look_again = true;
+        self.orders.1.notify_all();
     }
 
     /// Ends it. A hook or a disk that does not answer is not waited for longer than this.
     pub(crate) fn end(self, limit: Duration) {
-        *lock(&self.end.0) = true;
-        self.end.1.notify_all();
+        lock(&self.orders.0).ended = true;
+        self.orders.1.notify_all();
         join_within(self.thread, limit);
+    }
+}
+
+/// When each plugin was looked at last.
+type Last = BTreeMap<String, Instant>;
+
+/// When the next one is due.
+fn next(core: &Core, last: &mut Last) -> Instant {
+    let options = core.options();
+    let now = Instant::now();
+    let due = |plugin: &Arc<Plugin>| {
+        let every = options.snapshot_every_of(&plugin.name)?;
+        Some(*last.entry(plugin.name.clone()).or_insert(now) + every)
+    };
+    let soonest = core.all().iter().filter_map(due).min();
+    // One that is loaded meanwhile is due in so long at the soonest.
+    let own = options.plugins.values().filter_map(|own| own.snapshot_every.flatten());
+    let others = now + own.chain(options.snapshot_every).fold(IDLE, Duration::min);
+    soonest.map_or(others, |soonest| soonest.min(others))
+}
+
+fn keep_all_that_are_due(core: &Core, last: &mut Last, give_up: impl Fn() -> bool) {
+    let options = core.options();
+    for plugin in core.all() {
+        let Some(every) = options.snapshot_every_of(&plugin.name) else { continue };
+        let now = Instant::now();
+        let since = *last.entry(plugin.name.clone()).or_insert(now);
+        if now.duration_since(since) >= every && !give_up() {
+            last.insert(plugin.name.clone(), now);
+            keep_now_and_then(core, &plugin, &give_up);
+        }
     }
 }
 

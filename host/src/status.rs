@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use crate::gate;
+use crate::gate::{self, Lease};
 use crate::meter::Reading;
-use crate::plugin::{Old, Plugin};
+use crate::plugin::{Loaded, Old, Plugin};
 use crate::registry::Core;
 
 /// A whole host.
@@ -52,6 +52,12 @@ pub struct PluginStatus {
     pub counters: Vec<(String, u64)>,
     /// How the serving generation does that is measured: to be judged, or to judge the next one by.
     pub probation: Option<String>,
+    /// How many guards, leases and scopes hold the serving generation at the moment. `None` while its gate is closed.
+    pub in_flight: Option<u64>,
+    /// How many callers wait at its closed gate.
+    pub waiting: u64,
+    /// The size of its state when that was written down last, in bytes.
+    pub state_bytes: Option<u64>,
     /// What a transaction is doing right now, e.g. `drain since 1.2 s`.
     pub busy: Option<String>,
     /// The last refusal, in full, until a later build is accepted.
@@ -91,6 +97,8 @@ pub struct GenerationStatus {
     pub phase: Phase,
     /// Why it is still here, if it should not be.
     pub reason: Option<String>,
+    /// How much address space its image takes, of one that serves or lingers.
+    pub bytes: Option<u64>,
 }
 
 /// What a generation is doing.
@@ -118,8 +126,8 @@ pub(crate) fn of(core: &Core) -> HostStatus {
         plugins,
         gate: gate::fence_mode(),
         capture: if core.captures { "works" } else { "does not work: old generations will linger" }.into(),
-        watching: core.options.watch.iter().map(|dir| dir.path().to_owned()).collect(),
-        state_dir: core.options.state_dir.clone(),
+        watching: core.options().watch.iter().map(|dir| dir.path().to_owned()).collect(),
+        state_dir: core.options().state_dir.clone(),
     }
 }
 
@@ -130,7 +138,10 @@ fn leaked(plugin: &PluginStatus) -> impl Iterator<Item = String> {
 
 fn plugin_status(plugin: &Plugin) -> PluginStatus {
     let busy = plugin.busy();
-    let probation = probation(plugin);
+    let held = held(plugin);
+    let (image, in_flight) = (held.as_ref().map(|held| held.image_bytes()), held.as_ref().map(in_flight));
+    let probation = held.as_deref().filter(|held| held.tables.is_metered()).map(probation);
+    drop(held);
     let record = plugin.record();
     let serving = record.serving.as_ref();
     let manifest = serving.map(|serving| &serving.build.manifest);
@@ -140,6 +151,7 @@ fn plugin_status(plugin: &Plugin) -> PluginStatus {
         version: serving.build.manifest.version.clone(),
         phase: Phase::Serving,
         reason: None,
+        bytes: image,
     }));
     PluginStatus {
         name: plugin.name.clone(),
@@ -153,6 +165,9 @@ fn plugin_status(plugin: &Plugin) -> PluginStatus {
         generations,
         counters: plugin.counters.list(),
         probation,
+        in_flight,
+        waiting: plugin.slot.waiting() as u64,
+        state_bytes: record.state_bytes,
         busy,
         last_refusal: record.last_refusal.clone(),
     }
@@ -182,7 +197,7 @@ pub struct CallFigures {
 pub(crate) fn figures(core: &Core) -> Vec<CallFigures> {
     let plugins = core.all();
     let measured = plugins.iter().filter_map(|plugin| {
-        let held = plugin.slot.try_enter().ok().filter(|held| held.tables.is_metered())?;
+        let held = held(plugin).filter(|held| held.tables.is_metered())?;
         let Reading { calls, errors, panics, .. } = held.meter.read();
         let (plugin, generation, latencies) = (plugin.name.clone(), held.number, held.meter.latencies());
         Some(CallFigures { plugin, generation, calls, errors, panics, latencies })
@@ -190,11 +205,18 @@ pub(crate) fn figures(core: &Core) -> Vec<CallFigures> {
     measured.collect()
 }
 
-fn probation(plugin: &Plugin) -> Option<String> {
-    let held = plugin.slot.try_enter().ok().filter(|held| held.tables.is_metered())?;
-    let reading = held.meter.read();
-    let Reading { calls, errors, panics, p99 } = reading;
-    Some(format!("{calls} calls, {errors} failed, {panics} panicked, 99 of 100 within {p99:.1?}"))
+/// The serving generation, if its gate is open.
+fn held(plugin: &Plugin) -> Option<Lease<Loaded>> {
+    plugin.slot.try_enter().ok().map(|guard| guard.lease())
+}
+
+fn in_flight(held: &Lease<Loaded>) -> u64 {
+    held.others() as u64
+}
+
+fn probation(held: &Loaded) -> String {
+    let Reading { calls, errors, panics, p99 } = held.meter.read();
+    format!("{calls} calls, {errors} failed, {panics} panicked, 99 of 100 within {p99:.1?}")
 }
 
 fn old_status(old: &Old) -> GenerationStatus {
@@ -203,5 +225,6 @@ fn old_status(old: &Old) -> GenerationStatus {
         version: old.version.clone(),
         phase: old.phase,
         reason: old.reason.clone(),
+        bytes: old.bytes,
     }
 }

@@ -36,11 +36,13 @@ pub(crate) fn note(status: Status) {
 }
 
 /// All of this thread's so far.
+#[inline]
 pub fn of_this_thread() -> Failures {
     OF_THIS_THREAD.with(Cell::get)
 }
 
 /// Takes out those since `before`: whoever asks next, with an earlier `before`, does not get them again.
+#[inline]
 pub fn since(before: Failures) -> Failures {
     OF_THIS_THREAD.with(|all| {
         let now = all.replace(before);

@@ -69,6 +69,8 @@ mod reloads;
 mod scopes;
 /// What service managers, terminals and containers expect of a host.
 mod service;
+/// Options and settings that change while a host runs.
+mod settings;
 /// What the host says of what it does, and what reaches a plugin from it.
 mod status_and_events;
 /// Calls that do not end, callers that wait for them, and plugins that reload themselves.

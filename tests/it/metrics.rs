@@ -30,8 +30,13 @@ fn what_a_host_does_can_be_scraped() {
     let calls =
         |generation: u32| format!(r#"reseat_calls_total{{plugin="counter",generation="{generation}"}}"#);
     assert_eq!(value(&text, &calls(1)), Some(5.0));
-    let within = r#"reseat_call_seconds_bucket_total{plugin="counter",generation="1",le="1"}"#;
-    assert_eq!(value(&text, within), Some(5.0));
+    // Its bounds are ordered by what they are, its labels by where they come from.
+    let within = r#"reseat_call_duration_seconds_bucket{le="1.0",plugin="counter",generation="1"}"#;
+    assert_eq!(value(&text, within), Some(5.0), "{text}");
+    for (gauge, expected) in [("in_flight", 0.0), ("waiting", 0.0), ("lingering_bytes", 0.0)] {
+        let line = format!(r#"reseat_{gauge}{{plugin="counter"}}"#);
+        assert_eq!(value(&text, &line), Some(expected), "{gauge}: {text}");
+    }
 
     let put = |build: &str| {
         let unfinished = dir.path().join("new.so");
@@ -42,9 +47,11 @@ fn what_a_host_does_can_be_scraped() {
     let reloads = r#"reseat_reloads_total{plugin="counter"}"#;
     assert!(until(DEADLINE, || value(&metrics(), reloads) == Some(1.0)), "{}", metrics());
     put("counter_v1");
-    let refusals = r#"reseat_refusals_total{plugin="counter",step="vet"}"#;
+    let refusals = r#"reseat_refusals_total{plugin="counter",step="vet",reason="state-version"}"#;
     assert!(until(DEADLINE, || value(&metrics(), refusals) == Some(1.0)), "{}", metrics());
     let text = metrics();
+    let state = r#"reseat_state_bytes{plugin="counter"}"#;
+    assert!(value(&text, state).is_some_and(|bytes| bytes > 0.0), "it was handed over: {text}");
     for step in ["settle", "stage", "vet", "probe", "open", "drain", "save", "restore", "check", "publish"] {
         let counted = format!(r#"reseat_reload_step_seconds_count{{plugin="counter",step="{step}"}}"#);
         assert!(value(&text, &counted).is_some_and(|count| count >= 1.0), "{step}: {text}");

@@ -306,7 +306,7 @@ impl Expecting {
                 {
                     return Ok(generation);
                 }
-                Event::Refused { file, plugin, step, reason, serving } if file == self.file => {
+                Event::Refused { file, plugin, step, reason, serving, .. } if file == self.file => {
                     return Err(Refused { plugin, step, reason, serving });
                 }
                 _ => {}

@@ -139,13 +139,16 @@ fn the_status_is_what_a_program_can_read() {
         "generation",
         "generations",
         "hash",
+        "in_flight",
         "interfaces",
         "last_refusal",
         "name",
         "probation",
         "profile",
+        "state_bytes",
         "state_version",
         "version",
+        "waiting",
     ];
     assert_eq!(keys(plugin), known);
     assert_eq!(plugin["name"], "counter");
@@ -158,9 +161,18 @@ fn the_status_is_what_a_program_can_read() {
     let add = &plugin["interfaces"][0]["methods"][0];
     assert_eq!((&add["name"], &add["signature"]), (&json!("add"), &json!("add(n: u64) -> u64")));
     assert!(add["example"]["n"].is_u64(), "{add}");
-    let serving = json!([{ "generation": 1, "version": "0.1.0", "phase": "serving", "reason": null }]);
-    assert_eq!(plugin["generations"], serving);
+    let serving = &plugin["generations"][0];
+    assert_eq!(keys(serving), ["bytes", "generation", "phase", "reason", "version"]);
+    assert_eq!((&serving["generation"], &serving["phase"]), (&json!(1), &json!("serving")));
+    assert!(serving["bytes"].as_u64().is_some_and(|bytes| bytes > 4096), "{serving}");
+    assert_eq!((&plugin["in_flight"], &plugin["waiting"]), (&json!(1), &json!(0)), "the lease");
+    assert_eq!(plugin["state_bytes"], json!(null), "it was never written");
     drop(lease);
+    let bytes = scene.host.state("counter").unwrap().len() as u64;
+    assert_eq!(
+        (scene.status("counter").state_bytes, scene.status("counter").in_flight),
+        (Some(bytes), Some(0))
+    );
 }
 
 #[test]

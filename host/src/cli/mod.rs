@@ -11,6 +11,7 @@ mod follow;
 mod init;
 mod keys;
 mod listing;
+mod live;
 mod manual;
 mod notify;
 mod output;

@@ -6,14 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use reseat::{Host, Options, Probe, TrustedDir};
+use reseat::{Host, TrustedDir};
 use tokio::runtime::Runtime;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::{JoinSet, spawn_blocking};
 
 use super::Failure;
 use super::args::{RunArgs, ServeArgs};
-use super::settings::Settings;
+use super::live::{Following, Origin};
 use super::signals::{Signals, Wish, reread};
 use super::{notify, output};
 use crate::serve::access::{Entrance, Sign};
@@ -56,17 +56,16 @@ pub struct Serving {
     signals: Signals,
     /// Directories that are not followed: read when somebody says so.
     unfollowed: Arc<[TrustedDir]>,
+    origin: Arc<Origin>,
+    /// What sees the settings change.
+    _followed: Option<Following>,
 }
 
 impl Serving {
     /// Starts a host. Whoever wants to reach it is answered from [`Serving::until_stopped`] on.
     pub fn start(args: &ServeArgs, watch: Vec<TrustedDir>) -> Result<Serving> {
-        let mut options = Options { watch, state_dir: args.state.state_dir.clone(), ..Options::default() };
-        // This program is a helper, too. Its inode, and not its name: it may be replaced while it runs.
-        options.probe = Some(Probe::with("/proc/self/exe", ["probe"]));
-        Settings::read(args.config.as_ref())?.apply(&mut options);
-        options.follow &= !args.no_watch;
-        options.start_fresh = args.fresh;
+        let origin = Origin::new(args, watch);
+        let options = origin.options()?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .thread_name("reseat-serve")
@@ -89,7 +88,22 @@ impl Serving {
         let signals = runtime.block_on(async { Signals::catch() })?;
         let unfollowed = if options.follow { Arc::default() } else { options.watch.clone().into() };
         let host = Arc::new(Host::start(options)?);
-        Ok(Serving { host, runtime, control, http, drain_deadline, signals, unfollowed })
+        let origin = Arc::new(origin);
+        let settings = origin.clone().follow(&host);
+        let settings =
+            settings.inspect_err(|error| tracing::warn!("the settings are not followed: {error:#}"));
+        let followed = settings.ok();
+        Ok(Serving {
+            host,
+            runtime,
+            control,
+            http,
+            drain_deadline,
+            signals,
+            unfollowed,
+            origin,
+            _followed: followed,
+        })
     }
 
     /// Whoever says what is loaded.
@@ -100,7 +114,17 @@ impl Serving {
     /// Serves until SIGINT or SIGTERM, then runs `on_stop` and drains. A second signal hurries. Meanwhile, SIGHUP reads
     /// the directories again.
     pub fn until_stopped(self, on_stop: impl FnOnce() + Send + 'static) -> Result<(), Failure> {
-        let Serving { host, runtime, control, http, drain_deadline, mut signals, unfollowed } = self;
+        let Serving {
+            host,
+            runtime,
+            control,
+            http,
+            drain_deadline,
+            mut signals,
+            unfollowed,
+            origin,
+            _followed,
+        } = self;
         let counted = Metrics::of(&host).context("events cannot be counted: no thread for it")?;
         let clean = runtime.block_on(async {
             let calls = Calls::of(host.clone());
@@ -115,7 +139,7 @@ impl Serving {
             notify::ready();
             let mut rereading = JoinSet::new();
             while let Wish::Reread = signals.next().await {
-                rereading.spawn(tell_and_reread(host.clone(), unfollowed.clone()));
+                rereading.spawn(tell_and_reread(host.clone(), origin.clone(), unfollowed.clone()));
             }
             rereading.abort_all();
             notify::stopping(drain_deadline * 2 + LAST_ANSWERS);
@@ -171,8 +195,12 @@ impl Greeter {
     }
 }
 
-async fn tell_and_reread(host: Arc<Host>, unfollowed: Arc<[TrustedDir]>) {
+async fn tell_and_reread(host: Arc<Host>, origin: Arc<Origin>, unfollowed: Arc<[TrustedDir]>) {
     notify::reloading();
-    let _ = spawn_blocking(move || reread(&host, &unfollowed)).await;
+    let reread = move || {
+        origin.reread(&host);
+        reread(&host, &unfollowed);
+    };
+    let _ = spawn_blocking(reread).await;
     notify::ready();
 }

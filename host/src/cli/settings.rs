@@ -1,7 +1,7 @@
 //! `reseat.toml`.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -79,17 +79,33 @@ pub struct Settings {
     plugins: BTreeMap<String, PluginSettings>,
 }
 
+/// The table of a plugin: what is otherwise for it, under the same names, and its configuration.
 #[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct PluginSettings {
     /// Handed to the plugin as it stands.
     #[serde(default)]
     config: serde_json::Map<String, serde_json::Value>,
-    /// As above, for this plugin.
-    drain_policy: Option<Policy>,
-    /// As above, for this plugin.
-    probe: Option<bool>,
+    #[serde(flatten)]
+    otherwise: Settings,
 }
+
+/// What may be otherwise for one plugin.
+const OF_A_PLUGIN: [&str; 14] = [
+    "config",
+    "drain_deadline_ms",
+    "drain_policy",
+    "probe",
+    "snapshot_every_ms",
+    "watch",
+    "probation",
+    "probation_calls",
+    "probation_error_ratio",
+    "probation_latency_factor",
+    "probation_lost_state",
+    "probation_panic_ratio",
+    "probation_panics",
+    "probation_period_ms",
+];
 
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -116,32 +132,30 @@ enum Lost {
     Stay,
 }
 
+/// The file that was named, or the default one.
+pub fn path(named: Option<&Path>) -> &Path {
+    named.unwrap_or(Path::new(DEFAULT))
+}
+
+/// What the file says that was named, or the default one if it exists.
+///
+/// # Errors
+/// It cannot be read.
+pub fn read(named: Option<&Path>) -> Result<Option<String>> {
+    let path = path(named);
+    match std::fs::read_to_string(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && named.is_none() => Ok(None),
+        text => Ok(Some(text.with_context(|| format!("{} cannot be read", path.display()))?)),
+    }
+}
+
 impl Settings {
-    /// Reads the file that was named, or the default one if it exists.
+    /// Reads a text.
     ///
     /// # Errors
-    /// It cannot be read, or says something that is not understood.
-    pub fn read(named: Option<&PathBuf>) -> Result<Settings> {
-        let path = match named {
-            Some(path) => path.as_path(),
-            None if Path::new(DEFAULT).exists() => Path::new(DEFAULT),
-            None => return Ok(Settings::default()),
-        };
-        Settings::from_file(path)
-    }
-
-    /// Reads a file.
-    ///
-    /// # Errors
-    /// As above.
-    pub fn from_file(path: &Path) -> Result<Settings> {
-        let text =
-            std::fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))?;
-        Settings::parse(&text).with_context(|| format!("{} is not understood", path.display()))
-    }
-
-    fn parse(text: &str) -> Result<Settings> {
-        keys::refuse_unknown(text, keys::of::<Settings>(), keys::of::<PluginSettings>())?;
+    /// It says something that is not understood.
+    pub fn parse(text: &str) -> Result<Settings> {
+        keys::refuse_unknown(text, keys::of::<Settings>(), &OF_A_PLUGIN)?;
         Ok(toml::from_str(text)?)
     }
 
@@ -194,11 +208,27 @@ impl Settings {
                 ..terms
             }
         });
-        for (name, plugin) in self.plugins {
-            let own =
-                PluginOptions { drain_policy: plugin.drain_policy.map(Into::into), probe: plugin.probe };
+        for (name, PluginSettings { config, otherwise }) in self.plugins {
+            let own = otherwise.of_a_plugin(options);
             options.plugins.insert(name.clone(), own);
-            options.config.insert(name, serde_json::Value::Object(plugin.config));
+            options.config.insert(name, serde_json::Value::Object(config));
+        }
+    }
+
+    /// What is otherwise for one plugin, by its table.
+    fn of_a_plugin(self, all: &Options) -> PluginOptions {
+        let (probe, follow, is_judged) = (self.probe, self.watch, self.probation);
+        let terms = all.probation.clone().unwrap_or_default();
+        let mut own = Options { probation: Some(terms.clone()), ..all.clone() };
+        self.apply(&mut own);
+        let judged_otherwise = is_judged.is_some() || own.probation.as_ref() != Some(&terms);
+        PluginOptions {
+            drain_policy: (own.drain_policy != all.drain_policy).then_some(own.drain_policy),
+            drain_deadline: (own.drain_deadline != all.drain_deadline).then_some(own.drain_deadline),
+            snapshot_every: (own.snapshot_every != all.snapshot_every).then_some(own.snapshot_every),
+            probation: judged_otherwise.then_some(own.probation),
+            probe,
+            follow,
         }
     }
 }
@@ -207,9 +237,10 @@ impl Settings {
 mod tests {
     use super::*;
 
-    /// Its probe is what `reseat run` begins with.
+    /// What `reseat run` begins with.
     fn options() -> Options {
-        Options { probe: Some(reseat::Probe::with("", [""; 0])), ..Options::default() }
+        let probe = Some(reseat::Probe::with("", [""; 0]));
+        Options { probe, measure_calls: true, ..Options::default() }
     }
 
     /// The template with what it leaves unset: lines that are no prose.
@@ -229,6 +260,25 @@ mod tests {
         assert_eq!(options.drain_deadline, Duration::from_millis(250));
         assert_eq!(options.max_lingering, MaxLingering { generations: 7, ..MaxLingering::default() });
         assert_eq!(options.config["limiter"], serde_json::json!({ "burst": 3 }));
+    }
+
+    #[test]
+    fn a_plugins_table_says_what_is_otherwise_for_it_under_the_same_names() {
+        let text = "probation_calls = 7\n[plugins.limiter]\ndrain_deadline_ms = 9\nwatch = false\nsnapshot_every_ms = 0\n\
+                    probation_panics = 2\n[plugins.other]\nprobation = false\n";
+        let mut options = Options::default();
+        Settings::parse(text).unwrap().apply(&mut options);
+        let terms = Probation { calls: 7, panics: 2, ..Probation::default() };
+        let limiter = PluginOptions {
+            drain_deadline: Some(Duration::from_millis(9)),
+            follow: Some(false),
+            snapshot_every: Some(None),
+            probation: Some(Some(terms)),
+            ..PluginOptions::default()
+        };
+        assert_eq!(options.plugins["limiter"], limiter);
+        let other = PluginOptions { probation: Some(None), ..PluginOptions::default() };
+        assert_eq!(options.plugins["other"], other);
     }
 
     #[test]
@@ -252,7 +302,7 @@ mod tests {
         assert_eq!(top, sorted(&mut keys::of::<Settings>().iter().copied()));
         let plugin = table["plugins"]["limiter"].as_table().unwrap();
         let plugin = sorted(&mut plugin.keys().map(String::as_str));
-        assert_eq!(plugin, sorted(&mut keys::of::<PluginSettings>().iter().copied()));
+        assert_eq!(plugin, sorted(&mut OF_A_PLUGIN.iter().copied()));
     }
 
     #[test]
@@ -264,8 +314,12 @@ mod tests {
         Settings::parse(&text).unwrap();
         let (shown, all): (toml::Table, toml::Table) =
             (text.parse().unwrap(), with_all_set().parse().unwrap());
-        for (key, value) in &shown {
+        let (plugin, of_all) = (&shown["plugins"]["limiter"], &all["plugins"]["limiter"]);
+        for (key, value) in shown.iter().filter(|(key, _)| *key != "plugins") {
             assert_eq!(value, &all[key], "{key}");
+        }
+        for (key, value) in plugin.as_table().unwrap() {
+            assert_eq!(value, &of_all[key], "{key}");
         }
     }
 
@@ -274,7 +328,10 @@ mod tests {
         let error = format!("{:#}", Settings::parse("drain_deadline = 5").unwrap_err());
         assert_eq!(error, "line 1: unknown key `drain_deadline`: did you mean `drain_deadline_ms`?");
         let error = format!("{:#}", Settings::parse("[plugins.limiter]\nburst = 3").unwrap_err());
-        assert!(error.contains("`burst` of [plugins.limiter]: there is `config`, `drain_policy`"), "{error}");
+        assert!(
+            error.contains("`burst` of [plugins.limiter]: there is `config`, `drain_deadline_ms`"),
+            "{error}"
+        );
     }
 
     #[test]

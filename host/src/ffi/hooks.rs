@@ -168,6 +168,15 @@ impl Tables {
         self.is_metered.load(Ordering::Relaxed)
     }
 
+    /// From now on calls go the slow way, as they do on probation.
+    pub(crate) fn begin_metering(&self) {
+        let _owned = self.owned.lock().unwrap_or_else(PoisonError::into_inner);
+        self.is_metered.store(true, Ordering::Relaxed);
+        for table in &self.tables {
+            table.store(std::ptr::null_mut(), Ordering::Release);
+        }
+    }
+
     /// From now on calls go the quick way.
     pub(crate) fn end_metering(&self) {
         let _owned = self.owned.lock().unwrap_or_else(PoisonError::into_inner);

@@ -33,29 +33,21 @@ pub fn on_thread_exit(hook: fn()) {
     let _ = EXIT_HOOK.set(hook);
 }
 
-static LEAVE_HOOK: OnceLock<fn(&'static NoteCell)> = OnceLock::new();
+static LEAVE_HOOK: OnceLock<fn(&'static NoteCell) -> bool> = OnceLock::new();
 
-/// Sets what runs when a call ends of which [`tell_on_leave`] was asked for, on its thread. The first setting stays.
+/// Sets what runs when a call ends of which [`Spot::tell_on_leave`](super::Spot::tell_on_leave) was asked for, on its thread. The first setting stays.
 ///
 /// The generation may be gone by then. The hook gets the word that was beside the guard, see
-/// [`Guard::note`](super::Guard::note).
-pub fn set_leave_hook(hook: fn(&'static NoteCell)) {
+/// [`Guard::note`](super::Guard::note), and says whether it is to be told of the next call at that place as well, asked
+/// for or not: to ask anew each time is dearer where all calls are of interest. It must not block, and must bear being
+/// called in a signal handler.
+pub fn set_leave_hook(hook: fn(&'static NoteCell) -> bool) {
     let _ = LEAVE_HOOK.set(hook);
 }
 
-/// Asks for the leave hook at the end of the calling thread's innermost call, if this is the word beside its guard. It
-/// is another one's for guards that count as leases, of whose ends nothing is told. Costs calls that do not ask nothing.
-pub fn tell_on_leave(note: &'static NoteCell) -> bool {
-    let innermost =
-        thread::current().and_then(|record| Some(record.frame_at(record.depth().checked_sub(1)?)));
-    let own = innermost.filter(|frame| std::ptr::eq(frame.note(), note));
-    own.inspect(|frame| frame.tell()).is_some()
-}
-
-pub(super) fn tell_of_leaving(note: &'static NoteCell) {
-    if let Some(hook) = LEAVE_HOOK.get() {
-        hook(note);
-    }
+/// Whether the next call at this place is to be told of, too.
+pub(super) fn tell_of_leaving(note: &'static NoteCell) -> bool {
+    LEAVE_HOOK.get().is_some_and(|hook| hook(note))
 }
 
 /// Runs the errand hook now if this thread was poked and is in no call; says whether it ran.

@@ -79,15 +79,14 @@ impl Frame {
         &self.place().frame
     }
 
-    /// The call at this frame has ended, and its owner wanted to hear of that.
-    pub(super) fn told(self) -> &'static NoteCell {
+    /// The ends of calls at this frame need not be told of any more.
+    pub(super) fn told(self) {
         self.place().told();
-        self.note()
     }
 
-    /// Its end is to be told of.
-    pub(super) fn tell(self) {
-        self.place().tell();
+    /// They are to be told of, which cannot be where all counted guards are.
+    pub(super) fn tell(self) -> bool {
+        self.place().tell()
     }
 
     /// Beside the frame, for the guard's holder.

@@ -47,6 +47,30 @@ impl<T: Send + Sync + 'static> Guard<'_, T> {
     pub fn note(&self) -> &'static NoteCell {
         self.frame.note()
     }
+
+    /// Where it is noted.
+    #[inline(always)]
+    pub fn spot(&self) -> Spot {
+        Spot(self.frame)
+    }
+}
+
+/// Where a guard is noted, without the guard: one whose address is taken lives in memory, which would cost all calls.
+#[derive(Clone, Copy)]
+pub struct Spot(Frame);
+
+impl Spot {
+    /// See [`Guard::note`].
+    #[inline(always)]
+    pub fn note(self) -> &'static NoteCell {
+        self.0.note()
+    }
+
+    /// Asks for the leave hook at the end of the guard that is here now. Not done for guards that count as leases: all of
+    /// those share one place. Costs calls that do not ask nothing.
+    pub fn tell_on_leave(self) -> bool {
+        self.0.tell()
+    }
 }
 
 /// The slow side of leaving: somebody asked for something, or the guard has no frame of its own. Takes words, not
@@ -60,8 +84,8 @@ fn leave_slow(generation: NonNull<Header>, frame: Frame, requests: u32) {
         // SAFETY: the lease that this guard counts as keeps the generation until it is released.
         unsafe { &(*generation.as_ptr()).leases }.release();
     } else {
-        if requests & wake::TELL != 0 {
-            errand::tell_of_leaving(frame.told());
+        if requests & wake::TELL != 0 && !errand::tell_of_leaving(frame.note()) {
+            frame.told();
         }
         errand::attend(frame.block().first());
     }

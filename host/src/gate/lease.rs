@@ -2,6 +2,8 @@
 
 use super::frame::Frame;
 use super::generation::Kept;
+#[cfg(not(reseat_loom))]
+use super::registry::registry;
 use super::{errand, thread};
 use std::fmt;
 use std::ops::Deref;
@@ -19,6 +21,14 @@ impl<T: Send + Sync + 'static> Lease<T> {
     /// The generation is kept by a lease that the caller has counted.
     pub(super) fn new(generation: Kept<T>) -> Self {
         Self { generation }
+    }
+
+    /// How many guards and other leases hold the generation, by a look at each thread: some may have come or gone since.
+    #[cfg(not(reseat_loom))]
+    pub fn others(&self) -> usize {
+        let header = self.generation.as_ptr().as_ptr().cast_const().cast();
+        let guards = registry().places().filter(|place| place.holds(header).is_some()).count();
+        guards + self.generation.header.leases.count().saturating_sub(1)
     }
 
     /// Calls `f` so that a nested [`enter`](super::Slot::enter) of the same slot goes to this

@@ -132,10 +132,10 @@ mod thread;
 
 pub use ages::sample_ages;
 pub use drain::Retired;
-pub use errand::{hold_errands, on_thread_exit, run_errands, set_errand_hook, set_leave_hook, tell_on_leave};
+pub use errand::{hold_errands, on_thread_exit, run_errands, set_errand_hook, set_leave_hook};
 pub use error::{EnterError, PauseError, SwapError};
 pub use fence::fence_mode;
-pub use guard::Guard;
+pub use guard::{Guard, Spot};
 pub use lease::Lease;
 pub use paused::Paused;
 pub use record::NoteCell;

@@ -42,7 +42,7 @@ pub(super) mod wake {
     pub(in super::super) const LATE: u32 = 16;
     /// For good: not the place of the outermost call. Its exits always look at the record.
     pub(in super::super) const NESTED: u32 = 32;
-    /// The owner wants the leave hook to be run when the call at this place ends. Set and taken back by the owner only.
+    /// The owner wants the leave hook to be run when a call at this place ends. Set and taken back by the owner only.
     pub(in super::super) const TELL: u32 = 64;
 }
 
@@ -108,9 +108,13 @@ impl Place {
         self.wake.load(Ordering::Relaxed)
     }
 
-    /// See [`wake::TELL`].
-    pub(super) fn tell(&self) {
-        self.wake.fetch_or(wake::TELL, Ordering::Relaxed);
+    /// See [`wake::TELL`]. Not for the place of all counted guards.
+    pub(super) fn tell(&self) -> bool {
+        let requests = self.requests();
+        if requests & (wake::TELL | wake::COUNTED) == 0 {
+            self.wake.fetch_or(wake::TELL, Ordering::Relaxed);
+        }
+        requests & wake::COUNTED == 0
     }
 
     /// Takes that back.
@@ -212,11 +216,6 @@ impl Record {
             block = follow(block.more.own()).unwrap_or_else(|| block.extend(self));
         }
         block.frame(depth % FRAMES)
-    }
-
-    /// The frame of the call at this depth, which is there.
-    pub(super) fn frame_at(&'static self, depth: usize) -> Frame {
-        if depth < FRAMES { self.frame(depth) } else { self.take_further(depth) }
     }
 
     /// Release: partner of the scan's reading of `more`. A scan that sees a frame emptied which was

@@ -7,11 +7,11 @@ use super::NAME_HOLDERS_AFTER;
 use super::departure::{Departure, Stage};
 use super::round::Round;
 use crate::deputy::Pending;
-use crate::error::RefusalReason;
 use crate::events::{Event, Left, Step};
 use crate::ffi::{Closed, Gone, Image, Remnant, TOGETHER};
 use crate::file::Staged;
 use crate::gate;
+use crate::refusal::RefusalReason;
 use crate::status::Phase;
 
 /// How long after a disagreement the second witness is asked again, at most.

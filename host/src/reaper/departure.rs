@@ -110,7 +110,9 @@ impl Departure {
     pub(super) fn phase(&self, phase: Phase, reason: Option<String>) {
         if !self.quiet || phase == Phase::Lingering {
             let version = self.version.clone();
-            self.plugin.note_old(Old { number: self.number, version, phase, reason });
+            let lingers = self.lingers.as_ref().filter(|_| phase == Phase::Lingering);
+            let bytes = lingers.map(|(_, bytes)| *bytes);
+            self.plugin.note_old(Old { number: self.number, version, phase, reason, bytes });
         }
     }
 }

@@ -15,10 +15,10 @@ use std::time::Duration;
 use crossbeam_channel::{Sender, unbounded};
 
 use crate::deputy::{Deputy, Pending};
-use crate::events::Journal;
 use crate::ffi::{Hooks, Instance, OpenError};
 use crate::file::Staged;
 use crate::gate::Retired;
+use crate::journal::Journal;
 use crate::lock::be_ready_to_wait;
 use crate::options::Options;
 use crate::plugin::{Loaded, Plugin};

@@ -10,10 +10,11 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use super::departure::{Departure, Stage, Stopped, run_last_hooks};
 use super::{Lingering, Message, SAMPLE_EVERY};
 use crate::deputy::Pending;
-use crate::events::{Event, Journal, Step};
+use crate::events::{Event, Step};
 use crate::ffi::{Hooks, Instance, OpenError};
 use crate::file::Staged;
 use crate::gate::{self, Retired};
+use crate::journal::Journal;
 use crate::options::Options;
 use crate::plugin::Loaded;
 use crate::reload::text_of;
@@ -288,8 +289,8 @@ impl Round {
 
     /// Says once for each reason that a generation stays.
     pub(super) fn linger(&self, departure: &mut Departure, reason: String, bytes: u64) {
-        departure.phase(Phase::Lingering, Some(reason.clone()));
         departure.lingers = Some((reason.clone(), bytes));
+        departure.phase(Phase::Lingering, Some(reason.clone()));
         if departure.told.as_ref() == Some(&reason) {
             return;
         }

@@ -8,11 +8,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::{Reload, Settled, Stop, Wish, expect, stop};
-use crate::error::{Refusal, RefusalReason, ReloadError};
-use crate::events::{Step, StepTime};
+use crate::error::ReloadError;
+use crate::events::{Event, Step, StepTime};
 use crate::file::{self, Incoming, Vetted};
 use crate::outcome::Outcome;
-use crate::plugin::{Build, Plugin};
+use crate::plugin::{Build, Plugin, Serving};
+use crate::refusal::{Refusal, RefusalReason};
 use crate::registry::Core;
 
 /// How far a transaction has come, for the refusal.
@@ -109,6 +110,18 @@ fn take(
         // It may have been moved: `claim` has seen that nothing is left where it was.
         plugin.record().file.clone_from(&build.file);
         return Ok(Outcome::Unchanged { plugin: plugin.name.clone(), generation: serving.number });
+    }
+    if let Some(Serving { number, .. }) = serving
+        && wish.noticed
+        && !core.options().follows(&plugin.name)
+    {
+        core.journal.record(Event::Waiting {
+            plugin: plugin.name.clone(),
+            version: build.manifest.version,
+            file: build.file,
+            until: format!("somebody asks for it: `{}` is not followed", plugin.name),
+        });
+        return Ok(Outcome::Unchanged { plugin: plugin.name.clone(), generation: number });
     }
     let reload = Reload::new(core, &plugin, &turn, settled, build, wish, progress);
     let outcome = reload.run(incoming).map_err(refuse)?;

@@ -6,12 +6,13 @@ use std::time::Instant;
 
 use super::admit::{Progress, stage_and_vet};
 use super::{Published, Reload, Settled, Stop, Wish, stop, version_in_common};
-use crate::error::{RefusalReason, ReloadError};
+use crate::error::ReloadError;
 use crate::events::{RolledBackState, Step};
 use crate::options::TrustedFile;
 use crate::outcome::Outcome;
 use crate::plugin::{Build, Loaded, Plugin, Previous, Serving};
 use crate::probation::LostState;
+use crate::refusal::RefusalReason;
 use crate::registry::Core;
 use crate::snapshot::Frame;
 use crate::store::Commit;
@@ -76,7 +77,7 @@ fn take_back(
     })?;
     let settled = Settled { file, origin: TrustedFile::watched(build.file.clone()), noticed };
     let (incoming, copied) = stage_and_vet(core, &settled, progress).map_err(refuse)?;
-    let lost = core.options.probation.as_ref().map_or(LostState::Earlier, |terms| terms.lost_state);
+    let lost = core.options().probation_of(&plugin.name).map_or(LostState::Earlier, |terms| terms.lost_state);
     let back = Some(Back { state, lost, reason: reason.to_owned() });
     let wish = Wish { force: true, back, ..Wish::default() };
     // By its own hash: in the copy a mark may have been cleared.
@@ -143,7 +144,7 @@ impl Reload<'_> {
                 state: published.state.clone(),
                 reads_back: self.left_reads(published.state.as_ref()),
                 before,
-                is_trusted: self.core.options.proving.is_zero(),
+                is_trusted: self.core.options().proving.is_zero(),
             },
         );
         may_go_back
@@ -160,6 +161,7 @@ impl Reload<'_> {
         let mut record = self.plugin.record();
         let left = record.serving.replace(Serving { number, build: self.build.clone() });
         record.last_refusal = None;
+        record.state_bytes = published.state.as_ref().map(|state| state.len() as u64);
         if self.wish.only.is_none() && self.wish.back.is_none() {
             record.file.clone_from(&self.build.file);
         }
@@ -174,7 +176,7 @@ impl Reload<'_> {
         // From one that has not proved itself there is only the way to one that has.
         if let Some(left) = left.filter(|_| !same && unproven.is_none()) {
             // It is of use while it is recent, and only a probation says when it is not.
-            let is_recent = self.core.options.probation.is_some();
+            let is_recent = self.core.options().probation_of(&self.plugin.name).is_some();
             let reads = self.left_reads(published.state.as_ref());
             let state = published.state.clone().filter(|_| is_recent && reads);
             record.previous = copy.map(|copy| Previous { build: left.build, copy, state });

@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Reload, Stop, fits, stop};
-use crate::error::RefusalReason;
 use crate::events::{Event, Step};
 use crate::file::{Staged, StateVersions};
 use crate::observer::{self, Change};
 use crate::outcome::Outcome;
 use crate::plugin::{Build, Loaded};
 use crate::probe::{Candidate, Failed};
+use crate::refusal::RefusalReason;
 use crate::snapshot::Frame;
 use crate::store::Tried;
 
@@ -63,7 +63,8 @@ impl Reload<'_> {
 
     /// Step 2: what it does in a process that may die of it.
     pub(super) fn probe(&self, staged: &Staged, kept: Option<&Frame>) -> Result<(), Stop> {
-        let Some(probe) = self.core.probes(&self.plugin.name) else { return Ok(()) };
+        let options = self.core.options();
+        let Some(probe) = options.probe_of(&self.plugin.name) else { return Ok(()) };
         let given = kept.or(self.wish.state.as_ref());
         let way = |with_state| if with_state { Tried::WithState } else { Tried::Empty };
         let wanted = way(given.is_some() || self.hands_over());
@@ -119,7 +120,7 @@ impl Reload<'_> {
             self.save_for(&*held.map_err(|error| gate(self.plugin.cannot_enter(&error).to_string()))?)
         } else {
             let mut pause = self.plugin.slot.pause().map_err(|error| gate(error.to_string()))?;
-            if pause.drain(MOMENT.min(self.core.options.drain_deadline)).is_err() {
+            if pause.drain(MOMENT.min(self.core.options().drain_deadline_of(&self.plugin.name))).is_err() {
                 drop(pause);
                 let kept = self.core.store.state_of(&self.plugin.name).ok().flatten();
                 return Ok(kept.filter(|(version, _)| self.reads(*version).is_ok()).map(|(_, state)| state));
@@ -153,7 +154,7 @@ impl Reload<'_> {
 
     /// Step 3.
     pub(super) fn ask_observers(&self) -> Result<(), Stop> {
-        let options = &self.core.options;
+        let options = self.core.options();
         // Nobody can object to leaving what is bad.
         if options.observers.is_empty() || self.wish.back.is_some() {
             return Ok(());
@@ -165,7 +166,7 @@ impl Reload<'_> {
 
     /// After all is done: nobody can object any more.
     pub(super) fn tell_observers(&self) {
-        let options = &self.core.options;
+        let options = self.core.options();
         let troubles = observer::after_reload(&options.observers, &self.change(), options.hook_deadline);
         for what in troubles {
             self.core.journal.record(Event::Trouble { what });

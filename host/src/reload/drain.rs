@@ -3,12 +3,12 @@
 use std::time::{Duration, Instant};
 
 use super::{Reload, Stop, stop};
-use crate::error::RefusalReason;
 use crate::events::{Event, Step};
 use crate::gate::{Paused, Stragglers};
 use crate::options::DrainPolicy;
 use crate::plugin::Loaded;
 use crate::reaper::NAME_HOLDERS_AFTER;
+use crate::refusal::RefusalReason;
 
 /// How soon a cancellation is noticed.
 const LOOK: Duration = Duration::from_millis(20);
@@ -20,8 +20,9 @@ impl Reload<'_> {
     /// Waits until nobody is in the old generation, as long as its policy allows. Those who are still there at half
     /// time are asked to leave.
     pub(super) fn drain(&self, pause: &mut Paused<'_, Loaded>) -> Result<(), Stop> {
-        let policy = self.core.drain_policy(&self.plugin.name);
-        let deadline = self.core.options.drain_deadline;
+        let options = self.core.options();
+        let policy = options.drain_policy_of(&self.plugin.name);
+        let deadline = options.drain_deadline_of(&self.plugin.name);
         let limit = match policy {
             DrainPolicy::Refuse => deadline,
             DrainPolicy::Wait => Duration::MAX,

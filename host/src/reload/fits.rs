@@ -4,9 +4,9 @@ use std::path::Path;
 
 use plugin_api::abi::BOUNDARY_VERSION;
 
-use crate::error::RefusalReason;
 use crate::file::{self, Expect, Manifest, StateVersions};
 use crate::plugin::{Build, Plugin, stated};
+use crate::refusal::RefusalReason;
 
 /// What this host needs of a file.
 pub(crate) fn expect(origin: &Path) -> Expect {

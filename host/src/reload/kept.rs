@@ -8,12 +8,13 @@ use std::time::Instant;
 
 use super::admit::{Progress, stage_and_vet};
 use super::{Reload, Settled, Stop, Wish, stop};
-use crate::error::{Refusal, RefusalReason, ReloadError};
+use crate::error::ReloadError;
 use crate::events::{Event, Step};
 use crate::file::{Incoming, StageError};
 use crate::options::TrustedFile;
 use crate::outcome::Outcome;
 use crate::plugin::{Build, Plugin, Previous};
+use crate::refusal::{Refusal, RefusalReason};
 use crate::registry::Core;
 use crate::snapshot::Frame;
 use crate::store::{Kept, Pair};
@@ -31,7 +32,7 @@ pub(crate) fn go_on(core: &Arc<Core>) {
 }
 
 fn is_watched(core: &Core, file: &Path) -> bool {
-    let watched = core.options.watch.iter().any(|directory| file.parent() == Some(directory.path()));
+    let watched = core.options().watch.iter().any(|directory| file.parent() == Some(directory.path()));
     watched && file.exists()
 }
 
@@ -111,11 +112,11 @@ fn remember(core: &Arc<Core>, plugin: &Arc<Plugin>, before: &Pair) {
     }
 }
 
-/// Has the build that serves begin again with this state, which has been checked.
-pub(crate) fn begin_with(
+/// Has the build that serves begin again: with this state, or with its own.
+pub(crate) fn begin_serving_again(
     core: &Arc<Core>,
     plugin: &Arc<Plugin>,
-    state: Frame,
+    state: Option<Frame>,
 ) -> Result<Outcome, ReloadError> {
     let file = plugin.record().file.clone();
     let progress = Progress::begin(file, Some(plugin.clone()), Instant::now());
@@ -125,32 +126,40 @@ pub(crate) fn begin_with(
         if core.is_closed() {
             return Err(ReloadError::Closed);
         }
-        let none = |error| stop(Step::Vet, RefusalReason::NoState(format!("{error:#}")));
-        plugin_api::state::frame::check(&state).map_err(none).map_err(refuse)?;
-        let serving = {
-            let record = plugin.record();
-            let copy = record.kept.as_ref().map(|kept| File::open(kept.path()));
-            record.serving.as_ref().map(|serving| (serving.build.clone(), copy))
-        };
-        let (serving, copy) = serving
-            .ok_or_else(|| ReloadError::NoSuchPlugin { name: plugin.name.clone(), known: core.names() })?;
-        let (hash, origin) = (serving.hash, serving.file.clone());
-        let copy = copy.unwrap_or_else(|| File::open(&origin));
-        let unreadable = |source| stop(Step::Stage, RefusalReason::Stage(StageError::Unreadable { source }));
-        let settled = Settled {
-            file: copy.map_err(unreadable).map_err(refuse)?,
-            origin: TrustedFile::watched(origin),
-            noticed: Instant::now(),
-        };
-        let (incoming, build) = stage_and_vet(core, &settled, &progress).map_err(refuse)?;
-        // By its own hash: in the copy a mark may have been cleared.
-        let build = Build { hash, ..build };
-        let only = Some(plugin.name.clone());
-        let wish = Wish { force: true, only, state: Some(state), ..Wish::default() };
+        if let Some(state) = &state {
+            let none = |error| stop(Step::Vet, RefusalReason::NoState(format!("{error:#}")));
+            plugin_api::state::frame::check(state).map_err(none).map_err(refuse)?;
+        }
+        let (settled, incoming, build) = staged_again(core, plugin, &progress)?;
+        let wish = Wish { force: true, only: Some(plugin.name.clone()), state, ..Wish::default() };
         Reload::new(core, plugin, &turn, &settled, build, wish, &progress).run(incoming).map_err(refuse)
     });
     if let Err(ReloadError::Refused(refusal)) = &outcome {
         core.report(refusal);
     }
     outcome
+}
+
+/// Another private copy of the build that serves.
+fn staged_again(
+    core: &Core,
+    plugin: &Plugin,
+    progress: &Progress,
+) -> Result<(Settled, Incoming, Build), ReloadError> {
+    let refuse = |stop: Stop| ReloadError::Refused(progress.refusal(stop));
+    let serving = {
+        let record = plugin.record();
+        let copy = record.kept.as_ref().map(|kept| File::open(kept.path()));
+        record.serving.as_ref().map(|serving| (serving.build.clone(), copy))
+    };
+    let (serving, copy) = serving
+        .ok_or_else(|| ReloadError::NoSuchPlugin { name: plugin.name.clone(), known: core.names() })?;
+    let (hash, origin) = (serving.hash, serving.file.clone());
+    let copy = copy.unwrap_or_else(|| File::open(&origin));
+    let unreadable = |source| stop(Step::Stage, RefusalReason::Stage(StageError::Unreadable { source }));
+    let file = copy.map_err(unreadable).map_err(refuse)?;
+    let settled = Settled { file, origin: TrustedFile::watched(origin), noticed: Instant::now() };
+    let (incoming, build) = stage_and_vet(core, &settled, progress).map_err(refuse)?;
+    // By its own hash: in the copy a mark may have been cleared.
+    Ok((settled, incoming, Build { hash, ..build }))
 }

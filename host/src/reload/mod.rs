@@ -21,7 +21,6 @@ use std::time::{Duration, Instant};
 use plugin_api::CallError;
 
 use crate::deputy::{Deputy, Stuck};
-use crate::error::RefusalReason;
 use crate::events::{Event, RolledBackState, Step};
 use crate::ffi::{Hooks, Tables, open_trusted};
 use crate::file::{self, Incoming, Kept, Staged};
@@ -31,6 +30,7 @@ use crate::options::TrustedFile;
 use crate::outcome::Outcome;
 use crate::plugin::{Build, Loaded, Plugin, Serving, Transaction};
 use crate::probation;
+use crate::refusal::RefusalReason;
 use crate::registry::Core;
 use crate::snapshot::{self, Frame};
 use crate::store::Tried;
@@ -41,7 +41,7 @@ use back::Back;
 pub(crate) use back::roll_back;
 use fits::version_in_common;
 pub(crate) use fits::{continues, expect, fits};
-pub(crate) use kept::{begin_with, go_on};
+pub(crate) use kept::{begin_serving_again, go_on};
 use trial::Trial;
 
 /// A file that nobody writes to any more.
@@ -68,6 +68,8 @@ fn stop(step: Step, reason: impl Into<RefusalReason>) -> Stop {
 pub(crate) struct Wish {
     /// Even if the file is what serves already.
     pub(crate) force: bool,
+    /// Nobody has asked for it: a file has changed.
+    pub(crate) noticed: bool,
     /// The old generation is never closed.
     pub(crate) leak_old: bool,
     /// Everything but opening it here.
@@ -240,7 +242,7 @@ impl Reload<'_> {
                 image.map(|image| (Hooks::new(image), staged))
             }
         };
-        let limit = self.core.options.hook_deadline;
+        let limit = self.core.options().hook_deadline;
         match deputy.begin("its constructors", || {}, open).wait(limit, || false) {
             Ok(Ok(parts)) => {
                 let mut trial = Trial::new(self.core, self.plugin, number, &self.build, deputy, parts);
@@ -285,7 +287,7 @@ impl Reload<'_> {
 
     /// Step 7. May be repeated, and changes nothing.
     fn save(&self, old: &Loaded, version: u32) -> Result<Vec<u8>, Stop> {
-        let limit = self.core.options.hook_deadline;
+        let limit = self.core.options().hook_deadline;
         let saved = snapshot::save(&old.deputy, &old.instance, version, limit, || self.turn.is_cancelled());
         saved.map_err(|reason| {
             stop(Step::Save, if self.turn.is_cancelled() { RefusalReason::Cancelled } else { reason })
@@ -319,7 +321,7 @@ impl Reload<'_> {
         hook: &'static str,
         call: impl FnOnce() -> Result<R, CallError> + Send + 'static,
     ) -> Result<R, Stop> {
-        let limit = self.core.options.hook_deadline;
+        let limit = self.core.options().hook_deadline;
         let done = deputy.begin(hook, || {}, call).wait(limit, || self.turn.is_cancelled());
         match done {
             Ok(Ok(value)) => Ok(value),
@@ -332,8 +334,8 @@ impl Reload<'_> {
     /// Resolves the methods of every interface that there are handles of. New handles wait for the turn, so
     /// none can be missed.
     fn bind(&self, trial: &mut Trial) -> Result<Loaded, Stop> {
-        let options = &self.core.options;
-        let on_probation = options.probation.is_some() && self.wish.back.is_none();
+        let options = self.core.options();
+        let on_probation = options.probation_of(&self.plugin.name).is_some() && self.wish.back.is_none();
         let tables = Tables::new(on_probation || options.measure_calls);
         let interfaces = self.plugin.record().interfaces.clone();
         for (number, desc) in interfaces.into_iter().enumerate() {
@@ -344,7 +346,7 @@ impl Reload<'_> {
         // Last: from here on it is published.
         let regions = trial.hooks().image().publish_regions();
         regions.map_err(|error| stop(Step::Check, RefusalReason::Region(error.to_string())))?;
-        Ok(trial.take_loaded(tables))
+        Ok(trial.take_loaded(tables, on_probation))
     }
 
     /// Step 9, where no state was to be handed over.

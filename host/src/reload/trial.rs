@@ -52,12 +52,12 @@ impl Trial {
         self.deputy.as_ref().expect("until it is published")
     }
 
-    pub(super) fn take_loaded(&mut self, tables: Tables) -> Loaded {
+    pub(super) fn take_loaded(&mut self, tables: Tables, on_probation: bool) -> Loaded {
         let (_, staged) = self.parts.take().expect("published once");
         let instance = self.instance.take().expect("created or restored");
         let deputy = self.deputy.take().expect("published once");
         let meter = Arc::new(Meter::new());
-        if self.core.options.probation.is_none() {
+        if !on_probation {
             meter.time_only_some();
         }
         Loaded { number: self.number, tables, instance, build: self.build.clone(), staged, deputy, meter }

@@ -8,7 +8,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::encoding::{
+    DescriptorEncoder, EncodeLabelSet, EncodeMetric, MetricEncoder, NoLabelSet,
+};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::ConstGauge;
@@ -48,6 +51,13 @@ struct At {
     step: String,
 }
 
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Why {
+    plugin: String,
+    step: String,
+    reason: String,
+}
+
 /// Counts what happens. A clone counts in the same place.
 #[derive(Clone)]
 pub struct Metrics(Arc<Mutex<Counts>>);
@@ -58,7 +68,7 @@ struct Counts {
     reloads: Family<Of, Counter>,
     rollbacks: Family<Of, Counter>,
     unloads: Family<Of, Counter>,
-    refusals: Family<At, Counter>,
+    refusals: Family<Why, Counter>,
     reload_seconds: Family<Of, Histogram, fn() -> Histogram>,
     closed_seconds: Family<Of, Histogram, fn() -> Histogram>,
     step_seconds: Family<At, Histogram, fn() -> Histogram>,
@@ -88,7 +98,7 @@ impl Metrics {
         registry.register("unloads", "Old generations that are out of memory", counts.unloads.clone());
         registry.register(
             "refusals",
-            "Builds that were refused, by the step that did",
+            "Builds that were refused, by the step that did and the reason",
             counts.refusals.clone(),
         );
         registry.register_with_unit(
@@ -153,9 +163,9 @@ impl Metrics {
                 counts.closed_seconds.get_or_create(&of(plugin)).observe(closed_ms / 1e3);
             }
             Event::Unloaded { plugin, .. } => drop(counts.unloads.get_or_create(&of(plugin)).inc()),
-            Event::Refused { plugin, step, .. } => {
-                let plugin = plugin.clone().unwrap_or_default();
-                counts.refusals.get_or_create(&At { plugin, step: step.to_string() }).inc();
+            Event::Refused { plugin, step, kind, .. } => {
+                let (plugin, reason) = (plugin.clone().unwrap_or_default(), (*kind).to_owned());
+                counts.refusals.get_or_create(&Why { plugin, step: step.to_string(), reason }).inc();
             }
             _ => {}
         }
@@ -227,6 +237,22 @@ impl Collector for Now {
             })
         });
         gauge("old_generations", "Generations that serve no more and are in memory", old.collect())?;
+        let lingering = |plugin: &reseat::PluginStatus| {
+            let lingers = plugin.generations.iter().filter(|generation| generation.phase == Phase::Lingering);
+            lingers.filter_map(|generation| generation.bytes).sum::<u64>()
+        };
+        let of_each = |part: &dyn Fn(&reseat::PluginStatus) -> Option<u64>| {
+            plugins.iter().filter_map(|it| Some((of(&it.name), part(it)?.cast_signed()))).collect()
+        };
+        let bytes = of_each(&|it| Some(lingering(it)));
+        gauge("lingering_bytes", "Address space of generations that linger", bytes)?;
+        gauge(
+            "in_flight",
+            "Guards, leases and scopes in the serving generation",
+            of_each(&|it| it.in_flight),
+        )?;
+        gauge("waiting", "Callers that wait at a closed gate", of_each(&|it| Some(it.waiting)))?;
+        gauge("state_bytes", "The state when it was written down last", of_each(&|it| it.state_bytes))?;
         let counters = plugins.iter().flat_map(|plugin| {
             let labels = |name: &str| vec![("plugin", plugin.name.clone()), ("counter", name.to_owned())];
             plugin.counters.iter().map(move |(name, value)| (labels(name), value.cast_signed()))
@@ -254,20 +280,39 @@ impl Now {
                 ConstCounter::new(part(figures)).encode(family.encode_family(&labels(figures))?)?;
             }
         }
-        // As counters by upper bound: the library's histograms are of what it has observed itself.
-        let counter = ConstCounter::new(0_u64);
-        let help = "Calls that took no longer than le seconds";
-        let mut family =
-            encoder.encode_descriptor("call_seconds_bucket", help, None, counter.metric_type())?;
+        let help = "What calls took, of those that were timed";
+        let unit = Some(&Unit::Seconds);
+        let mut family = encoder.encode_descriptor("call_duration", help, unit, MetricType::Histogram)?;
         for figures in &self.figures {
-            for bound in CALL_NANOS {
-                let within = figures.latencies.iter().filter(|(nanos, _)| *nanos <= bound);
-                let [plugin, generation] = labels(figures);
-                let le = ("le", (bound as f64 / 1e9).to_string());
-                let count = within.map(|(_, count)| count).sum::<u64>();
-                ConstCounter::new(count).encode(family.encode_family(&[plugin, generation, le])?)?;
-            }
+            Durations(&figures.latencies).encode(family.encode_family(&labels(figures))?)?;
         }
         Ok(())
+    }
+}
+
+/// What calls took, as [`CallFigures::latencies`] has it.
+struct Durations<'a>(&'a [(u64, u64)]);
+
+impl EncodeMetric for Durations<'_> {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> Result<(), fmt::Error> {
+        let seconds = |nanos: u64| nanos as f64 / 1e9;
+        let between = |above: u64, to: u64| {
+            let within = self.0.iter().filter(|(nanos, _)| (above..to).contains(nanos));
+            within.map(|(_, count)| count).sum()
+        };
+        // Up to the bound, and the bound itself.
+        let ends = CALL_NANOS.map(|bound| bound + 1);
+        let begins = [0].into_iter().chain(ends);
+        let mut buckets: Vec<(f64, u64)> =
+            begins.zip(ends).map(|(above, to)| (seconds(to - 1), between(above, to))).collect();
+        buckets.push((f64::MAX, between(ends[ends.len() - 1], u64::MAX)));
+        // Of the upper ends of what they are known to lie between.
+        let sum = self.0.iter().map(|(nanos, count)| seconds(*nanos) * *count as f64).sum();
+        let count = self.0.iter().map(|(_, count)| count).sum();
+        encoder.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)
+    }
+
+    fn metric_type(&self) -> MetricType {
+        MetricType::Histogram
     }
 }

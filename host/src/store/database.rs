@@ -9,8 +9,9 @@ use redb::{ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, Ta
 
 use super::pairs::{Entry, Pairs};
 use super::{Denial, Tried};
-use crate::events::{Event, Journal, now_ms};
+use crate::events::Event;
 use crate::file::ContentHash;
+use crate::journal::{Journal, now_ms};
 use crate::lock::lock;
 
 const DENIED: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("denied");

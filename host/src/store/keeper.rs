@@ -10,8 +10,9 @@ use super::database::Database;
 use super::files::Files;
 use super::pairs::{Commit, Entry, Filed, Pair, Pairs, Place, State};
 use super::{Committed, Kept, SavedState};
-use crate::events::{Event, Journal};
+use crate::events::Event;
 use crate::file::ContentHash;
+use crate::journal::Journal;
 use crate::snapshot::Frame;
 
 /// Until something is to be done.

@@ -17,8 +17,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::events::{Event, Journal, now_ms};
+use crate::events::Event;
 use crate::file::ContentHash;
+use crate::journal::{Journal, now_ms};
 use crate::lock::{join_within, lock};
 use crate::options::Options;
 use crate::snapshot::Frame;

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::files::Files;
-use crate::events::now_ms;
 use crate::file::ContentHash;
+use crate::journal::now_ms;
 use crate::snapshot::Frame;
 
 /// After so many deaths of the host, each within a minute after it took over, a build is not started again.

@@ -1,0 +1,258 @@
+//! Why a build was refused.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::events::Step;
+use crate::file::{InterfaceDifference, StageError, VetError};
+use crate::probe::ProbeFailure;
+use crate::store::Denial;
+
+/// A step refused a build: an ordinary outcome.
+#[derive(Debug, thiserror::Error)]
+#[error("{} is refused at {step}: {reason}", file.display())]
+pub struct Refusal {
+    /// The plugin, if the file got far enough to say.
+    pub plugin: Option<String>,
+    /// The file.
+    pub file: PathBuf,
+    /// The step that refused.
+    pub step: Step,
+    /// The generation that serves on, if there is one.
+    pub serving: Option<u64>,
+    /// Why.
+    #[source]
+    pub reason: RefusalReason,
+}
+
+/// Why a build was refused.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RefusalReason {
+    /// Somebody still writes to the file, or it is not there.
+    #[error("{0}")]
+    NotSettled(String),
+    /// The private copy could not be made.
+    #[error("{0}")]
+    Stage(#[from] StageError),
+    /// Its bytes are not those of a plugin that fits this host.
+    #[error("{0}")]
+    Vet(#[from] VetError),
+    /// It does not fit an interface that is in use.
+    #[error("{0}")]
+    Interface(#[from] InterfaceDifference),
+    /// It lacks an interface that the host has handles of.
+    #[error("{plugin} {version} no longer implements {interface}, of which the host has handles")]
+    InterfaceGone {
+        /// The plugin.
+        plugin: String,
+        /// The version of the build.
+        version: String,
+        /// The interface with its version.
+        interface: String,
+    },
+    /// Another file provides the plugin.
+    #[error("plugin `{plugin}` is provided by {} already: remove one of the two, or give this one another name", by.display())]
+    NameTaken {
+        /// The name both claim.
+        plugin: String,
+        /// The file that serves.
+        by: PathBuf,
+    },
+    /// It is another plugin.
+    #[error("it is plugin `{found}`, asked was `{expected}`")]
+    OtherPlugin {
+        /// What its manifest names.
+        found: String,
+        /// What was asked for.
+        expected: String,
+    },
+    /// The state of the serving generation cannot be read by this build.
+    #[error(
+        "the serving generation writes state version {writes}, this build reads {reads}: build one that reads it, or unload the plugin first if the state may go"
+    )]
+    StateVersion {
+        /// What the old one writes.
+        writes: String,
+        /// What the new one reads.
+        reads: String,
+    },
+    /// The state with which it is to begin, because it was kept or because somebody has named it, cannot be read by
+    /// this build.
+    #[error(
+        "the state that it is to begin with has version {version}, this build reads {reads}: build one that reads it, or begin without what was kept, with `reseat run --fresh` or `start_fresh`"
+    )]
+    KeptStateVersion {
+        /// What it is.
+        version: u32,
+        /// What the build reads.
+        reads: String,
+    },
+    /// The state that was kept for the plugin cannot be used.
+    #[error("{0}; put back a copy of it, or begin without it, with `reseat run --fresh` or `start_fresh`")]
+    KeptState(String),
+    /// What was given as a state is none.
+    #[error("{0}")]
+    NoState(String),
+    /// The build that was kept cannot be used.
+    #[error("the copy of it that was kept is damaged: its hash is {found}, expected {expected}")]
+    KeptBuild {
+        /// That of the copy.
+        found: String,
+        /// That which was kept.
+        expected: String,
+    },
+    /// The build is known to be bad.
+    #[error(
+        "this build is denied: {}; allow it with `reseat deny --clear {}`, or build another",
+        .0.reason, &.0.hash[..8]
+    )]
+    Denied(Denial),
+    /// It failed in the helper process.
+    #[error("{failure}{}", if *.denied { "; this build is denied from now on" } else { "" })]
+    Probe {
+        /// How.
+        failure: ProbeFailure,
+        /// Whether the same file is refused from now on.
+        denied: bool,
+    },
+    /// It could not be tried. That says nothing about the build.
+    #[error("it could not be tried: {0}")]
+    NoProbe(String),
+    /// An observer has objected.
+    #[error("{0}")]
+    Vetoed(String),
+    /// There is a mistake in the host.
+    #[error("there was a mistake in the host: {0}; nothing was changed; please report this")]
+    OwnMistake(String),
+    /// There is no build to go back to.
+    #[error(
+        "there is no build to go back to: none has served before this one since the host was started, or it has gone back already"
+    )]
+    NoPrevious,
+    /// Somebody has cancelled the reload.
+    #[error("it was cancelled")]
+    Cancelled,
+    /// The library could not be opened.
+    #[error("{0}")]
+    Open(String),
+    /// The library's constructors did not return in time. The C library opens and closes libraries, and begins
+    /// threads, under a lock that they hold.
+    #[error(
+        "its constructors have not returned within {limit:?}: until they do, nothing can be opened or closed and no thread can begin in this process; what serves, serves on, but if they never return, only a restart helps"
+    )]
+    ConstructorStuck {
+        /// The deadline.
+        limit: Duration,
+    },
+    /// Its regions are not as they should be when it is about to serve: it has written to one, most likely.
+    #[error("{0}")]
+    Region(String),
+    /// A hook of the plugin returned an error.
+    #[error("{hook} failed: {error}")]
+    Hook {
+        /// The hook.
+        hook: &'static str,
+        /// What it said.
+        error: plugin_api::CallError,
+    },
+    /// A hook of the plugin did not return in time.
+    #[error(
+        "{hook} has not returned within {limit:?}; its thread is left behind and keeps that build in memory"
+    )]
+    HookStuck {
+        /// The hook.
+        hook: &'static str,
+        /// The deadline.
+        limit: Duration,
+    },
+    /// The thread of a generation is still at an earlier hook.
+    #[error("{hook} could not be begun within {limit:?}: that generation's thread is at {job} since {:.1} s", since.as_secs_f64())]
+    ThreadBusy {
+        /// The hook.
+        hook: &'static str,
+        /// The deadline.
+        limit: Duration,
+        /// What the thread is at.
+        job: &'static str,
+        /// Since when.
+        since: Duration,
+    },
+    /// Calls in flight did not end in time.
+    #[error("it is still in use after {limit:?}: {holders}")]
+    Held {
+        /// The deadline.
+        limit: Duration,
+        /// Who holds it.
+        holders: String,
+    },
+    /// As much lingers in memory as may.
+    #[error(
+        "what lingers in memory has reached max_lingering (generations: {generations}, {} KiB), so nothing more is opened; the oldest is {oldest}. This file is tried again when something has been unloaded",
+        bytes / 1024
+    )]
+    Lingering {
+        /// How many generations linger.
+        generations: usize,
+        /// How much address space they take.
+        bytes: u64,
+        /// The oldest of them, and why.
+        oldest: String,
+    },
+    /// The plugin asked for a reload of itself from inside of a call.
+    #[error(
+        "this thread is inside of a call to the plugin, so waiting for that call to end would be for ever: ask from another thread"
+    )]
+    SelfDeadlock,
+    /// The host's slot cannot be used.
+    #[error("{0}")]
+    Gate(String),
+}
+
+impl RefusalReason {
+    /// Why, in a word or two that stay the same: for those who count refusals.
+    pub fn kind(&self) -> &'static str {
+        use RefusalReason as R;
+        match self {
+            R::NotSettled { .. } => "not-settled",
+            R::Stage { .. } => "stage",
+            R::Vet { .. } => "vet",
+            R::Interface { .. } => "interface",
+            R::InterfaceGone { .. } => "interface-gone",
+            R::NameTaken { .. } => "name-taken",
+            R::OtherPlugin { .. } => "other-plugin",
+            R::StateVersion { .. } => "state-version",
+            R::KeptStateVersion { .. } => "kept-state-version",
+            R::KeptState { .. } => "kept-state",
+            R::NoState { .. } => "no-state",
+            R::KeptBuild { .. } => "kept-build",
+            R::Denied { .. } => "denied",
+            R::Probe { .. } => "probe",
+            R::NoProbe { .. } => "no-probe",
+            R::Vetoed { .. } => "vetoed",
+            R::OwnMistake { .. } => "own-mistake",
+            R::NoPrevious => "no-previous",
+            R::Cancelled => "cancelled",
+            R::Open { .. } => "open",
+            R::ConstructorStuck { .. } => "constructor-stuck",
+            R::Region { .. } => "region",
+            R::Hook { .. } => "hook",
+            R::HookStuck { .. } => "hook-stuck",
+            R::ThreadBusy { .. } => "thread-busy",
+            R::Held { .. } => "held",
+            R::Lingering { .. } => "lingering",
+            R::SelfDeadlock => "self-deadlock",
+            R::Gate { .. } => "gate",
+        }
+    }
+
+    /// Whether the same file may be accepted later: the reason lies with who uses the plugin, not with the
+    /// build.
+    pub fn is_passing(&self) -> bool {
+        use RefusalReason::{Held, Lingering, NoProbe, NotSettled, Stage, ThreadBusy};
+        matches!(
+            self,
+            Held { .. } | Lingering { .. } | NoProbe(_) | NotSettled(_) | Stage(_) | ThreadBusy { .. }
+        )
+    }
+}
