@@ -121,12 +121,14 @@ impl Deputy {
         let outcome = Arc::new(Outcome { result: Mutex::new(Done::NotYet), told: Condvar::new() });
         let claimed = Arc::new(AtomicBool::new(false));
         let (teller, claim, busy) = (Teller(outcome.clone()), claimed.clone(), self.busy.clone());
+        // What a hook logs belongs to whatever it is run for.
+        let span = tracing::Span::current();
         let task = move || {
             if claim.swap(true, Ordering::AcqRel) {
                 return;
             }
             *lock(&busy) = Some(Busy { job, since: Instant::now() });
-            let result = run();
+            let result = span.in_scope(run);
             *lock(&busy) = None;
             teller.tell(result);
             drop(teller);

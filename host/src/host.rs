@@ -101,6 +101,7 @@ impl Host {
                 known: method_names(&loaded.build),
             })?;
         loaded.note().store(dynamic.address(), Ordering::Relaxed);
+        let _span = tracing::debug_span!("call", plugin = %plugin.name, method).entered();
         if !loaded.tables.is_metered() {
             return dynamic_call(&loaded.instance, &dynamic, arguments);
         }

@@ -304,6 +304,30 @@ fn what_a_plugin_logs_is_in_the_log_of_its_host() {
     });
 }
 
+#[test]
+fn what_a_plugin_logs_is_inside_of_the_spans_that_it_is_called_from() {
+    in_child("status_and_events::what_a_plugin_logs_is_inside_of_the_spans_that_it_is_called_from", || {
+        let log = Log::default();
+        let writer = log.clone();
+        let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_ansi(false);
+        subscriber.with_writer(move || writer.clone()).init();
+        let scene = Scene::with(&["counters_and_log"]);
+        let misc = scene.handle::<dyn Misc>("counters_and_log");
+        tracing::info_span!("request", id = 7).in_scope(|| misc.enter().unwrap().call("sing").unwrap());
+        scene.host.call("counters_and_log", "call", r#"{"what":"dance"}"#).unwrap();
+        let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+        let inside = |words: &str, span: &str| {
+            let line =
+                text.lines().find(|line| line.contains(words)).unwrap_or_else(|| panic!("{words}: {text}"));
+            assert!(line.contains(span), "{line}");
+        };
+        // A hook runs on another thread than what it is run for.
+        inside(": created", "reload{plugin=counters_and_log}: ");
+        inside("told: sing", "request{id=7}: ");
+        inside("told: dance", r#"call{plugin=counters_and_log method="call"}: "#);
+    });
+}
+
 fn keys(value: &serde_json::Value) -> Vec<&str> {
     let mut keys: Vec<&str> = value.as_object().unwrap().keys().map(String::as_str).collect();
     keys.sort_unstable();

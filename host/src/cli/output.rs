@@ -18,7 +18,7 @@ use crate::serve::access::Sign;
 pub fn log(format: LogFormat, quiet: bool) {
     let filter = match quiet {
         true => EnvFilter::new("warn"),
-        false => EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info")),
+        false => std::env::var(EnvFilter::DEFAULT_ENV).map_or_else(|_| EnvFilter::new("info"), wished),
     };
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match format {
@@ -30,6 +30,16 @@ pub fn log(format: LogFormat, quiet: bool) {
             .init(),
         LogFormat::Json => builder.json().init(),
     }
+}
+
+/// What `RUST_LOG` wants to see.
+fn wished(text: String) -> EnvFilter {
+    EnvFilter::try_new(&text).unwrap_or_else(|error| {
+        eprintln!(
+            "RUST_LOG=`{text}` is not understood ({error}): `info` holds; e.g. RUST_LOG=debug,reseat=trace"
+        );
+        EnvFilter::new("info")
+    })
 }
 
 /// How this program is called from a shell.

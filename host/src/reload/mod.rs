@@ -137,6 +137,7 @@ struct Published {
 impl Reload<'_> {
     /// The steps. Step 1, *settle, stage, vet*, was taken by whoever called this.
     fn run(&self, incoming: Incoming) -> Result<Outcome, Stop> {
+        let _span = tracing::debug_span!("reload", plugin = %self.plugin.name).entered();
         self.fits()?;
         let kept = self.kept_state()?;
         // Taken when it is opened: nobody else takes one during this turn.
