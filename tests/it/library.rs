@@ -71,6 +71,19 @@ impl Build {
         })
     }
 
+    /// With a descriptor that vouches for the manifest as it is now.
+    pub fn vouched(self) -> Build {
+        self.changed(|bytes| {
+            let (start, end) = manifest_range(bytes).expect("it has a manifest");
+            let text = bytes[start..end].trim_ascii_end().iter().chain(b"\n");
+            let hash: u64 = text.fold(0xcbf2_9ce4_8422_2325, |hash, &byte| {
+                (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+            });
+            let at = find(bytes, &plugin_api::abi::MAGIC)[0] + 24;
+            bytes[at..at + 8].copy_from_slice(&hash.to_le_bytes());
+        })
+    }
+
     /// Bytes of the descriptor, from `offset` on, through `change`.
     pub fn with_descriptor(self, offset: usize, change: impl Fn(&mut u8)) -> Build {
         self.changed(|bytes| {

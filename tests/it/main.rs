@@ -1,5 +1,7 @@
 //! What happens when native code is replaced while it is in use: one host, real libraries, real threads.
 
+/// A browser, driven from outside.
+mod browser;
 /// Threads that call without pause.
 mod callers;
 /// A process of its own, for what would harm this one.
@@ -37,6 +39,8 @@ mod cli_operator;
 mod cli_state;
 /// Code that runs when a library is opened.
 mod constructors;
+/// The dashboard, in a browser.
+mod dashboard;
 /// Things that happen at the same time.
 mod encounters;
 /// Real builds of a real plugin, under load.
@@ -51,6 +55,8 @@ mod holders;
 mod kept;
 /// Hosts that are killed, and how the next one begins.
 mod killed;
+/// What the dashboard is made from: the stream of events and states, and what is done over HTTP.
+mod live;
 /// Every shape of plugin, a hundred times over; an outside observer says what is mapped. And the soak.
 mod matrix;
 /// What a host says of itself to those who watch over many.

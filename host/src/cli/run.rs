@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use reseat::{Host, TrustedDir};
 use tokio::runtime::Runtime;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinSet, spawn_blocking};
 
 use super::Failure;
@@ -19,6 +19,8 @@ use super::{notify, output};
 use crate::serve::access::{Entrance, Sign};
 use crate::serve::calls::Calls;
 use crate::serve::control::{CLIENTS, Control};
+use crate::serve::dashboard::Dashboard;
+use crate::serve::feed::Feed;
 use crate::serve::metrics::Metrics;
 use crate::serve::token::TokenFile;
 use crate::serve::{connections, http};
@@ -126,14 +128,17 @@ impl Serving {
             _followed,
         } = self;
         let counted = Metrics::of(&host).context("events cannot be counted: no thread for it")?;
+        let feed = Feed::start(host.events()).context("nobody can be told of events: no thread for it")?;
         let clean = runtime.block_on(async {
             let calls = Calls::of(host.clone());
             let clients = Arc::new(Semaphore::new(CLIENTS as usize));
-            let control = tokio::spawn(control.serve(calls.clone(), clients.clone()));
-            let (stop, stopped) = oneshot::channel();
+            let control = tokio::spawn(control.serve(calls.clone(), feed.clone(), clients.clone()));
+            // Dropped when nobody new is to be answered.
+            let (going_on, mut stopping) = watch::channel(());
             let http = http.map(|Entrance { listener, access, file, .. }| {
-                let router = http::router(calls, counted, access);
-                let ended = async move { drop(stopped.await) };
+                let dashboard = Dashboard::open(calls.clone(), feed, stopping.clone());
+                let router = http::router(calls, counted, dashboard, access);
+                let ended = async move { drop(stopping.changed().await) };
                 (tokio::spawn(connections::serve(listener, router, ended)), file)
             });
             notify::ready();
@@ -148,7 +153,7 @@ impl Serving {
                 // At once, so that a build does not go on while calls finish.
                 let own_work = spawn_blocking(on_stop);
                 // HTTP calls in flight end with their answers.
-                let _ = stop.send(());
+                drop(going_on);
                 if let Some((http, token)) = http {
                     let _ = tokio::time::timeout(drain_deadline, http).await;
                     // While the directory is still claimed: another host's would be removed otherwise.

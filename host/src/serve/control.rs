@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use plugin_api::Saved;
-use reseat::{Event, Host, Outcome, Recorded, TrustedDir, TrustedFile};
+use reseat::{Host, Outcome, Recorded, TrustedDir, TrustedFile};
 use rustix::fs::{Mode, fchmod};
 use rustix::process::geteuid;
 use serde_json::{Value, json};
@@ -19,7 +19,7 @@ use tokio::time::timeout;
 
 use super::calls::Calls;
 use super::claim::{Claim, SocketPath};
-use super::feed::Feed;
+use super::feed::{Feed, missed, told};
 use super::protocol::{REQUEST_LIMIT, Request, Response, SOCKET};
 
 /// How many clients are answered at a time; further ones are told so.
@@ -55,11 +55,7 @@ impl Control {
     }
 
     /// Answers clients until it is dropped. Each holds one of `places` ([`CLIENTS`] of them) until it is done.
-    pub async fn serve(self, calls: Calls, places: Arc<Semaphore>) {
-        let feed = match Feed::start(calls.host().events()) {
-            Ok(feed) => feed,
-            Err(error) => return tracing::error!("nobody can be answered: no thread for events: {error}"),
-        };
+    pub async fn serve(self, calls: Calls, feed: Feed, places: Arc<Semaphore>) {
         loop {
             match self.listener.accept().await {
                 Ok((stream, _)) => {
@@ -256,16 +252,8 @@ async fn events(
     }
 }
 
-fn missed(sequence: u64, count: u64) -> Recorded {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    let at_ms = now.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
-    Recorded { sequence, at_ms, event: Event::Missed { count } }
-}
-
 fn line(recorded: &Recorded) -> Response {
-    let mut value = json!(recorded);
-    value["text"] = Value::String(recorded.event.to_string());
-    Response::Ok(value)
+    Response::Ok(told(recorded))
 }
 
 async fn write(writer: &mut (impl AsyncWriteExt + Unpin), response: &Response) -> io::Result<()> {

@@ -1,4 +1,6 @@
-//! HTTP: `POST /call/{plugin}/{method}`, `GET /plugins`, `GET /metrics`. Who may ask is up to [`access`].
+//! HTTP: `POST /call/{plugin}/{method}`, `GET /plugins`, `GET /metrics`, and the [dashboard](super::dashboard) with what it
+//! asks for: `GET /`, `GET /events`, `POST /plugins/{plugin}/reload`, `/rollback` and `/unload`. Who may ask is up to
+//! [`access`].
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,6 +19,7 @@ use tokio::net::TcpListener;
 
 use super::access::{self, Access};
 use super::calls::Calls;
+use super::dashboard::Dashboard;
 use super::metrics::Metrics;
 
 /// The largest request body, in bytes.
@@ -53,20 +56,19 @@ pub async fn bind(wish: Option<SocketAddr>, remote: bool) -> Result<TcpListener>
 }
 
 /// The routes of a host.
-pub fn router(calls: Calls, counted: Metrics, access: Arc<Access>) -> Router {
+pub fn router(calls: Calls, counted: Metrics, dashboard: Dashboard, access: Arc<Access>) -> Router {
     Router::new()
-        .route(
-            "/",
-            get(|| async {
-                "reseat: POST /call/{plugin}/{method} with a JSON object of arguments; GET /plugins; GET /metrics\n"
-            }),
-        )
         .route("/plugins", get(plugins))
         .route("/metrics", get(async move |calls: State<Calls>| metrics(calls, counted).await))
         .route("/call/{plugin}/{method}", post(call))
+        .merge(dashboard.routes())
         .fallback(async || refuse(StatusCode::NOT_FOUND, "no-such-page", "nothing is here: see /"))
         .method_not_allowed_fallback(async || {
-            refuse(StatusCode::METHOD_NOT_ALLOWED, "method", "calls are POST, everything else is GET")
+            refuse(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method",
+                "calls and what is to be done are POST, everything else is GET",
+            )
         })
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
         .layer(middleware::from_fn_with_state(access, access::check))
