@@ -125,6 +125,8 @@ fn without_the_token_nothing_is_answered_and_the_refusal_names_the_file_that_has
         (get, ""),
         ("GET / HTTP/1.1", ""),
         ("GET /metrics HTTP/1.1", ""),
+        ("GET /events HTTP/1.1", ""),
+        ("POST /plugins/echo/unload HTTP/1.1", ""),
         ("GET /none HTTP/1.1", ""),
         ("GET /?token= HTTP/1.1", ""),
         ("POST /call/echo/say HTTP/1.1", ""),
@@ -159,8 +161,10 @@ fn the_printed_address_puts_the_token_into_a_cookie_and_out_of_the_address() {
     assert_eq!(target.answer("GET /plugins HTTP/1.1", &[&cookie]).status, 200);
     // A page that somebody else serves on this machine is of the same site to a browser, which adds the cookie.
     let neighbour = "Origin: http://127.0.0.1:1";
-    let refused = target.answer("POST /call/echo/say HTTP/1.1", &[&cookie, neighbour]);
-    assert_eq!((refused.status, refused.kind().as_str()), (403, "origin"));
+    for path in ["/call/echo/say", "/plugins/echo/unload"] {
+        let refused = target.answer(&format!("POST {path} HTTP/1.1"), &[&cookie, neighbour]);
+        assert_eq!((refused.status, refused.kind().as_str()), (403, "origin"), "{path}");
+    }
 }
 
 #[test]

@@ -266,7 +266,7 @@ fn pictures_are_taken_if_they_are_asked_for() {
     browser.shows("[data-plugin=counter] .refusal pre", "differs");
     browser.shows("[data-plugin=counter] .verdicts", "lingering");
     for (name, width, height, scheme) in [
-        ("dashboard", 1180, 1120, "light"),
+        ("dashboard", 1180, 1250, "light"),
         ("dark", 1180, 2400, "dark"),
         ("phone", 360, 3000, "light"),
         ("narrow", 320, 1400, "dark"),

@@ -4,7 +4,7 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::HPos;
 use reseat::{Phase, Step};
 
-use super::chart::{Canvas, Drawing, Drawn, GRID, ago, draw, place, plain, text, window};
+use super::chart::{Canvas, Drawing, Drawn, GRID, NARROW, ago, draw, place, plain, text, window};
 use super::gauge::WINDOW_MS;
 use super::story::{Life, Reload};
 
@@ -12,8 +12,6 @@ use super::story::{Life, Reload};
 const LIVES: usize = 8;
 /// How high a line is.
 const ROW: u32 = 22;
-/// What stands left of the bars.
-const LEFT: u32 = 96;
 /// What stands right of those that have a length in time.
 const RIGHT: u32 = 74;
 const BELOW: u32 = 24;
@@ -85,14 +83,18 @@ fn told(life: &Life, now_ms: u64) -> String {
 }
 
 fn paint_lives<'a>(canvas: &Canvas<'a>, now_ms: u64, lives: &[&Life]) -> Drawn<'a> {
-    let rows = lives.len().max(1);
+    let (rows, left) = (lives.len().max(1), left(canvas));
     let mut builder = ChartBuilder::on(canvas);
-    builder.margin_top(6).margin_right(14).set_label_area_size(LabelAreaPosition::Left, LEFT);
+    builder.margin_top(6).margin_right(14).set_label_area_size(LabelAreaPosition::Left, left);
     builder.set_label_area_size(LabelAreaPosition::Bottom, BELOW);
     let mut chart = builder.build_cartesian_2d(window(), 0.0..rows as f64)?;
     let mut mesh = chart.configure_mesh();
     mesh.disable_y_mesh().disable_y_axis().bold_line_style(GRID).light_line_style(TRANSPARENT);
-    mesh.axis_style(GRID).x_labels(6).x_label_formatter(&ago).label_style(text(HPos::Center)).draw()?;
+    mesh.axis_style(GRID)
+        .x_labels(6)
+        .x_label_formatter(&ago(canvas.dim_in_pixel().0))
+        .label_style(text(HPos::Center))
+        .draw()?;
     for (row, life) in lives.iter().enumerate() {
         let top = rows as f64 - row as f64;
         for span in &life.spans {
@@ -108,7 +110,7 @@ fn paint_lives<'a>(canvas: &Canvas<'a>, now_ms: u64, lives: &[&Life]) -> Drawn<'
         }
         let label = plain(&format!("{} · {}", life.generation, life.version), 13);
         let y = 6 + (ROW * row as u32 + ROW / 2) as i32;
-        canvas.draw(&Text::new(label, (LEFT as i32 - 8, y), text(HPos::Right)))?;
+        canvas.draw(&Text::new(label, (left as i32 - 8, y), text(HPos::Right)))?;
     }
     Ok(())
 }
@@ -131,14 +133,14 @@ pub fn reloads<'r>(width: u32, reloads: impl DoubleEndedIterator<Item = &'r Relo
 fn paint_reloads<'a>(canvas: &Canvas<'a>, reloads: &[&Reload]) -> Drawn<'a> {
     let sum = |reload: &Reload| reload.steps.iter().map(|step| step.ms).sum::<f64>();
     let most = reloads.iter().map(|reload| sum(reload)).fold(0.1, f64::max);
-    let rows = reloads.len().max(1);
+    let (rows, left) = (reloads.len().max(1), left(canvas));
     let mut builder = ChartBuilder::on(canvas);
-    builder.margin_top(6).margin_right(RIGHT).set_label_area_size(LabelAreaPosition::Left, LEFT);
+    builder.margin_top(6).margin_right(RIGHT).set_label_area_size(LabelAreaPosition::Left, left);
     builder.set_label_area_size(LabelAreaPosition::Bottom, BELOW);
     let mut chart = builder.build_cartesian_2d(0.0..most, 0.0..rows as f64)?;
     let mut mesh = chart.configure_mesh();
     mesh.disable_y_mesh().disable_y_axis().bold_line_style(GRID).light_line_style(TRANSPARENT);
-    mesh.axis_style(GRID).x_labels(5).label_style(text(HPos::Center));
+    mesh.axis_style(GRID).x_labels(if left < 96 { 3 } else { 6 }).label_style(text(HPos::Center));
     mesh.x_label_formatter(&|ms: &f64| milliseconds(*ms)).draw()?;
     let plot = chart.plotting_area().get_pixel_range();
     for (row, reload) in reloads.iter().enumerate() {
@@ -155,11 +157,16 @@ fn paint_reloads<'a>(canvas: &Canvas<'a>, reloads: &[&Reload]) -> Drawn<'a> {
             Some(from) => format!("{from} {} {}", if reload.back { "↩" } else { "→" }, reload.generation),
             None => format!("first: {}", reload.generation),
         };
-        canvas.draw(&Text::new(label, (LEFT as i32 - 8, y), text(HPos::Right)))?;
+        canvas.draw(&Text::new(label, (left as i32 - 8, y), text(HPos::Right)))?;
         let end = plot.0.start + (f64::from(plot.0.end - plot.0.start) * from / most) as i32;
         canvas.draw(&Text::new(milliseconds(reload.took_ms), (end + 6, y), text(HPos::Left)))?;
     }
     Ok(())
+}
+
+/// What stands left of the bars.
+fn left(canvas: &Canvas<'_>) -> u32 {
+    if canvas.dim_in_pixel().0 < NARROW { 76 } else { 96 }
 }
 
 fn milliseconds(ms: f64) -> String {

@@ -67,13 +67,17 @@ pub fn plain(text: &str, most: usize) -> String {
     plain
 }
 
-/// Minutes before now, as the axis of time names them.
-pub fn ago(minutes: &f64) -> String {
-    match -minutes.round() {
+/// Minutes before now, as the axis of time names them. Where there is little room, it does not name all.
+pub fn ago(width: u32) -> impl Fn(&f64) -> String {
+    move |minutes| match -minutes.round() {
         0.0 => "now".to_owned(),
+        minutes if width < NARROW && minutes % 2.0 != 0.0 => String::new(),
         minutes => format!("−{minutes} min"),
     }
 }
+
+/// Below this, drawings are those for a phone.
+pub const NARROW: u32 = 480;
 
 /// The window of time in minutes: up to now.
 pub fn window() -> std::ops::Range<f64> {
@@ -102,7 +106,7 @@ pub fn calls(width: u32, now_ms: u64, points: &[Point]) -> Drawing {
 
 fn paint_calls<'a>(canvas: &Canvas<'a>, now_ms: u64, points: &[Point], most: f64) -> Drawn<'a> {
     let mut chart = framed(canvas).build_cartesian_2d(window(), 0.0..(most * 1.1).max(1.0))?;
-    axes(&mut chart, &|value| short(*value))?;
+    axes(&mut chart, canvas, &|value| short(*value))?;
     let line =
         |part: fn(&Point) -> f64| points.iter().map(move |point| (place(point.at_ms, now_ms), part(point)));
     chart.draw_series(
@@ -137,7 +141,7 @@ fn paint_latencies<'a>(canvas: &Canvas<'a>, now_ms: u64, points: &[Point]) -> Dr
     let decade = |value: f64, round: fn(f64) -> f64| 10f64.powf(round(value.max(1.0).log10()));
     let (from, to) = (decade(least, f64::floor), decade(most + 1.0, f64::ceil));
     let mut chart = framed(canvas).build_cartesian_2d(window(), (from..to).log_scale())?;
-    axes(&mut chart, &|value| nanos(*value))?;
+    axes(&mut chart, canvas, &|value| nanos(*value))?;
     for (part, colour) in [((|it| it.1) as fn((u64, u64)) -> u64, SLOWEST), (|it| it.0, MEDIAN)] {
         for run in points.split(|point| point.quantiles.is_none()).filter(|run| !run.is_empty()) {
             let line = run.iter().filter_map(|point| {
@@ -150,14 +154,14 @@ fn paint_latencies<'a>(canvas: &Canvas<'a>, now_ms: u64, points: &[Point]) -> Dr
 }
 
 /// Both axes, with few lines.
-fn axes<'a, Y>(chart: &mut Chart<'_, 'a, Y>, label: &dyn Fn(&f64) -> String) -> Drawn<'a>
+fn axes<'a, Y>(chart: &mut Chart<'_, 'a, Y>, canvas: &Canvas<'a>, label: &dyn Fn(&f64) -> String) -> Drawn<'a>
 where
     Y: Ranged<ValueType = f64> + ValueFormatter<f64>,
 {
     let mut mesh = chart.configure_mesh();
     mesh.disable_x_mesh().bold_line_style(GRID).light_line_style(TRANSPARENT).axis_style(GRID);
     mesh.x_labels(6).y_labels(4).label_style(text(HPos::Center));
-    mesh.x_label_formatter(&ago).y_label_formatter(&label).draw()
+    mesh.x_label_formatter(&ago(canvas.dim_in_pixel().0)).y_label_formatter(&label).draw()
 }
 
 type Chart<'c, 'a, Y> = ChartContext<'c, SVGBackend<'a>, Cartesian2d<RangedCoordf64, Y>>;
@@ -218,7 +222,7 @@ mod tests {
         let Drawing { svg, words } = calls(400, 11_000, &points);
         assert!(svg.starts_with("<svg width=\"400\" height=\"132\"") && svg.ends_with("</svg>\n"), "{svg}");
         assert_eq!((count(&svg, "<polygon"), count(&svg, "stroke=\"#000022\"")), (1, 1));
-        assert!(svg.contains("−1 min") && svg.contains("now") && svg.contains("1.5 k"), "{svg}");
+        assert!(svg.contains("−2 min") && svg.contains("now") && svg.contains("1.5 k"), "{svg}");
         assert!(words.contains("1.5 k now, 1.5 k at most; 150 of them failed"), "{words}");
     }
 

@@ -16,11 +16,12 @@ const TWO_COLUMNS: u32 = 720;
 const GAP: u32 = 24;
 
 /// The last minutes of a host.
-#[derive(Default)]
 pub struct History {
     plugins: BTreeMap<String, Chapter>,
+    /// Which host this is: when somebody began to look at it.
+    started_ms: u64,
     /// As the host has said last.
-    status: Value,
+    status: Option<HostStatus>,
     at_ms: u64,
     /// Messages that were made since, by the width of their drawings.
     messages: BTreeMap<u32, Arc<str>>,
@@ -41,6 +42,12 @@ pub struct Look {
 }
 
 impl History {
+    /// Of a host that somebody begins to look at.
+    pub fn begin(started_ms: u64) -> History {
+        let (plugins, messages) = (BTreeMap::new(), BTreeMap::new());
+        History { plugins, started_ms, status: None, at_ms: started_ms, messages }
+    }
+
     /// Takes in what has happened.
     pub fn hear(&mut self, recorded: &Recorded) {
         let (Event::Loaded { plugin, .. }
@@ -58,7 +65,7 @@ impl History {
     }
 
     /// Takes in what the host says of itself. `is_second`: rates are of the time between two such looks.
-    pub fn see(&mut self, look: &Look, is_second: bool) {
+    pub fn see(&mut self, look: Look, is_second: bool) {
         let Look { at_ms, status, figures } = look;
         for plugin in &status.plugins {
             let chapter = self.plugins.entry(plugin.name.clone()).or_default();
@@ -72,15 +79,15 @@ impl History {
                     reason: one.reason.as_deref(),
                 })
                 .collect();
-            chapter.story.see(*at_ms, &sights);
+            chapter.story.see(at_ms, &sights);
             if is_second {
                 let figures = figures.iter().find(|figures| figures.plugin == plugin.name);
-                let since_ms = chapter.story.serving_since().unwrap_or(*at_ms);
-                chapter.gauge.read(*at_ms, figures.map(Reading::from), since_ms);
+                let since_ms = chapter.story.serving_since().unwrap_or(at_ms);
+                chapter.gauge.read(at_ms, figures.map(Reading::from), since_ms);
             }
         }
         self.plugins.retain(|name, _| status.plugins.iter().any(|plugin| plugin.name == *name));
-        (self.status, self.at_ms) = (json!(status), *at_ms);
+        (self.status, self.at_ms) = (Some(status), at_ms);
         self.messages.clear();
     }
 
@@ -100,8 +107,8 @@ impl History {
     }
 
     fn told(&self, width: u32) -> Value {
-        let mut told = self.status.clone();
-        told["at_ms"] = self.at_ms.into();
+        let mut told = json!(self.status);
+        (told["at_ms"], told["started_ms"]) = (self.at_ms.into(), self.started_ms.into());
         for plugin in told["plugins"].as_array_mut().into_iter().flatten() {
             // What can be called is no news, and long.
             plugin.as_object_mut().map(|fields| fields.remove("interfaces"));

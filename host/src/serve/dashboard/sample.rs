@@ -31,7 +31,7 @@ pub struct Sampler {
 impl Sampler {
     /// Begins to look. Call it within a tokio runtime.
     pub fn start(calls: Calls, feed: &Feed) -> Sampler {
-        let history = Arc::new(Mutex::new(History::default()));
+        let history = Arc::new(Mutex::new(History::begin(now_ms())));
         let (told, looks) = watch::channel(0);
         if let Some(news) = feed.subscribe() {
             let past = calls.host().recent_events();
@@ -106,7 +106,7 @@ impl Lookout {
             let look = Look { at_ms: now_ms(), status: host.status(), figures: host.figures() };
             let mut history = lock(&history);
             heard.iter().for_each(|recorded| history.hear(recorded));
-            history.see(&look, is_second);
+            history.see(look, is_second);
             history.plugins()
         });
         // It fails only when the whole program ends.

@@ -11,7 +11,7 @@ use reseat::{Event, Phase, StepTime};
 use serde::Serialize;
 
 /// How many generations that are over are remembered of a plugin.
-const OVER: usize = 16;
+const OVER: usize = 8;
 /// How many reloads are remembered of a plugin.
 const RELOADS: usize = 6;
 /// A generation that the host names no more, and of whose end nothing was heard for so long, has ended.

@@ -10,8 +10,7 @@ const STEPS = ["settle", "stage", "vet", "probe", "observe", "open", "create", "
   "publish", "record"];
 const $ = (id) => document.getElementById(id);
 const cards = new Map();
-let shownEvents = 0;
-let offset = 0; // of the host's clock against ours
+let started = 0; // which host this is
 
 // ---- Small things -------------------------------------------------------------------------------------------------
 
@@ -172,15 +171,23 @@ function verdict(life, now) {
   return item;
 }
 
-function showSteps(where, reload) {
-  if (same(where, reload ?? null)) return;
-  where.replaceChildren(...(reload?.steps ?? []).map(({ step, ms }) => {
+// All steps that are drawn, with what they took in the newest reload.
+function showSteps(where, reloads) {
+  const newest = new Map((reloads.at(-1)?.steps ?? []).map(({ step, ms }) => [step, ms]));
+  const all = new Set(reloads.flatMap(({ steps }) => steps.map(({ step }) => step)));
+  const list = [...all].sort((one, other) => place(one) - place(other)).map((step) => [step, newest.get(step)]);
+  if (same(where, list)) return;
+  where.replaceChildren(...list.map(([step, ms]) => {
     const item = element("li");
-    const place = STEPS.indexOf(step);
-    item.append(element("i", undefined, "step-" + (place < 0 ? STEPS.length : place)), step + " ",
-      element("b", ms.toFixed(ms < 10 ? 2 : 1) + " ms"));
+    item.append(element("i", undefined, "step-" + place(step)), step + " ",
+      element("b", ms === undefined ? "–" : ms.toFixed(ms < 10 ? 2 : 1) + " ms"));
     return item;
   }));
+}
+
+function place(step) {
+  const found = STEPS.indexOf(step);
+  return found < 0 ? STEPS.length : found;
 }
 
 function show(plugin, now) {
@@ -194,12 +201,11 @@ function show(plugin, now) {
   const isLoaded = plugin.generation !== null && plugin.generation !== undefined;
   part("[data-action=unload]").disabled = !isLoaded;
   part("[data-action=rollback]").disabled = !isLoaded;
-  const doing = [plugin.busy, plugin.probation && "measured: " + plugin.probation].filter(Boolean).join(" · ");
-  say(part(".doing"), doing).hidden = !doing;
+  say(part(".doing"), plugin.busy ?? "").hidden = !plugin.busy;
   showFigures(part(".figures"), figures(plugin));
   part(".refusal").hidden = !plugin.last_refusal;
   say(part(".refusal pre"), plugin.last_refusal ?? "");
-  showSteps(part(".steps"), plugin.reloads.at(-1));
+  showSteps(part(".steps"), plugin.reloads);
   for (const figure of where.querySelectorAll("figure")) draw(figure, plugin.charts[figure.dataset.chart]);
   part(".old").hidden = plugin.lives.length === 0;
   if (!same(part(".verdicts"), plugin.lives)) {
@@ -208,7 +214,9 @@ function show(plugin, now) {
 }
 
 function showState(state) {
-  offset = state.at_ms - Date.now();
+  // Another host on this port, whose events are counted from 1 again.
+  if (started && started !== state.started_ms) return location.reload();
+  started = state.started_ms;
   say($("host"), state.state_dir + " · gate: " + state.gate + (state.watching.length
     ? " · follows " + state.watching.join(", ") : ""));
   const warnings = [...state.tainted];
@@ -390,6 +398,7 @@ document.addEventListener("visibilitychange", () => {
   else {
     clearTimeout(again);
     source?.close();
+    say($("link"), "paused").dataset.link = "connecting";
   }
 });
 
