@@ -22,14 +22,13 @@ pub struct Stage {
 impl Stage {
     pub fn begin(fixtures: &[&str]) -> Stage {
         let dir = tempfile::tempdir().expect("a temporary directory can be made");
-        let (plugins, config) = (dir.path().join("plugins"), dir.path().join("reseat.toml"));
+        let plugins = dir.path().join("plugins");
         fs::create_dir(&plugins).expect("it can be written");
-        fs::write(&config, "measure_calls = true\n").expect("it can be written");
         for fixture in fixtures {
             let build = Build::of(fixture);
             put(&plugins.join(build.file_name()), &build);
         }
-        let running = Running::start(&plugins, &dir.path().join("state"), Some(&config));
+        let running = Running::start(&plugins, &dir.path().join("state"), None);
         Stage { dir, running }
     }
 
@@ -91,6 +90,14 @@ fn a_browser_shows_what_happens_and_an_operator_acts_with_the_keyboard_alone() {
     let card = "[data-plugin=echo]";
     browser.shows(card, "generation 1");
     browser.shows("#link", "live");
+
+    // What is said in words, in their order: calls/s, in flight, waiting, p50, p99, errors, panics, state.
+    stage.running.post("/call/echo/say", &json!({ "text": "hi" })).expect("it answers");
+    let figures = "return [...document.querySelectorAll('.figures dd')].map(it => it.textContent)";
+    let is_timed = || browser.eval(figures)[4].as_str().is_some_and(|p99| p99.ends_with('s'));
+    assert!(until(DEADLINE, is_timed), "{}", browser.eval(figures));
+    assert_eq!(browser.eval(figures).as_array().map(|all| &all[5..7]), Some(&[json!("0"), json!("0")][..]));
+    assert_eq!((&browser.eval(figures)[1], &browser.eval(figures)[2]), (&json!("0"), &json!("0")));
 
     stage.install("echo_v2");
     browser.shows(card, "generation 2");

@@ -125,6 +125,8 @@ function badges(plugin, now) {
   if (plugin.state_version !== null && plugin.state_version !== undefined) {
     list.push(["state version " + plugin.state_version, ""]);
   }
+  const size = image(plugin, plugin.generation);
+  if (size) list.push([bytes(size) + " image", ""]);
   if (plugin.profile === "debug") list.push(["debug build", "warn"]);
   const waiting = plugin.lives.filter((life) => life.verdict === "lingering").length;
   if (waiting) list.push([waiting + " lingering", "warn"]);
@@ -159,7 +161,11 @@ function showFigures(where, list) {
   });
 }
 
-function verdict(life, now) {
+function image(plugin, generation) {
+  return plugin.generations.find((one) => one.generation === generation)?.bytes;
+}
+
+function verdict(plugin, life) {
   const item = element("li");
   const head = element("span", undefined, "what");
   head.append(element("b", "generation " + life.generation), " ",
@@ -167,6 +173,8 @@ function verdict(life, now) {
     element("span", life.verdict, "tag " + life.verdict));
   item.append(head);
   if (life.since_ms) item.append(" ", element("time", clock(life.since_ms), "quiet"));
+  const size = image(plugin, life.generation);
+  if (size) item.append(" ", element("span", bytes(size) + " in memory", "quiet"));
   if (life.reason) item.append(element("p", life.reason, "reason"));
   return item;
 }
@@ -208,8 +216,8 @@ function show(plugin, now) {
   showSteps(part(".steps"), plugin.reloads);
   for (const figure of where.querySelectorAll("figure")) draw(figure, plugin.charts[figure.dataset.chart]);
   part(".old").hidden = plugin.lives.length === 0;
-  if (!same(part(".verdicts"), plugin.lives)) {
-    part(".verdicts").replaceChildren(...plugin.lives.map((life) => verdict(life, now)));
+  if (!same(part(".verdicts"), [plugin.lives, plugin.generations])) {
+    part(".verdicts").replaceChildren(...plugin.lives.map((life) => verdict(plugin, life)));
   }
 }
 
@@ -239,7 +247,7 @@ function kind(event) {
   switch (event.event) {
     case "loaded": case "reloaded": case "proved": case "unloaded": return "good";
     case "refused": case "rolled-back": case "trouble": case "build-failed": return "bad";
-    case "lingering": case "leaked": case "draining": case "missed": case "file-gone": case "removed": return "warn";
+    case "lingering": case "leaked": case "draining": case "missed": case "file-gone": case "removed": case "waiting": return "warn";
     default: return "";
   }
 }
