@@ -51,7 +51,7 @@ impl Stream {
     }
 
     #[track_caller]
-    fn find(&mut self, is_it: impl Fn(&Message) -> bool) -> Message {
+    pub fn find(&mut self, is_it: impl Fn(&Message) -> bool) -> Message {
         let deadline = Instant::now() + DEADLINE;
         loop {
             let message = self.next().expect("the stream goes on");
@@ -63,7 +63,7 @@ impl Stream {
     }
 
     #[track_caller]
-    pub fn event(&mut self, name: &str) -> Message {
+    fn event(&mut self, name: &str) -> Message {
         self.find(|message| message.name == "event" && message.data["event"] == name)
     }
 }
@@ -90,7 +90,7 @@ fn a_stream_tells_the_past_and_then_what_happens_and_goes_on_where_it_was_left()
     let state = stream.find(|message| message.name == "state").data;
     assert!(state["at_ms"].as_u64() < reloaded.data["at_ms"].as_u64().map(|at| at + 1_000), "at once");
     assert_eq!(state["plugins"][0]["generation"], 2);
-    assert_eq!(state["plugins"][0]["reloads"][1]["steps"], reloaded.data["steps"]);
+    assert_eq!(state["plugins"][0]["reloads"][0]["steps"], reloaded.data["steps"]);
     drop(stream);
 
     stage.install("echo_changed_layout");

@@ -134,11 +134,11 @@ impl Serving {
             let clients = Arc::new(Semaphore::new(CLIENTS as usize));
             let control = tokio::spawn(control.serve(calls.clone(), feed.clone(), clients.clone()));
             // Dropped when nobody new is to be answered.
-            let (going_on, mut stopping) = watch::channel(());
+            let (going_on, mut ending) = watch::channel(());
             let http = http.map(|Entrance { listener, access, file, .. }| {
-                let dashboard = Dashboard::open(calls.clone(), feed, stopping.clone());
+                let dashboard = Dashboard::open(calls.clone(), feed, ending.clone());
                 let router = http::router(calls, counted, dashboard, access);
-                let ended = async move { drop(stopping.changed().await) };
+                let ended = async move { drop(ending.changed().await) };
                 (tokio::spawn(connections::serve(listener, router, ended)), file)
             });
             notify::ready();

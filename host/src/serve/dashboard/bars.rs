@@ -116,8 +116,8 @@ fn paint_lives<'a>(canvas: &Canvas<'a>, now_ms: u64, lives: &[&Life]) -> Drawn<'
 }
 
 /// What each step of the last reloads took, newest on top.
-pub fn reloads<'r>(width: u32, reloads: impl DoubleEndedIterator<Item = &'r Reload>) -> Drawing {
-    let shown: Vec<&Reload> = reloads.rev().collect();
+pub fn reloads(width: u32, reloads: &[&Reload]) -> Drawing {
+    let shown: Vec<&Reload> = reloads.iter().rev().copied().collect();
     let mut words = String::from("What the steps of the last reloads took, newest first: ");
     let each = shown.iter().map(|reload| {
         let steps = reload.steps.iter().map(|it| format!("{} {:.1}", it.step, it.ms));
@@ -180,8 +180,6 @@ fn milliseconds(ms: f64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::VecDeque;
-
     use super::super::story::Story;
     use super::*;
     use reseat::{Event, StepTime};
@@ -229,11 +227,11 @@ mod tests {
     fn the_steps_of_a_reload_are_stacked_and_told_in_words() {
         let mut story = Story::default();
         story.hear(1_000, &reloaded(2, "1.2"));
-        let Drawing { svg, words } = reloads(600, story.reloads.iter());
+        let Drawing { svg, words } = reloads(600, &story.takeovers());
         assert!(svg.contains("fill=\"#000115\"") && svg.contains("fill=\"#000121\""), "{svg}");
         assert!(svg.contains("1 → 2") && svg.contains("2.6 ms"), "{svg}");
         assert!(words.contains("generation 2 in 2.6 ms (open 2.0, publish 0.5)"), "{words}");
-        let none = reloads(600, VecDeque::new().iter());
+        let none = reloads(600, &[]);
         assert!(none.svg.ends_with("</svg>\n") && none.words.ends_with("none."));
     }
 

@@ -117,7 +117,7 @@ impl History {
                 plugin["figures"] = chapter.figures();
                 plugin["since_ms"] = json!(chapter.story.serving_since());
                 plugin["lives"] = chapter.lives();
-                plugin["reloads"] = json!(chapter.story.reloads);
+                plugin["reloads"] = json!(chapter.story.takeovers());
                 plugin["charts"] = chapter.charts(width, self.at_ms);
             }
         }
@@ -163,7 +163,7 @@ impl Chapter {
             "timeline": bars::timeline(width, now_ms, &self.story.lives),
             "calls": chart::calls(column, now_ms, &points),
             "latencies": chart::latencies(column, now_ms, &points),
-            "reloads": bars::reloads(width, self.story.reloads.iter()),
+            "reloads": bars::reloads(width, &self.story.takeovers()),
         })
     }
 }

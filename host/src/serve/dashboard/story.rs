@@ -23,7 +23,7 @@ pub struct Story {
     /// Oldest first.
     pub lives: Vec<Life>,
     /// Newest last.
-    pub reloads: VecDeque<Reload>,
+    reloads: VecDeque<Reload>,
 }
 
 /// One generation.
@@ -132,6 +132,13 @@ impl Story {
     pub fn serving_since(&self) -> Option<u64> {
         let last = self.lives.iter().rev().find_map(|life| life.spans.last().copied());
         last.filter(|span| span.phase == Phase::Serving).map(|span| span.from_ms)
+    }
+
+    /// The last reloads, oldest first; as long as there was none, how it was loaded, which takes longer and would make all
+    /// others look short.
+    pub fn takeovers(&self) -> Vec<&Reload> {
+        let took_over: Vec<_> = self.reloads.iter().filter(|reload| reload.from.is_some()).collect();
+        if took_over.is_empty() { self.reloads.iter().collect() } else { took_over }
     }
 
     fn life(&mut self, generation: u64, version: &str) -> &mut Life {
@@ -290,6 +297,7 @@ mod tests {
         );
         assert_eq!((story.lives[0].verdict(), story.lives[0].version.as_str()), ("unloaded", "1.1"));
         assert_eq!((story.lives[1].verdict(), story.serving_since()), ("serving", Some(5_000)));
+        assert_eq!((story.reloads.len(), story.takeovers()[0].generation), (2, 2));
     }
 
     #[test]
