@@ -36,6 +36,10 @@ impl Stage {
         self.dir.path().join("plugins")
     }
 
+    pub fn state(&self) -> PathBuf {
+        self.dir.path().join("state")
+    }
+
     /// Puts a build in place, as a linker's output is renamed.
     pub fn install(&self, build: impl Into<Build>) {
         let build = build.into();
@@ -201,14 +205,14 @@ fn a_page_fits_a_phone_follows_the_scheme_and_says_when_the_host_is_gone() {
     assert_ne!(dark[2], "rgb(0, 0, 17)", "the style sheet gives the drawing its colours");
 
     nothing_went_wrong(&browser, &stage, &[]);
-    let authority = stage.running.authority().to_owned();
+    let (authority, plugins, state) = (stage.running.authority().to_owned(), stage.plugins(), stage.state());
     assert!(stage.running.interrupt().success());
     browser.shows("#gone", "The host is not reachable");
     // The next host on this port has another token.
     let mut next = crate::program::reseat();
-    next.arg("run").arg(stage.dir.path().join("plugins")).args(["--http", &authority]);
+    next.arg("run").arg(&plugins).args(["--http", &authority]);
     let _next = Running::spawn({
-        next.arg("--state-dir").arg(stage.dir.path().join("state"));
+        next.arg("--state-dir").arg(&state);
         next
     });
     browser.shows("#gone", "has a new token");

@@ -1,9 +1,9 @@
 //! `GET /events`: what happens, as it happens, as `text/event-stream`.
 //!
-//! Messages are called `event` (one event: its fields, and `text`; its id is its place in the host's history) and `state`
-//! (the status, the figures and the drawings of now: once a second, and right after an event). A client that says what it
-//! has heard last, as `Last-Event-ID` or `?after=…`, is told what the host remembers of the time since. `?width=…` is how
-//! wide the drawings are to be.
+//! Messages are called `event` (one event: its fields, and `text`; its id is its place in the host's history, if it is
+//! remembered there) and `state` (the status, the figures and the drawings of now: once a second, and right after an
+//! event). A client that says what it has heard last, as `Last-Event-ID` or `?after=…`, is told what the host remembers of
+//! the time since. `?width=…` is how wide the drawings are to be.
 //!
 //! Invariants:
 //! 1. A message is made when the connection has taken the one before. So nothing piles up for a client that is slow: it
@@ -116,8 +116,12 @@ impl Listener {
 }
 
 fn one(recorded: &Recorded) -> Event {
-    let id = recorded.sequence.to_string();
-    Event::default().event("event").id(id).data(told(recorded).to_string())
+    let message = Event::default().event("event").data(told(recorded).to_string());
+    match recorded.event {
+        // The host does not remember it, so nobody can go on from there.
+        reseat::Event::Snapshotted { .. } => message,
+        _ => message.id(recorded.sequence.to_string()),
+    }
 }
 
 /// What the client has heard last.

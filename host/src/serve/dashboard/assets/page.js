@@ -174,7 +174,7 @@ function verdict(plugin, life) {
   item.append(head);
   if (life.since_ms) item.append(" ", element("time", clock(life.since_ms), "quiet"));
   const size = image(plugin, life.generation);
-  if (size) item.append(" ", element("span", bytes(size) + " in memory", "quiet"));
+  if (size) item.append(element("span", " · " + bytes(size) + " in memory", "quiet"));
   if (life.reason) item.append(element("p", life.reason, "reason"));
   return item;
 }
@@ -334,6 +334,7 @@ $("ask").addEventListener("close", () => { asked += 1; });
 
 let source = null;
 let heard = 0; // the last event
+let resume = 0; // the last one that the host remembers
 let drawnAt = 0; // how wide the drawings are asked for
 let again = null;
 
@@ -351,10 +352,11 @@ function connect() {
   source?.close();
   drawnAt = width();
   const isNew = heard > 0;
-  source = new EventSource(`/events?width=${drawnAt}&after=${heard}`);
+  source = new EventSource(`/events?width=${drawnAt}&after=${resume}`);
   let live = isNew;
-  source.addEventListener("event", ({ data }) => {
+  source.addEventListener("event", ({ data, lastEventId }) => {
     const event = JSON.parse(data);
+    resume = Number(lastEventId) || resume;
     if (event.sequence <= heard && event.event !== "missed") return;
     heard = Math.max(heard, event.sequence);
     showEvent(event, live);
