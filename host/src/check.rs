@@ -5,7 +5,9 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::error::CheckError;
-use crate::file::{self, ContentHash, Facts, InterfaceManifest, Manifest, StateVersions, Vetted};
+use crate::file::{
+    self, ContentHash, Facts, InterfaceManifest, KeyId, Manifest, StateVersions, TrustedKey, Vetted,
+};
 use crate::plugin::{Build, Plugin};
 use crate::reload::{continues, expect, fits};
 use crate::status::{InterfaceStatus, MethodStatus};
@@ -32,8 +34,20 @@ pub struct Inspection {
     pub state: Option<StateVersions>,
     /// What can be called.
     pub interfaces: Vec<InterfaceStatus>,
+    /// The signature beside it, if there is one.
+    pub signature: Option<SignatureStatus>,
     /// What will be special about it, e.g. that it cannot be unloaded.
     pub notes: Vec<String>,
+}
+
+/// What is known of a library's signature.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct SignatureStatus {
+    /// The number of the key.
+    pub key: String,
+    /// Whether it was checked, with a key that is trusted. Otherwise it is what the signature says of itself.
+    pub is_trusted: bool,
 }
 
 /// What is this file? Runs no code of it.
@@ -42,6 +56,18 @@ pub struct Inspection {
 /// It is not a plugin that this host could load, and why.
 pub fn inspect(file: &Path) -> Result<Inspection, CheckError> {
     read(file).map(|build| inspection(&build))
+}
+
+/// Which of these keys has signed this library, by the signature beside it? Runs no code of it.
+///
+/// # Errors
+/// None of them has: it would be refused where they are [`Options::trusted_keys`](crate::Options::trusted_keys).
+pub fn signer(file: &Path, trusted: &[TrustedKey]) -> Result<KeyId, CheckError> {
+    let unreadable =
+        |source| CheckError::Vet { file: file.to_owned(), reason: file::VetError::Unreadable { source } };
+    let bytes = std::fs::read(file).map_err(unreadable)?;
+    let signed = file::beside(&bytes, file, trusted);
+    signed.map(|(key, _)| key).map_err(|reason| CheckError::NotSigned { file: file.to_owned(), reason })
 }
 
 /// Would `file` be accepted where `against` serves? Runs no code of either.
@@ -55,7 +81,7 @@ pub fn compare(file: &Path, against: &Path) -> Result<Inspection, CheckError> {
     Ok(inspection(&new))
 }
 
-pub(crate) fn live(file: &Path, plugin: &Plugin) -> Result<Inspection, CheckError> {
+pub(crate) fn live(file: &Path, plugin: &Plugin, trusted: &[TrustedKey]) -> Result<Inspection, CheckError> {
     let build = read(file)?;
     let serving = plugin.record().serving.clone();
     let unfit = |reason| CheckError::Unfit { file: file.to_owned(), reason };
@@ -67,18 +93,26 @@ pub(crate) fn live(file: &Path, plugin: &Plugin) -> Result<Inspection, CheckErro
         return Err(unfit(other));
     }
     fits(plugin, serving.as_ref().map(|serving| &*serving.build), &build).map_err(unfit)?;
-    Ok(inspection(&build))
+    let mut inspection = inspection(&build);
+    if !trusted.is_empty() {
+        let key = signer(file, trusted)?.to_string();
+        inspection.signature = Some(SignatureStatus { key, is_trusted: true });
+    }
+    Ok(inspection)
 }
 
 fn read(path: &Path) -> Result<Build, CheckError> {
     let vet = |reason| CheckError::Vet { file: path.to_owned(), reason };
     let Vetted { manifest, facts } = file::vet_path(path, &expect(path)).map_err(vet)?;
     let bytes = std::fs::read(path).map_err(|source| vet(file::VetError::Unreadable { source }))?;
-    Ok(Build { manifest, facts, hash: ContentHash::of(&bytes), file: path.to_owned() })
+    Ok(Build { manifest, facts, hash: ContentHash::of(&bytes), signature: None, file: path.to_owned() })
 }
 
 fn inspection(build: &Build) -> Inspection {
-    let Build { manifest, facts, hash, .. } = build;
+    let Build { manifest, facts, hash, file, .. } = build;
+    let (signature, mut notes) = (file::claimed_signer(file), notes(facts));
+    notes.extend(signature.as_ref().err().map(ToString::to_string));
+    let claimed = |key: KeyId| SignatureStatus { key: key.to_string(), is_trusted: false };
     Inspection {
         plugin: manifest.plugin.clone(),
         version: manifest.version.clone(),
@@ -89,7 +123,8 @@ fn inspection(build: &Build) -> Inspection {
         rustc: manifest.rustc.clone(),
         state: manifest.state,
         interfaces: interfaces(manifest),
-        notes: notes(facts),
+        signature: signature.ok().flatten().map(claimed),
+        notes,
     }
 }
 

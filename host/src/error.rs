@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::events::Step;
-use crate::file::{InterfaceDifference, StageError, VetError};
+use crate::file::{InterfaceDifference, NotSigned, StageError, VetError};
 use crate::refusal::{Refusal, RefusalReason};
 use crate::store::StoreError;
 use crate::watch::WatchError;
@@ -181,6 +181,15 @@ pub enum CheckError {
         /// Why.
         #[source]
         reason: VetError,
+    },
+    /// Nobody who is trusted has signed it.
+    #[error("{} {reason}", file.display())]
+    NotSigned {
+        /// The file.
+        file: PathBuf,
+        /// Why it does not count as signed.
+        #[source]
+        reason: NotSigned,
     },
     /// It would be refused as the next generation.
     #[error("{}: {reason}", file.display())]

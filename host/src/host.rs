@@ -302,7 +302,7 @@ impl Host {
             .core
             .find(plugin)
             .ok_or_else(|| CheckError::NoSuchPlugin { name: plugin.into(), known: self.core.names() })?;
-        crate::check::live(file, &plugin)
+        crate::check::live(file, &plugin, &self.core.options().trusted_keys)
     }
 
     /// What happens from now on. A subscriber that lags behind misses events, and is told how many.

@@ -16,7 +16,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 
 use crate::error::{ReloadError, StartError};
 use crate::events::Event;
-use crate::file::{Progress, Settling, StageError};
+use crate::file::{Progress, Settling, StageError, signature_of};
 use crate::lock::be_ready_to_wait;
 use crate::options::TrustedFile;
 use crate::outcome::Outcome;
@@ -111,9 +111,15 @@ struct Waiting {
     told: Option<String>,
 }
 
-/// What a file was when it was last dealt with.
+/// What a file was when it was last dealt with, and its signature, where one is asked for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Identity {
+    library: FileIdentity,
+    signature: Option<FileIdentity>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct FileIdentity {
     device: u64,
     inode: u64,
     size: u64,
@@ -121,10 +127,10 @@ struct Identity {
     changed: (i64, i64),
 }
 
-impl Identity {
-    fn of(path: &Path) -> Option<Identity> {
+impl FileIdentity {
+    fn of(path: &Path) -> Option<FileIdentity> {
         let stat = std::fs::metadata(path).ok()?;
-        Some(Identity {
+        Some(FileIdentity {
             device: stat.dev(),
             inode: stat.ino(),
             size: stat.size(),
@@ -223,6 +229,12 @@ impl Desk {
         next.map_or(Duration::from_secs(3600), |due| due.saturating_duration_since(Instant::now()))
     }
 
+    fn identity(&self, path: &Path) -> Option<Identity> {
+        let is_asked_for = !self.core.options().trusted_keys.is_empty();
+        let signature = is_asked_for.then(|| FileIdentity::of(&signature_of(path))).flatten();
+        Some(Identity { library: FileIdentity::of(path)?, signature })
+    }
+
     fn notice(&mut self, notice: Notice) {
         match notice {
             Notice::Look(path) => self.look(path),
@@ -257,7 +269,7 @@ impl Desk {
 
     fn look(&mut self, path: PathBuf) {
         let known = self.settled.get(&path);
-        if known.is_some_and(|known| known.is_some() && *known == Identity::of(&path)) {
+        if known.is_some_and(|known| known.is_some() && *known == self.identity(&path)) {
             return;
         }
         self.history.remove(&path);
@@ -290,7 +302,7 @@ impl Desk {
             }
             Progress::Unreadable(error) => {
                 self.waiting.remove(&path);
-                self.settled.insert(path.clone(), Identity::of(&path));
+                self.settled.insert(path.clone(), self.identity(&path));
                 let what = format!("{} cannot be read: {error}", path.display());
                 self.core.journal.record(Event::Trouble { what });
             }
@@ -300,8 +312,8 @@ impl Desk {
                 self.waiting.remove(&path);
                 self.history.insert(path.clone(), history);
                 // Before the file is read: what changes later is looked at again.
-                self.settled.insert(path.clone(), Identity::of(&path));
-                self.begin(Settled { file, origin: TrustedFile::watched(path), noticed });
+                self.settled.insert(path.clone(), self.identity(&path));
+                self.begin(Settled::there(file, TrustedFile::watched(path), noticed));
             }
         }
     }
@@ -349,6 +361,7 @@ impl Desk {
         let incomplete = match &refusal.reason {
             RefusalReason::Vet(error) => error.may_be_incomplete(),
             RefusalReason::Stage(error) => matches!(error, StageError::ChangedWhileCopied),
+            RefusalReason::NotSigned(error) => error.may_be_incomplete(),
             _ => false,
         };
         if incomplete && noticed.elapsed() < GRACE {

@@ -61,9 +61,10 @@ mod step;
 mod store;
 pub mod watch;
 
-pub use check::{Inspection, compare, inspect};
+pub use check::{Inspection, SignatureStatus, compare, inspect, signer};
 pub use error::{CheckError, PluginError, ReloadError, StartError, StateError, UnloadError};
 pub use events::{Event, Left, RolledBackState, Step, StepTime};
+pub use file::{KeyId, NotSigned, TrustedKey};
 pub use handle::{Guard, Handle, Lease};
 pub use host::{Host, quiesce};
 pub use journal::{Events, Recorded};

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::file::TrustedKey;
 use crate::observer::Observers;
 use crate::probation::Probation;
 use crate::probe::Probe;
@@ -24,6 +25,11 @@ use crate::probe::Probe;
 pub struct Options {
     /// Directories whose plugins are loaded at start and followed afterwards.
     pub watch: Vec<TrustedDir>,
+    /// Whose signatures are accepted. If there are any, every library must be signed by one of them: its signature, as
+    /// `minisign` or `reseat sign` makes it, lies beside it, under its name with `.minisig` behind it, and may come later;
+    /// the library is then tried again. It is checked over the bytes that are opened, and again for what was kept
+    /// when a host goes on with it: a key that is taken out of here has signed nothing. Empty: nobody need sign.
+    pub trusted_keys: Vec<TrustedKey>,
     /// Whether files that appear or change after the start are acted on. Off: only [`Host::load`] and
     /// [`Host::reload`] change anything.
     ///
@@ -191,6 +197,7 @@ impl Default for Options {
     fn default() -> Self {
         Options {
             watch: Vec::new(),
+            trusted_keys: Vec::new(),
             follow: true,
             state_dir: PathBuf::from(".reseat"),
             persist: true,

@@ -76,6 +76,8 @@ pub(crate) struct Build {
     pub(crate) manifest: Manifest,
     pub(crate) facts: Facts,
     pub(crate) hash: ContentHash,
+    /// The signature that it was accepted with, if one was asked for.
+    pub(crate) signature: Option<Arc<str>>,
     pub(crate) file: PathBuf,
 }
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::events::Step;
-use crate::file::{InterfaceDifference, StageError, VetError};
+use crate::file::{InterfaceDifference, NotSigned, StageError, VetError};
 use crate::probe::ProbeFailure;
 use crate::store::Denial;
 
@@ -38,6 +38,9 @@ pub enum RefusalReason {
     /// Its bytes are not those of a plugin that fits this host.
     #[error("{0}")]
     Vet(#[from] VetError),
+    /// Nobody who is trusted has signed it.
+    #[error("{0}")]
+    NotSigned(#[from] NotSigned),
     /// It does not fit an interface that is in use.
     #[error("{0}")]
     Interface(#[from] InterfaceDifference),
@@ -217,6 +220,7 @@ impl RefusalReason {
             R::NotSettled { .. } => "not-settled",
             R::Stage { .. } => "stage",
             R::Vet { .. } => "vet",
+            R::NotSigned { .. } => "not-signed",
             R::Interface { .. } => "interface",
             R::InterfaceGone { .. } => "interface-gone",
             R::NameTaken { .. } => "name-taken",

@@ -165,7 +165,7 @@ impl Core {
         loop {
             match settling.poll(Instant::now()) {
                 file::Progress::Ready(open) => {
-                    return Ok(Settled { file: open, origin: file.clone(), noticed });
+                    return Ok(Settled::there(open, file.clone(), noticed));
                 }
                 file::Progress::Wait(pause) if noticed.elapsed() < self.options().drain_deadline => {
                     std::thread::sleep(pause.min(Duration::from_millis(20)));

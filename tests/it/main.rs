@@ -77,6 +77,8 @@ mod scopes;
 mod service;
 /// Options and settings that change while a host runs.
 mod settings;
+/// Libraries that somebody has to have signed.
+mod signed;
 /// What the host says of what it does, and what reaches a plugin from it.
 mod status_and_events;
 /// Calls that do not end, callers that wait for them, and plugins that reload themselves.

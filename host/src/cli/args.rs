@@ -30,6 +30,8 @@ pub enum Command {
     New(NewArgs),
     /// What is this file, would it be accepted, and if not why; runs no code of it
     Check(CheckArgs),
+    /// Sign libraries, for hosts that ask for it with `trusted_keys`; or make a key
+    Sign(SignArgs),
     /// Call a method of a plugin in the running host
     Call(CallArgs),
     /// List the plugins of the running host
@@ -146,6 +148,9 @@ pub struct DevArgs {
     /// Features to build with, as cargo takes them
     #[arg(long, value_name = "FEATURES")]
     pub features: Option<String>,
+    /// Sign what is built with this secret key: for settings with `trusted_keys`
+    #[arg(long, value_name = "KEY")]
+    pub sign: Option<PathBuf>,
     #[command(flatten)]
     pub serve: ServeArgs,
 }
@@ -173,11 +178,37 @@ pub struct CheckArgs {
     /// Would it be accepted as the next generation of this plugin of the running host?
     #[arg(long, value_name = "PLUGIN")]
     pub live: Option<String>,
+    /// Has this key signed it? The line of the public key that begins with RW, or the file that it is in; may be given
+    /// again [default: trusted_keys of reseat.toml, if there are any]
+    #[arg(long, value_name = "KEY", conflicts_with = "live")]
+    pub trusted_key: Vec<String>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
     #[command(flatten)]
     pub state: StateDir,
+}
+
+#[derive(Args)]
+#[command(
+    after_help = "The signature of libx.so is written to libx.so.minisig, in the format of minisign. A password is asked for, or taken from RESEAT_SIGN_PASSWORD.\n\nExample: reseat sign --new-key release.key && reseat sign target/release/liblimiter.so --key release.key"
+)]
+pub struct SignArgs {
+    /// The libraries
+    #[arg(value_name = "FILE", required_unless_present = "new_key")]
+    pub files: Vec<PathBuf>,
+    /// The secret key to sign with
+    #[arg(long, value_name = "KEY", required_unless_present = "new_key")]
+    pub key: Option<PathBuf>,
+    /// Where to write the signature of the one library instead [default: beside it]
+    #[arg(long, short, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Make a key: the secret one is written to KEY, for nobody but you, the public one to KEY.pub
+    #[arg(long, value_name = "KEY", conflicts_with_all = ["files", "key", "output"])]
+    pub new_key: Option<PathBuf>,
+    /// The secret key is not protected by a password
+    #[arg(long)]
+    pub no_password: bool,
 }
 
 #[derive(Args)]

@@ -5,11 +5,11 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::Failure;
 use super::args::{CallArgs, CheckArgs, DenyArgs, PluginArgs, ReloadArgs, StateArgs, StateDir};
-use super::output;
+use super::{output, sign};
 use crate::serve::claim::SocketPath;
 use crate::serve::protocol::{REQUEST_LIMIT, Request, Response, SOCKET};
 
@@ -127,7 +127,7 @@ pub fn unload(args: &PluginArgs) -> Result<(), Failure> {
 
 /// `reseat check`
 pub fn check(args: &CheckArgs) -> Result<(), Failure> {
-    let inspection = match (&args.live, &args.against) {
+    let mut inspection = match (&args.live, &args.against) {
         (Some(plugin), _) => {
             // The host has a working directory of its own.
             let file = std::path::absolute(&args.file).context("there is no working directory")?;
@@ -136,6 +136,13 @@ pub fn check(args: &CheckArgs) -> Result<(), Failure> {
         (None, Some(against)) => serde_json::to_value(reseat::compare(&args.file, against)?)?,
         (None, None) => serde_json::to_value(reseat::inspect(&args.file)?)?,
     };
+    if args.live.is_none() {
+        let trusted = sign::trusted(&args.trusted_key)?;
+        if !trusted.is_empty() {
+            let key = reseat::signer(&args.file, &trusted)?;
+            inspection["signature"] = json!({ "key": key.to_string(), "is_trusted": true });
+        }
+    }
     if args.json {
         return print(&pretty(&inspection));
     }

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
+use reseat::file::signature_of;
 use reseat::{Outcome, ReloadError};
 
 use super::Failure;
@@ -15,6 +16,8 @@ use super::build::Plan;
 use super::follow::Sources;
 use super::output;
 use super::run::{Greeter, Serving, vouch};
+use super::settings::Settings;
+use super::sign::Signer;
 
 /// How often a build or a wait for edits looks up.
 const TICK: Duration = Duration::from_millis(20);
@@ -25,6 +28,7 @@ const RESTARTS: u32 = 3;
 /// Builds, serves and follows crates.
 pub fn dev(args: &DevArgs) -> Result<(), Failure> {
     output::log(args.serve.log, args.serve.quiet);
+    let signer = signer(args)?;
     let plans: Vec<Plan> = args
         .crates
         .iter()
@@ -39,6 +43,7 @@ pub fn dev(args: &DevArgs) -> Result<(), Failure> {
         greeter: serving.greeter(),
         sources,
         plans,
+        signer,
         stop: stop.clone(),
         // Then it need not be said.
         greeted: args.serve.quiet.then_some(true),
@@ -55,11 +60,34 @@ pub fn dev(args: &DevArgs) -> Result<(), Failure> {
     })
 }
 
+/// Whoever signs what is built. It would be refused otherwise, build after build, if the settings name keys.
+fn signer(args: &DevArgs) -> Result<Option<Signer>, Failure> {
+    let signer = args.sign.as_deref().map(|key| Signer::read(key, false)).transpose()?;
+    let settings = Settings::from(args.serve.config.as_deref())?;
+    let ids: Vec<_> = settings.trusted_keys().iter().map(|key| key.id().to_string()).collect();
+    let Some(signer) = signer else {
+        return match ids.is_empty() {
+            true => Ok(None),
+            false => Err(Failure::Usage(anyhow!(
+                "the settings name trusted_keys, so what is built here would be refused: name a key to sign it with, --sign KEY, or other settings, --config FILE"
+            ))),
+        };
+    };
+    let id = signer.id()?;
+    if !ids.is_empty() && !ids.contains(&id) {
+        let trusted = ids.join(", ");
+        return Err(Failure::Usage(anyhow!("key {id} is not among the trusted_keys: {trusted}")));
+    }
+    Ok(Some(signer))
+}
+
 /// Where crates are built, again and again.
 struct Bench {
     greeter: Greeter,
     sources: Sources,
     plans: Vec<Plan>,
+    /// Signs what is built, if signatures are asked for.
+    signer: Option<Signer>,
     stop: Arc<AtomicBool>,
     /// Whether something was served when the greeting was said.
     greeted: Option<bool>,
@@ -181,6 +209,11 @@ impl Bench {
     fn load(&self, artifact: &Path) {
         let (Some(dir), Some(name)) = (artifact.parent(), artifact.file_name()) else { return };
         let Some(file) = vouch(dir).file(name) else { return };
+        if let Some(signer) = &self.signer
+            && let Err(error) = signer.sign(artifact, &signature_of(artifact))
+        {
+            return eprintln!("reseat: {error:#}");
+        }
         match self.greeter.host().load(&file) {
             Ok(unchanged @ Outcome::Unchanged { .. }) => tracing::info!("{unchanged}"),
             // Told already, as an event.

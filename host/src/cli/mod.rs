@@ -17,6 +17,7 @@ mod notify;
 mod output;
 mod run;
 mod settings;
+mod sign;
 mod signals;
 mod time;
 mod top;
@@ -61,6 +62,7 @@ pub fn main() -> ExitCode {
         Command::Dev(args) => dev::dev(&args),
         Command::New(args) => create::create(&args),
         Command::Check(args) => client::check(&args),
+        Command::Sign(args) => sign::sign(&args),
         Command::Call(args) => client::call(&args),
         Command::Ps(args) => listing::ps(&args),
         Command::Top(args) => top::top(&args),

@@ -197,6 +197,17 @@ pub fn inspection(inspection: &Value) -> String {
             let _ = writeln!(out, "  {}", method["signature"].as_str().unwrap_or("?"));
         }
     }
+    let signature = &inspection["signature"];
+    let _ = match (signature["key"].as_str(), signature["is_trusted"].as_bool()) {
+        (Some(key), Some(true)) => writeln!(out, "signed by key {key}, which is trusted"),
+        (Some(key), _) => {
+            writeln!(
+                out,
+                "has a signature that claims to be by key {key}: name keys that you trust with --trusted-key"
+            )
+        }
+        _ => writeln!(out, "not signed"),
+    };
     for note in inspection["notes"].as_array().into_iter().flatten().filter_map(Value::as_str) {
         let _ = writeln!(out, "note: {note}");
     }

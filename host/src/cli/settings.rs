@@ -5,8 +5,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use reseat::{DrainPolicy, LostState, MaxLingering, Options, PluginOptions, Probation};
-use serde::Deserialize;
+use reseat::{DrainPolicy, LostState, MaxLingering, Options, PluginOptions, Probation, TrustedKey};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 
 use super::keys;
 
@@ -21,6 +22,9 @@ pub const TEMPLATE: &str = include_str!("default.toml");
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
+    /// The public keys whose signatures are accepted; with none, nobody need sign.
+    #[serde(default, deserialize_with = "trusted_keys")]
+    trusted_keys: Vec<TrustedKey>,
     /// How long a handover waits for calls in flight, in milliseconds.
     drain_deadline_ms: Option<u64>,
     /// What becomes of a handover for which they do not end: `refuse`, `wait` or `overlap`.
@@ -77,6 +81,14 @@ pub struct Settings {
     /// By plugin.
     #[serde(default)]
     plugins: BTreeMap<String, PluginSettings>,
+}
+
+fn trusted_keys<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<TrustedKey>, D::Error> {
+    let texts = Vec::<String>::deserialize(from)?;
+    texts
+        .iter()
+        .map(|text| text.parse().map_err(|why| D::Error::custom(format!("{text:?}: {why}"))))
+        .collect()
 }
 
 /// The table of a plugin: what is otherwise for it, under the same names, and its configuration.
@@ -159,8 +171,24 @@ impl Settings {
         Ok(toml::from_str(text)?)
     }
 
+    /// What the file that was named says, or the default one, if it exists.
+    ///
+    /// # Errors
+    /// As for [`read`] and [`Settings::parse`].
+    pub fn from(named: Option<&Path>) -> Result<Settings> {
+        let text = read(named)?;
+        let settings = Settings::parse(text.as_deref().unwrap_or_default());
+        settings.with_context(|| format!("{} is not understood", path(named).display()))
+    }
+
+    /// The public keys whose signatures are accepted.
+    pub fn trusted_keys(&self) -> &[TrustedKey] {
+        &self.trusted_keys
+    }
+
     /// Puts them into a host's options.
     pub fn apply(self, options: &mut Options) {
+        options.trusted_keys = self.trusted_keys;
         let set = |option: &mut Duration, value: Option<u64>| {
             if let Some(ms) = value {
                 *option = Duration::from_millis(ms);
@@ -279,6 +307,18 @@ mod tests {
         assert_eq!(options.plugins["limiter"], limiter);
         let other = PluginOptions { probation: Some(None), ..PluginOptions::default() };
         assert_eq!(options.plugins["other"], other);
+    }
+
+    #[test]
+    fn trusted_keys_are_read_and_one_that_is_none_is_refused_with_its_line() {
+        let key = "RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3";
+        let mut options = Options::default();
+        Settings::parse(&format!("trusted_keys = [{key:?}]")).unwrap().apply(&mut options);
+        assert_eq!(options.trusted_keys[0].id().to_string(), "E7620F1842B4E81F");
+        let cut = &key[..55];
+        let text = format!("probe = true\ntrusted_keys = [{key:?}, {cut:?}]");
+        let error = format!("{:#}", Settings::parse(&text).unwrap_err());
+        assert!(error.contains("line 2") && error.contains("this is no public key of minisign"), "{error}");
     }
 
     #[test]

@@ -5,7 +5,8 @@
 //! 1. **settle**: [`Settling`] finds out when nobody writes the file any more;
 //! 2. **stage**: [`StagingDir::copy`] makes a private copy, everything after works on that;
 //! 3. **vet**: [`vet_bytes`] reads the copy, and [`Manifest`] is what the plugin says about itself;
-//!    [`check_owner`] asks who could have changed the original;
+//!    [`check_owner`] asks who could have changed the original, and [`NotSigned`] is said where signatures are
+//!    asked for;
 //! 4. [`compare`](compare()) decides whether an interface fits, and [`Incoming::name`] gives the copy its
 //!    name.
 //!
@@ -26,6 +27,7 @@ mod needed;
 mod run_dir;
 mod settle;
 mod signature;
+mod signed;
 mod stage;
 mod trust;
 mod vet;
@@ -45,6 +47,8 @@ pub use settle::{Progress, Settling, UNWITNESSED, WaitReason};
 pub use signature::{
     DEPTH_LIMIT, Field, Payload, Primitive, Signature, SignatureError, Type, Variant, example_args, human,
 };
+pub use signed::{KeyId, NotAKey, NotSigned, SIGNATURE_ENDING, TrustedKey, signature_of};
+pub(crate) use signed::{SignatureAt, beside, check_signed, claimed_signer};
 pub use stage::{Incoming, Kept, StageError, Staged, StagingDir, clear_nodelete};
 pub use trust::check_owner;
 pub use vet::{Expect, Facts, Vetted, open_file, vet_bytes, vet_path};

@@ -260,13 +260,13 @@ fn is_marked(mut bytes: &[u8]) -> bool {
 }
 
 /// Bytes at an address that is a multiple of 8, where the tables of an ELF file can be read in place.
-enum Aligned<'a> {
+pub(super) enum Aligned<'a> {
     Already(&'a [u8]),
     Copied(Vec<u64>, usize),
 }
 
 impl<'a> Aligned<'a> {
-    fn new(bytes: &'a [u8]) -> Self {
+    pub(super) fn new(bytes: &'a [u8]) -> Self {
         if bytes.as_ptr().addr().is_multiple_of(8) {
             return Aligned::Already(bytes);
         }
@@ -275,7 +275,7 @@ impl<'a> Aligned<'a> {
         Aligned::Copied(words, bytes.len())
     }
 
-    fn bytes(&self) -> &[u8] {
+    pub(super) fn bytes(&self) -> &[u8] {
         match self {
             Aligned::Already(bytes) => bytes,
             Aligned::Copied(words, length) => &object::pod::bytes_of_slice(words)[..*length],

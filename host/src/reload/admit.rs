@@ -163,11 +163,14 @@ pub(super) fn stage_and_vet(
     let stat =
         settled.file.metadata().map_err(|source| stop(Step::Vet, file::VetError::Unreadable { source }))?;
     file::check_owner(path, &stat).map_err(|e| stop(Step::Vet, e))?;
+    // Again each time, also for what the host has kept itself: a key that was trusted then may not be any more.
+    let signature = file::check_signed(incoming.contents(), &settled.signature, &core.options().trusted_keys)
+        .map_err(|e| stop(Step::Vet, e))?;
     if let Some(offset) = facts.nodelete {
         // Only the private copy is changed: the author's file stays as it is.
         incoming.clear_nodelete(offset).map_err(|e| stop(Step::Stage, e))?;
     }
-    let build = Build { manifest, facts, hash: incoming.hash(), file: path.to_owned() };
+    let build = Build { manifest, facts, hash: incoming.hash(), signature, file: path.to_owned() };
     Ok((incoming, build))
 }
 

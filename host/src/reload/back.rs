@@ -8,6 +8,7 @@ use super::admit::{Progress, stage_and_vet};
 use super::{Published, Reload, Settled, Stop, Wish, stop, version_in_common};
 use crate::error::ReloadError;
 use crate::events::{RolledBackState, Step};
+use crate::file::SignatureAt;
 use crate::options::TrustedFile;
 use crate::outcome::Outcome;
 use crate::plugin::{Build, Loaded, Plugin, Previous, Serving};
@@ -75,7 +76,8 @@ fn take_back(
     let file = copy.map_err(|source| {
         refuse(stop(Step::Stage, RefusalReason::Stage(crate::file::StageError::Unreadable { source })))
     })?;
-    let settled = Settled { file, origin: TrustedFile::watched(build.file.clone()), noticed };
+    let signature = SignatureAt::Kept(build.signature.clone());
+    let settled = Settled { file, origin: TrustedFile::watched(build.file.clone()), signature, noticed };
     let (incoming, copied) = stage_and_vet(core, &settled, progress).map_err(refuse)?;
     let lost = core.options().probation_of(&plugin.name).map_or(LostState::Earlier, |terms| terms.lost_state);
     let back = Some(Back { state, lost, reason: reason.to_owned() });
@@ -140,6 +142,7 @@ impl Reload<'_> {
                 version: &self.build.manifest.version,
                 file: &file,
                 copy: copy.as_deref(),
+                signature: self.build.signature.as_deref(),
                 is_exact: self.build.facts.nodelete.is_none(),
                 state: published.state.clone(),
                 reads_back: self.left_reads(published.state.as_ref()),

@@ -10,7 +10,7 @@ use super::admit::{Progress, stage_and_vet};
 use super::{Reload, Settled, Stop, Wish, stop};
 use crate::error::ReloadError;
 use crate::events::{Event, Step};
-use crate::file::{Incoming, StageError};
+use crate::file::{self, Incoming, NotSigned, SignatureAt, StageError};
 use crate::options::TrustedFile;
 use crate::outcome::Outcome;
 use crate::plugin::{Build, Plugin, Previous};
@@ -81,7 +81,14 @@ fn staged(
 ) -> Result<(Settled, Incoming, Build), Stop> {
     let file = File::open(copy)
         .map_err(|source| stop(Step::Stage, RefusalReason::Stage(StageError::Unreadable { source })))?;
-    let settled = Settled { file, origin: TrustedFile::watched(pair.file.clone()), noticed: Instant::now() };
+    let unreadable = |source| NotSigned::Unreadable { signature: file::signature_of(copy), source };
+    let signature = core.store.signature(pair.hash).map_err(|e| stop(Step::Vet, unreadable(e)))?;
+    let settled = Settled {
+        file,
+        origin: TrustedFile::watched(pair.file.clone()),
+        signature: SignatureAt::Kept(signature),
+        noticed: Instant::now(),
+    };
     let (incoming, build) = stage_and_vet(core, &settled, progress)?;
     if build.hash != pair.kept {
         // So that there is room for a whole one.
@@ -155,10 +162,14 @@ fn staged_again(
     let (serving, copy) = serving
         .ok_or_else(|| ReloadError::NoSuchPlugin { name: plugin.name.clone(), known: core.names() })?;
     let (hash, origin) = (serving.hash, serving.file.clone());
-    let copy = copy.unwrap_or_else(|| File::open(&origin));
+    let (copy, signature) = match copy {
+        Some(copy) => (copy, SignatureAt::Kept(serving.signature.clone())),
+        None => (File::open(&origin), SignatureAt::Beside(origin.clone())),
+    };
     let unreadable = |source| stop(Step::Stage, RefusalReason::Stage(StageError::Unreadable { source }));
     let file = copy.map_err(unreadable).map_err(refuse)?;
-    let settled = Settled { file, origin: TrustedFile::watched(origin), noticed: Instant::now() };
+    let (origin, noticed) = (TrustedFile::watched(origin), Instant::now());
+    let settled = Settled { file, origin, signature, noticed };
     let (incoming, build) = stage_and_vet(core, &settled, progress).map_err(refuse)?;
     // By its own hash: in the copy a mark may have been cleared.
     Ok((settled, incoming, Build { hash, ..build }))

@@ -23,7 +23,7 @@ use plugin_api::CallError;
 use crate::deputy::{Deputy, Stuck};
 use crate::events::{Event, RolledBackState, Step};
 use crate::ffi::{Hooks, Tables, open_trusted};
-use crate::file::{self, Incoming, Kept, Staged};
+use crate::file::{self, Incoming, Kept, SignatureAt, Staged};
 use crate::gate::{Paused, Retired};
 use crate::meter::Meter;
 use crate::options::TrustedFile;
@@ -49,8 +49,18 @@ pub(crate) struct Settled {
     pub(crate) file: File,
     /// Where it is; somebody has vouched for it.
     pub(crate) origin: TrustedFile,
+    /// Where its signature is, if one is asked for.
+    pub(crate) signature: SignatureAt,
     /// When the change was noticed.
     pub(crate) noticed: Instant,
+}
+
+impl Settled {
+    /// As it lies where somebody has put it.
+    pub(crate) fn there(file: File, origin: TrustedFile, noticed: Instant) -> Settled {
+        let signature = SignatureAt::Beside(origin.path().to_owned());
+        Settled { file, origin, signature, noticed }
+    }
 }
 
 /// Why a transaction stopped.

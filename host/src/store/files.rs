@@ -9,8 +9,9 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use crate::file::ContentHash;
+use crate::file::{ContentHash, signature_of};
 
 /// Where a host keeps states and builds.
 pub(super) struct Files {
@@ -48,13 +49,34 @@ impl Files {
         fs::read_dir(self.states()).is_ok_and(|mut entries| entries.next().is_some())
     }
 
-    /// Gives a private copy one more name, under which it stays.
-    pub(super) fn keep_build(&self, hash: ContentHash, copy: &Path) -> io::Result<()> {
+    /// The signature that is kept with a build.
+    pub(super) fn signature(&self, hash: ContentHash) -> io::Result<Option<Arc<str>>> {
+        match fs::read_to_string(signature_of(&self.build(hash))) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            text => text.map(|text| Some(text.into())),
+        }
+    }
+
+    /// Gives a private copy one more name, under which it stays. Its signature comes first: a build without it would not
+    /// be gone on with.
+    pub(super) fn keep_build(
+        &self,
+        hash: ContentHash,
+        copy: &Path,
+        signature: Option<&str>,
+    ) -> io::Result<()> {
         let kept = self.build(hash);
+        make(&self.builds())?;
+        if let Some(signature) =
+            signature.filter(|text| !matches!(self.signature(hash), Ok(Some(known)) if *known == **text))
+        {
+            let unfinished = kept.with_extension("new-signature");
+            fs::write(&unfinished, signature)?;
+            fs::rename(unfinished, signature_of(&kept))?;
+        }
         if kept.exists() {
             return Ok(());
         }
-        make(&self.builds())?;
         match fs::hard_link(copy, &kept) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
                 // Not on this file system.
@@ -68,11 +90,17 @@ impl Files {
 
     /// Sees to it that a kept build is on disk.
     pub(super) fn settle_build(&self, hash: ContentHash) -> io::Result<()> {
-        match File::open(self.build(hash)) {
-            Ok(file) => file.sync_all().and_then(|()| sync(&self.builds())),
-            // It could not be kept, which has been told.
+        for path in [signature_of(&self.build(hash)), self.build(hash)] {
+            match File::open(path) {
+                Ok(file) => file.sync_all()?,
+                // It has none, or could not be kept, which has been told.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        match sync(&self.builds()) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(error),
+            synced => synced,
         }
     }
 
@@ -126,14 +154,15 @@ impl Files {
         }
     }
 
-    /// Removes the builds but for those named.
+    /// Removes the builds but for those named, with their signatures.
     pub(super) fn sweep_builds(&self, named: &BTreeSet<ContentHash>) -> io::Result<()> {
         let entries = match fs::read_dir(self.builds()) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             entries => entries?,
         };
         for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
-            let hash = path.file_stem().and_then(|stem| stem.to_str()?.parse::<ContentHash>().ok());
+            let name = path.file_name().and_then(|name| name.to_str());
+            let hash = name.and_then(|name| name.split('.').next()?.parse::<ContentHash>().ok());
             if !hash.is_some_and(|hash| named.contains(&hash)) {
                 fs::remove_file(path)?;
             }

@@ -79,7 +79,8 @@ impl Keeper {
     pub(super) fn commit(&self, plugin: &str, commit: &Commit<'_>) {
         let mut desk = self.desk();
         // Under the lock, so that it is not swept away before anything names it.
-        let kept = commit.copy.map_or(Ok(()), |copy| self.files.keep_build(commit.hash, copy));
+        let keep = |copy| self.files.keep_build(commit.hash, copy, commit.signature);
+        let kept = commit.copy.map_or(Ok(()), keep);
         if let Err(error) = kept {
             let what = format!(
                 "this build of {plugin} cannot be kept for the next host, which will take what is at {}: {error}",

@@ -345,6 +345,14 @@ impl Store {
         self.keeper.files.build(hash)
     }
 
+    /// The signature that was kept with a build.
+    ///
+    /// # Errors
+    /// It is there and cannot be read.
+    pub(crate) fn signature(&self, hash: ContentHash) -> std::io::Result<Option<Arc<str>>> {
+        self.keeper.files.signature(hash)
+    }
+
     /// What served when the last host ended. A build that is denied, or has ended too many hosts and is denied for that
     /// now, gives its place to the one before it.
     pub(crate) fn kept(&self) -> Vec<Kept> {

@@ -94,6 +94,8 @@ pub(crate) struct Commit<'a> {
     pub(crate) file: &'a Path,
     /// The private copy, if there is one to be kept.
     pub(crate) copy: Option<&'a Path>,
+    /// The signature that it was accepted with, to be kept with it.
+    pub(crate) signature: Option<&'a str>,
     /// Whether its contents are those of the file; a mark may have been cleared.
     pub(crate) is_exact: bool,
     /// The state that was carried across, if any.
@@ -355,6 +357,7 @@ mod tests {
                 version: "1",
                 file: Path::new("lib.so"),
                 copy: None,
+                signature: None,
                 is_exact: true,
                 state: None,
                 reads_back: true,

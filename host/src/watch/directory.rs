@@ -10,6 +10,7 @@ use std::time::{Instant, SystemTime};
 
 use super::native::{Native, is_candidate};
 use super::{ABSENCE, Notice, SEARCH};
+use crate::file::signature_of;
 
 /// A directory, present or absent.
 pub(super) struct Directory {
@@ -33,8 +34,10 @@ struct Entry {
     absent_since: Option<Instant>,
 }
 
-/// What changes when a file is written or exchanged; `None` if it cannot be told.
-type Seen = Option<[i128; 5]>;
+/// What changes when a file is written or exchanged, or its signature; `None` if it cannot be told.
+type Seen = Option<(Stamp, Option<Stamp>)>;
+
+type Stamp = [i128; 5];
 
 impl Directory {
     pub(super) fn new(path: PathBuf) -> Self {
@@ -198,16 +201,20 @@ struct Nowhere;
 
 fn see(path: &Path) -> Result<Seen, Nowhere> {
     match fs::metadata(path) {
-        Ok(stat) => Ok(Some([
-            stat.dev().into(),
-            stat.ino().into(),
-            stat.size().into(),
-            i128::from(stat.mtime()) * 1_000_000_000 + i128::from(stat.mtime_nsec()),
-            i128::from(stat.ctime()) * 1_000_000_000 + i128::from(stat.ctime_nsec()),
-        ])),
+        Ok(stat) => Ok(Some((stamp(&stat), fs::metadata(signature_of(path)).ok().as_ref().map(stamp)))),
         Err(error) if leads_nowhere(&error) => Err(Nowhere),
         Err(_) => Ok(None), // whoever looks will be told why
     }
+}
+
+fn stamp(stat: &Metadata) -> Stamp {
+    [
+        stat.dev().into(),
+        stat.ino().into(),
+        stat.size().into(),
+        i128::from(stat.mtime()) * 1_000_000_000 + i128::from(stat.mtime_nsec()),
+        i128::from(stat.ctime()) * 1_000_000_000 + i128::from(stat.ctime_nsec()),
+    ]
 }
 
 fn leads_nowhere(error: &io::Error) -> bool {

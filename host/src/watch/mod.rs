@@ -1,5 +1,5 @@
-//! Turns file events into "look at this path". Knows directories and names that end in `.so`, and nothing of
-//! plugins.
+//! Turns file events into "look at this path". Knows directories, names that end in `.so` and the names of their
+//! signatures, and nothing of plugins.
 //!
 //! Invariants:
 //! 1. Whatever the last change to a file was, a [`Notice::Look`] is sent after it: from its event at once,
@@ -32,7 +32,7 @@ const SEARCH: Duration = Duration::from_millis(100);
 /// What the watcher has to say.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Notice {
-    /// This path is new or may have changed.
+    /// This path is new or may have changed, or what lies beside it as its signature.
     Look(PathBuf),
     /// This path has led nowhere for a while.
     Gone(PathBuf),

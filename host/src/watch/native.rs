@@ -13,6 +13,8 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use notify::event::{AccessKind, AccessMode, ModifyKind, RenameMode};
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 
+use crate::file::SIGNATURE_ENDING;
+
 /// So many signals may wait before a rescan replaces them.
 const WAITING: usize = 4096;
 
@@ -104,6 +106,12 @@ pub(super) fn is_candidate(name: &OsStr) -> bool {
     name.ends_with(b".so") && !name.starts_with(b".")
 }
 
+/// The library that a file is the signature of, by its name.
+fn signed(path: &Path) -> Option<PathBuf> {
+    let name = path.file_name()?.to_str()?.strip_suffix(SIGNATURE_ENDING)?;
+    is_candidate(OsStr::new(name)).then(|| path.with_file_name(name))
+}
+
 /// What an event means. Most mean nothing: a file that is modified is not complete, and one that is read has
 /// not changed; every look of ours causes some of these.
 pub(super) fn meaning(event: &Event) -> Vec<Signal> {
@@ -125,6 +133,10 @@ pub(super) fn meaning(event: &Event) -> Vec<Signal> {
     };
     match path.file_name() {
         Some(name) if is_candidate(name) => vec![signal(path.clone())],
+        // A library whose signature is gone is what it was; one whose signature is new may count for more.
+        _ if let Some(library) = signed(path) => {
+            vec![signal(library)].into_iter().filter(|signal| matches!(signal, Signal::Look(_))).collect()
+        }
         // What is removed or renamed may be the directory itself; another name of its kind is sorted out
         // later.
         _ if signal(PathBuf::new()) == Signal::Absent(PathBuf::new()) => {

@@ -200,6 +200,35 @@ fn a_link_whose_target_is_replaced_is_found_by_a_rescan() {
 }
 
 #[test]
+fn a_library_is_looked_at_when_its_signature_comes_and_not_when_it_goes() {
+    let scene = Scene::new(NEVER);
+    scene.write("a.so.minisig", "");
+    assert!(!scene.so_far().contains(&scene.look("a.so")), "there is no library");
+    scene.write("a.so", "");
+    scene.expect(&scene.look("a.so"));
+    scene.so_far();
+    fs::remove_file(scene.path("a.so.minisig")).unwrap();
+    assert_eq!(scene.so_far(), []);
+    fs::write(scene.outside("signature"), "signed").unwrap();
+    fs::rename(scene.outside("signature"), scene.path("a.so.minisig")).unwrap();
+    scene.expect(&scene.look("a.so"));
+}
+
+#[test]
+fn a_signature_whose_event_was_missed_is_found_by_a_rescan() {
+    let scene = Scene::new(SOON);
+    fs::create_dir(scene.outside("elsewhere")).unwrap();
+    let signature = scene.outside("elsewhere").join("signature");
+    fs::write(&signature, "").unwrap();
+    symlink(&signature, scene.path("a.so.minisig")).unwrap();
+    scene.write("a.so", "");
+    scene.expect(&scene.look("a.so"));
+    // What a link leads to is not watched.
+    fs::write(&signature, "signed").unwrap();
+    scene.expect(&scene.look("a.so"));
+}
+
+#[test]
 fn a_directory_removed_and_made_again_is_watched_again() {
     let scene = Scene::new(NEVER);
     fs::remove_dir_all(scene.path("")).unwrap();

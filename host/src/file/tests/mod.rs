@@ -10,6 +10,8 @@ mod sample;
 mod settle;
 mod signature;
 #[cfg(not(miri))]
+mod signed;
+#[cfg(not(miri))]
 mod stage;
 #[cfg(not(miri))]
 mod vet;
