@@ -132,6 +132,27 @@ pub enum Event {
         /// What it waits for, as the end of a sentence: `until …`.
         until: String,
     },
+    /// Somebody has built a plugin's crate, and has told the host; see
+    /// [`Host::tell_build`](crate::Host::tell_build).
+    Built {
+        /// The crate's package.
+        package: String,
+        /// The plugin that it makes, if that is known.
+        plugin: Option<String>,
+        /// What it took.
+        took_ms: f64,
+    },
+    /// The same, but the build has failed: what served before serves on.
+    BuildFailed {
+        /// The crate's package.
+        package: String,
+        /// The plugin that it makes, if that is known.
+        plugin: Option<String>,
+        /// Why, in one line.
+        what: String,
+        /// What the compiler said, but no more than 16 KiB of it.
+        diagnostics: String,
+    },
     /// Somebody is still in a generation that retires, or whose gate is closed for a handover.
     Draining {
         /// The plugin.
@@ -301,6 +322,12 @@ impl fmt::Display for Event {
             }
             Event::Waiting { plugin, version, file, until } => {
                 write!(f, "version {version} of {plugin} in {} waits until {until}", file.display())
+            }
+            Event::Built { package, took_ms, .. } => {
+                write!(f, "{package} was built in {:.1} s", took_ms / 1e3)
+            }
+            Event::BuildFailed { package, what, .. } => {
+                write!(f, "the build of {package} has failed: {what}")
             }
             Event::Draining { plugin, generation, holders, since_ms } => {
                 let since = Duration::from_millis(*since_ms);

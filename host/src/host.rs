@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use plugin_api::{CallError, Interface};
 
+use crate::builds::CrateBuild;
 use crate::check::Inspection;
 use crate::error::{CheckError, PluginError, ReloadError, StartError, StateError, UnloadError};
 use crate::events::{Event, Step};
@@ -117,6 +118,25 @@ impl Host {
     /// [`ReloadError::Refused`] names the step and the reason; whatever served before serves on.
     pub fn load(&self, file: &TrustedFile) -> Result<Outcome, ReloadError> {
         self.core.load(file, Wish::default())
+    }
+
+    /// Loads a file, and if it is refused because of those who use the plugin, goes on trying by itself, less and less
+    /// often, as it does with files in watched directories. What became of that is told as events.
+    ///
+    /// # Errors
+    /// As for [`Host::load`]: how the first attempt has ended.
+    pub fn load_or_retry(&self, file: &TrustedFile) -> Result<Outcome, ReloadError> {
+        let result = self.load(file);
+        if let (Err(error), Some(intake)) = (&result, &*lock(&self.intake)) {
+            intake.retry(file, error);
+        }
+        result
+    }
+
+    /// Tells everybody who follows this host how a build of a plugin's crate has ended, which somebody else has run: as an
+    /// event, and, until one of the same package succeeds, in [`HostStatus::failed_builds`]. Loads nothing.
+    pub fn tell_build(&self, build: CrateBuild) {
+        crate::builds::tell(&self.core, build);
     }
 
     /// Looks at a plugin's file again and reloads it, even if it is unchanged.

@@ -28,6 +28,8 @@ use crate::watch::{Notice, Watcher};
 /// For how long a file that is cut short may be a file that is still being written by somebody who closes it
 /// in between.
 const GRACE: Duration = Duration::from_secs(3);
+/// How soon a file is tried again that was refused because of those who use the plugin, the first time.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
 /// How long the start waits for files to be loaded.
 const START_LIMIT: Duration = Duration::from_secs(10);
 
@@ -40,6 +42,7 @@ pub(crate) struct Intake {
 
 enum Order {
     Notice(Notice),
+    Retry { path: PathBuf, told: Option<String> },
     Done { path: PathBuf, result: Result<Outcome, ReloadError>, noticed: Instant },
     End,
 }
@@ -68,6 +71,17 @@ impl Intake {
         if let Some(watcher) = &self.watcher {
             watcher.rescan_now();
         }
+    }
+
+    /// Tries a file again that somebody has asked for, if that may end otherwise than in this error.
+    pub(crate) fn retry(&self, file: &TrustedFile, error: &ReloadError) {
+        let told = match error {
+            ReloadError::Refused(refusal) if refusal.reason.is_passing() => Some(refusal.step.to_string()),
+            ReloadError::Busy { .. } => None,
+            _ => return,
+        };
+        // Nobody takes orders any more when the host ends.
+        let _ = self.orders.send(Order::Retry { path: file.path().to_owned(), told });
     }
 
     /// Stops following. A transaction under way ends first.
@@ -215,6 +229,9 @@ impl Desk {
     fn turn(&mut self, incoming: &Receiver<Order>, longest: Duration) -> bool {
         match incoming.recv_timeout(self.pause().min(longest)) {
             Ok(Order::Notice(notice)) => self.notice(notice),
+            Ok(Order::Retry { path, told }) => {
+                self.put_off(path, Instant::now(), FIRST_PAUSE, 1, told);
+            }
             Ok(Order::Done { path, result, noticed }) => self.done(path, result, noticed),
             Ok(Order::End) | Err(RecvTimeoutError::Disconnected) => return false,
             Err(RecvTimeoutError::Timeout) => {}
@@ -381,7 +398,7 @@ impl Desk {
         if told.as_ref() != Some(&kind) {
             self.core.report(refusal);
         }
-        let pause = Duration::from_millis(500) * 2u32.pow(put_off.min(6));
+        let pause = FIRST_PAUSE * 2u32.pow(put_off.min(6));
         self.put_off(path, noticed, pause, put_off + 1, Some(kind));
     }
 

@@ -79,7 +79,9 @@ impl Journal {
     fn hand_out(&self, event: Event, is_remembered: bool) {
         match &event {
             Event::Snapshotted { .. } => tracing::debug!("{event}"),
-            Event::Refused { .. } | Event::Trouble { .. } => tracing::warn!("{event}"),
+            Event::Refused { .. } | Event::Trouble { .. } | Event::BuildFailed { .. } => {
+                tracing::warn!("{event}")
+            }
             _ => tracing::info!("{event}"),
         }
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);

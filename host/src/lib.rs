@@ -27,6 +27,7 @@
 #![deny(unsafe_code)]
 #![allow(clippy::result_large_err)] // a refusal is rare, and carries what a person needs
 
+mod builds;
 mod check;
 mod deputy;
 mod error;
@@ -61,6 +62,7 @@ mod step;
 mod store;
 pub mod watch;
 
+pub use builds::{BuildFailure, CrateBuild, FailedBuild};
 pub use check::{Inspection, SignatureStatus, compare, inspect, signer};
 pub use error::{CheckError, PluginError, ReloadError, StartError, StateError, UnloadError};
 pub use events::{Event, Left, RolledBackState, Step, StepTime};

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use plugin_api::desc::InterfaceDesc;
 
+use crate::builds::FailedBuild;
 use crate::error::{PluginError, ReloadError};
 use crate::events::{Event, Step};
 use crate::ffi::MAX_INTERFACES;
@@ -31,6 +32,8 @@ pub(crate) struct Core {
     pub(crate) reaper: Reaper,
     pub(crate) store: Store,
     pub(crate) captures: bool,
+    /// By package.
+    pub(crate) failed_builds: Mutex<BTreeMap<String, FailedBuild>>,
     plugins: Mutex<BTreeMap<String, Arc<Plugin>>>,
     closed: AtomicBool,
 }
@@ -44,9 +47,17 @@ impl Core {
     ) -> Result<Arc<Core>, StoreError> {
         let captures = crate::ffi::self_test();
         let store = Store::open(&options, journal.clone())?;
-        let (plugins, closed) = (Mutex::default(), AtomicBool::new(false));
-        let options = RwLock::new(Arc::new(options));
-        Ok(Arc::new(Core { options, staging, journal, reaper, store, captures, plugins, closed }))
+        Ok(Arc::new(Core {
+            options: RwLock::new(Arc::new(options)),
+            staging,
+            journal,
+            reaper,
+            store,
+            captures,
+            failed_builds: Mutex::default(),
+            plugins: Mutex::default(),
+            closed: AtomicBool::new(false),
+        }))
     }
 
     /// What holds now. Whoever looks twice may see two different things.

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use crate::builds::FailedBuild;
 use crate::gate::{self, Lease};
+use crate::lock::lock;
 use crate::meter::Reading;
 use crate::plugin::{Loaded, Old, Plugin};
 use crate::registry::Core;
@@ -18,6 +20,8 @@ pub struct HostStatus {
     pub gate: &'static str,
     /// Whether what plugins would leave behind in the process is captured; if not, old generations linger.
     pub capture: String,
+    /// The crates whose last build has failed, as far as the host was told.
+    pub failed_builds: Vec<FailedBuild>,
     /// What was done to this host that keeps it from being as good as new, e.g. a generation that was to stay in
     /// memory.
     pub tainted: Vec<String>,
@@ -126,6 +130,7 @@ pub(crate) fn of(core: &Core) -> HostStatus {
         plugins,
         gate: gate::fence_mode(),
         capture: if core.captures { "works" } else { "does not work: old generations will linger" }.into(),
+        failed_builds: lock(&core.failed_builds).values().cloned().collect(),
         watching: core.options().watch.iter().map(|dir| dir.path().to_owned()).collect(),
         state_dir: core.options().state_dir.clone(),
     }

@@ -29,6 +29,8 @@ mod attacks;
 mod bad_files;
 /// How much may linger, and what becomes of it.
 mod budget;
+/// Builds that somebody else runs, what is told of them, and a file that is tried again; `reseat dev` with many crates.
+mod builds;
 /// Calls and their outcomes: typed and by name, nested, leased, panicking, large.
 mod calls;
 /// The command line, HTTP, and what they say.

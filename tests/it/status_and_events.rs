@@ -124,7 +124,10 @@ fn the_status_is_what_a_program_can_read() {
     let counter = scene.handle::<dyn Counter>("counter");
     let lease = counter.lease().unwrap();
     let status = serde_json::to_value(scene.host.status()).unwrap();
-    assert_eq!(keys(&status), ["capture", "gate", "plugins", "state_dir", "tainted", "watching"]);
+    assert_eq!(
+        keys(&status),
+        ["capture", "failed_builds", "gate", "plugins", "state_dir", "tainted", "watching"]
+    );
     assert_eq!(status["capture"], "works");
     assert!(["membarrier", "fence"].contains(&status["gate"].as_str().unwrap()));
     assert_eq!(status["tainted"], json!([]));

@@ -136,18 +136,54 @@ pub struct RunArgs {
     pub serve: ServeArgs,
 }
 
-#[derive(Args)]
-#[command(after_help = "Example: reseat dev example-plugin")]
-pub struct DevArgs {
-    /// Directories of plugin crates
-    #[arg(required = true, value_name = "CRATE")]
-    pub crates: Vec<PathBuf>,
+/// What cargo is told.
+#[derive(Args, Clone)]
+pub struct CargoArgs {
     /// Build with optimisations
     #[arg(long)]
     pub release: bool,
     /// Features to build with, as cargo takes them
     #[arg(long, value_name = "FEATURES")]
-    pub features: Option<String>,
+    pub features: Vec<String>,
+    /// Build with all features
+    #[arg(long)]
+    pub all_features: bool,
+    /// Build without the default features
+    #[arg(long)]
+    pub no_default_features: bool,
+    /// Whatever else `cargo build` takes, after `--`
+    #[arg(last = true, value_name = "CARGO ARGUMENT")]
+    pub more: Vec<String>,
+}
+
+impl CargoArgs {
+    /// These arguments, in the words of cargo.
+    pub fn words(&self) -> Vec<String> {
+        let flags = [
+            (self.release, "--release"),
+            (self.all_features, "--all-features"),
+            (self.no_default_features, "--no-default-features"),
+        ];
+        let mut words: Vec<String> =
+            flags.iter().filter(|(given, _)| *given).map(|(_, word)| (*word).to_owned()).collect();
+        for features in &self.features {
+            words.extend(["--features".to_owned(), features.clone()]);
+        }
+        words.extend(self.more.iter().cloned());
+        words
+    }
+}
+
+#[derive(Args)]
+#[command(
+    after_help = "Crates of one workspace are built together, so that a change of what they share is one build.\n\nExample: reseat dev example-plugin\nExample: reseat dev a b --release -- --locked"
+)]
+pub struct DevArgs {
+    /// Directories of plugin crates
+    #[arg(required = true, value_name = "CRATE")]
+    pub crates: Vec<PathBuf>,
+    #[command(flatten)]
+    pub cargo: CargoArgs,
     /// Sign what is built with this secret key: for settings with `trusted_keys`
     #[arg(long, value_name = "KEY")]
     pub sign: Option<PathBuf>,

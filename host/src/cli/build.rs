@@ -1,126 +1,171 @@
-//! One `cargo build`, shown as cargo shows it, that can be given up.
+//! One `cargo build`, of crates of one workspace, that can be given up.
 
-use std::io::BufReader;
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, IsTerminal, Read};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use cargo_metadata::{CrateType, Message, MetadataCommand, Package, TargetKind};
+use cargo_metadata::diagnostic::{Diagnostic, DiagnosticLevel};
+use cargo_metadata::{Message, PackageId, TargetKind};
 use rustix::process::{Pid, Signal, kill_process_group};
 
-/// What is built, and how.
-#[derive(Clone)]
-pub struct Plan {
-    /// The crate's directory.
-    pub dir: PathBuf,
-    /// Its manifest.
-    manifest: PathBuf,
-    /// Its package id.
-    package: cargo_metadata::PackageId,
-    /// The directories of the crate and of everything it depends on by path.
-    pub sources: Vec<PathBuf>,
-    release: bool,
-    features: Option<String>,
+use super::args::CargoArgs;
+use super::plan::{Plan, cargo};
+use super::progress;
+
+/// How long the last words of a cargo that has ended are waited for.
+const LAST_WORDS: Duration = Duration::from_millis(200);
+
+/// What a build has come to.
+pub struct Built {
+    /// The libraries, by package.
+    artifacts: BTreeMap<PackageId, PathBuf>,
+    errors: Vec<CompileError>,
+    /// What cargo said itself, for errors that no compiler has made.
+    cargo: String,
 }
 
-impl Plan {
-    /// Asks cargo what this crate is.
-    ///
-    /// # Errors
-    /// It is no crate, or not one that makes a plugin.
-    pub fn of(dir: &Path, release: bool, features: Option<&str>) -> Result<Plan> {
-        let manifest = dir.join("Cargo.toml");
-        let manifest = manifest.canonicalize().with_context(|| {
-            format!("{} has no Cargo.toml: name the directory of a plugin crate", dir.display())
-        })?;
-        let mut command = MetadataCommand::new();
-        command.manifest_path(&manifest).cargo_path(cargo());
-        let metadata =
-            command.exec().with_context(|| format!("cargo does not understand {}", manifest.display()))?;
-        let package = metadata
-            .packages
-            .iter()
-            .find(|package| package.manifest_path.as_std_path() == manifest)
-            .with_context(|| {
-                format!("{} has no package: name the plugin's own directory", manifest.display())
-            })?;
-        anyhow::ensure!(
-            package.targets.iter().any(|target| target.crate_types.contains(&CrateType::CDyLib)),
-            "{} makes no library that can be loaded: its Cargo.toml needs `[lib] crate-type = [\"cdylib\"]`",
-            package.name
-        );
-        Ok(Plan {
-            dir: dir.to_owned(),
-            package: package.id.clone(),
-            sources: sources(&metadata, package),
-            manifest,
-            release,
-            features: features.map(str::to_owned),
-        })
+/// Something that keeps a package from being built.
+struct CompileError {
+    package: PackageId,
+    /// In one line.
+    what: String,
+    rendered: String,
+}
+
+impl Built {
+    /// The library of a package, if it was built.
+    pub fn artifact(&self, package: &PackageId) -> Option<&Path> {
+        self.artifacts.get(package).map(PathBuf::as_path)
     }
 
-    /// Asks once more: the manifest has changed.
-    ///
-    /// # Errors
-    /// As for [`Plan::of`].
-    pub fn again(&self) -> Result<Plan> {
-        Plan::of(&self.dir, self.release, self.features.as_deref())
-    }
-
-    /// Starts a build.
-    pub fn start(&self) -> Result<Build> {
-        let mut command = Command::new(cargo());
-        command.args(["build", "--lib", "--message-format=json-render-diagnostics", "--manifest-path"]);
-        command.arg(&self.manifest);
-        if self.release {
-            command.arg("--release");
-        }
-        if let Some(features) = &self.features {
-            command.args(["--features", features]);
-        }
-        for name in std::env::vars_os().map(|(name, _)| name).filter(|name| is_for_us(name)) {
-            command.env_remove(name);
-        }
-        // A group of its own, so that it can be given up with its compilers.
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).process_group(0);
-        let mut child = command.spawn().context("cargo cannot be started: is it in PATH?")?;
-        let output = child.stdout.take().expect("piped");
-        let package = self.package.clone();
-        let artifact = std::thread::Builder::new()
-            .name("reseat-cargo".into())
-            .spawn(move || artifact(output, &package))
-            .context("no thread for cargo's messages")?;
-        Ok(Build { child, artifact: Some(artifact) })
+    /// Why a package was not built: its own errors, or else those of what it depends on, or what cargo says.
+    pub fn failure(&self, package: &PackageId) -> reseat::BuildFailure {
+        let own = self.errors.iter().filter(|error| error.package == *package);
+        let errors: Vec<_> = match own.clone().next() {
+            Some(_) => own.collect(),
+            None => self.errors.iter().collect(),
+        };
+        let Some(first) = errors.first() else {
+            let error = self.cargo.lines().find(|line| line.starts_with("error"));
+            let what = error.map_or("cargo does not say why", |line| line.trim_start_matches("error: "));
+            let what = what.to_owned();
+            return reseat::BuildFailure { what, diagnostics: self.cargo.clone() };
+        };
+        let more = match errors.len() {
+            1 => String::new(),
+            all => format!(" (and {} more)", all - 1),
+        };
+        let diagnostics = errors.iter().map(|error| error.rendered.as_str()).collect();
+        reseat::BuildFailure { what: format!("{}{more}", first.what), diagnostics }
     }
 }
 
-/// The directories of the package and of its path dependencies.
-fn sources(metadata: &cargo_metadata::Metadata, package: &Package) -> Vec<PathBuf> {
-    let local = |id: &cargo_metadata::PackageId| {
-        metadata.packages.iter().find(|package| package.id == *id && package.source.is_none())
-    };
-    let nodes = metadata.resolve.as_ref().map_or(&[][..], |resolve| &resolve.nodes);
-    let mut found = vec![&package.id];
-    let mut next = 0;
-    while let Some(&id) = found.get(next) {
-        next += 1;
-        let Some(node) = nodes.iter().find(|node| node.id == *id) else { continue };
-        for dependency in &node.dependencies {
-            if local(dependency).is_some() && !found.contains(&dependency) {
-                found.push(dependency);
+/// A build under way. Dropped, it is given up.
+pub struct Build {
+    child: Child,
+    messages: Option<JoinHandle<Built>>,
+    said: Arc<Mutex<String>>,
+    text: Option<JoinHandle<()>>,
+}
+
+impl Build {
+    /// Starts one of these crates, which are of one workspace.
+    pub fn start(plans: &[&Plan], args: &CargoArgs, quiet: bool) -> Result<Build> {
+        let mut child =
+            command(plans, args, quiet).spawn().context("cargo cannot be started: is it in PATH?")?;
+        let (output, errors) = (child.stdout.take().expect("piped"), child.stderr.take().expect("piped"));
+        let said = Arc::new(Mutex::new(String::new()));
+        let thread = || std::thread::Builder::new().name("reseat-cargo".into());
+        let text = {
+            let said = said.clone();
+            thread().spawn(move || pass_on(errors, &said)).context("no thread for what cargo says")
+        };
+        let messages = thread().spawn(move || read(output)).context("no thread for cargo's messages");
+        let mut build = Build { child, messages: None, said, text: None };
+        (build.text, build.messages) = (Some(text?), Some(messages?));
+        Ok(build)
+    }
+
+    /// What it has come to, once cargo has ended. `None`: it goes on.
+    pub fn poll(&mut self, limit: Duration) -> Result<Option<Built>> {
+        // The child's output ends with it, so its reader tells of the end without a signal handler.
+        let reader = self.messages.as_ref().expect("polled until it has ended");
+        let deadline = Instant::now() + limit;
+        while !reader.is_finished() {
+            if Instant::now() >= deadline {
+                return Ok(None);
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        let messages = self.messages.take().and_then(|reader| reader.join().ok());
+        self.child.wait().context("cargo cannot be waited for")?;
+        if let Some(text) = self.text.take() {
+            // Something that was begun by the build and outlives it may keep its end open.
+            let deadline = Instant::now() + LAST_WORDS;
+            while !text.is_finished() && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(2));
             }
         }
+        let mut built = messages.context("cargo's messages are not understood")?;
+        built.cargo = std::mem::take(&mut *self.said.lock().unwrap_or_else(PoisonError::into_inner));
+        Ok(Some(built))
     }
-    let directory =
-        |package: &Package| package.manifest_path.parent().map(|dir| dir.as_std_path().to_owned());
-    found.into_iter().filter_map(local).filter_map(directory).collect()
+
+    /// What cargo said last.
+    pub fn last_words(&self) -> impl FnMut() -> Option<String> + Send + use<> {
+        let said = self.said.clone();
+        move || {
+            let said = said.lock().unwrap_or_else(PoisonError::into_inner);
+            said.lines().last().map(|line| line.trim().to_owned())
+        }
+    }
 }
 
-fn cargo() -> PathBuf {
-    std::env::var_os("CARGO").map_or_else(|| "cargo".into(), PathBuf::from)
+impl Drop for Build {
+    fn drop(&mut self) {
+        if self.messages.is_some()
+            && let Some(group) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw)
+        {
+            // It may have ended just now.
+            let _ = kill_process_group(group, Signal::TERM);
+        }
+        // If it has ended, it was waited for.
+        let _ = self.child.wait();
+    }
+}
+
+fn command(plans: &[&Plan], args: &CargoArgs, quiet: bool) -> Command {
+    let mut command = Command::new(cargo());
+    let is_seen = std::io::stderr().is_terminal();
+    let format = if is_seen { "json-diagnostic-rendered-ansi" } else { "json" };
+    command.args(["build", "--lib", &format!("--message-format={format}"), "--manifest-path"]);
+    command.arg(&plans[0].manifest);
+    if plans.len() > 1 {
+        // What is good of several is loaded.
+        command.arg("--keep-going");
+        for plan in plans {
+            command.args(["-p", &plan.package.repr]);
+        }
+    }
+    if quiet {
+        command.arg("--quiet");
+    }
+    if is_seen {
+        command.args(["--color", "always"]);
+    }
+    command.args(args.words());
+    for name in std::env::vars_os().map(|(name, _)| name).filter(|name| is_for_us(name)) {
+        command.env_remove(name);
+    }
+    // A group of its own, so that it can be given up with its compilers.
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+    command
 }
 
 /// Whether `cargo run` has told this to the program that it runs: it is not meant for a cargo that the program
@@ -131,54 +176,50 @@ fn is_for_us(name: &std::ffi::OsStr) -> bool {
     OURS.iter().any(|ours| name.to_string_lossy().starts_with(ours))
 }
 
-/// The library among cargo's messages.
-fn artifact(output: impl std::io::Read, package: &cargo_metadata::PackageId) -> Option<PathBuf> {
-    let mut found = None;
+/// Shows what cargo says, and takes it down.
+fn pass_on(errors: impl Read, said: &Mutex<String>) {
+    for line in BufReader::new(errors).lines().map_while(Result::ok) {
+        progress::line(&line);
+        let mut said = said.lock().unwrap_or_else(PoisonError::into_inner);
+        said.push_str(&console::strip_ansi_codes(&line));
+        said.push('\n');
+    }
+}
+
+/// Shows what compilers say, and takes down what they have made.
+fn read(output: impl Read) -> Built {
+    let mut built = Built { artifacts: BTreeMap::new(), errors: Vec::new(), cargo: String::new() };
     // Read to the end: cargo must not find its pipe closed.
     for message in Message::parse_stream(BufReader::new(output)).map_while(Result::ok) {
-        if let Message::CompilerArtifact(artifact) = message
-            && artifact.package_id == *package
-            && artifact.target.kind.contains(&TargetKind::CDyLib)
-        {
-            found = artifact.filenames.into_iter().find(|file| file.extension() == Some("so"));
-        }
-    }
-    found.map(Into::into)
-}
-
-/// A build under way. Dropped, it is given up.
-pub struct Build {
-    child: Child,
-    artifact: Option<JoinHandle<Option<PathBuf>>>,
-}
-
-impl Build {
-    /// The library, once cargo has ended; `Some(None)` if the build failed. `None`: it goes on.
-    pub fn poll(&mut self, limit: Duration) -> Result<Option<Option<PathBuf>>> {
-        // The child's output ends with it, so its reader tells of the end without a signal handler.
-        let reader = self.artifact.as_ref().expect("polled until it has ended");
-        let deadline = std::time::Instant::now() + limit;
-        while !reader.is_finished() {
-            if std::time::Instant::now() >= deadline {
-                return Ok(None);
+        match message {
+            Message::CompilerArtifact(artifact) if artifact.target.kind.contains(&TargetKind::CDyLib) => {
+                let library = artifact.filenames.into_iter().find(|file| file.extension() == Some("so"));
+                built.artifacts.extend(library.map(|file| (artifact.package_id, file.into())));
             }
-            std::thread::sleep(Duration::from_millis(2));
+            Message::CompilerMessage(said) => {
+                let rendered = said.message.rendered.as_deref().unwrap_or_default();
+                // It ends in an empty line, as a rule.
+                progress::line(rendered.strip_suffix('\n').unwrap_or(rendered));
+                built.errors.extend(error(said.package_id, &said.message));
+            }
+            _ => {}
         }
-        let artifact = self.artifact.take().and_then(|reader| reader.join().ok()).flatten();
-        let status = self.child.wait().context("cargo cannot be waited for")?;
-        Ok(Some(artifact.filter(|_| status.success())))
     }
+    built
 }
 
-impl Drop for Build {
-    fn drop(&mut self) {
-        if self.artifact.is_none() {
-            return; // it has ended and was waited for
-        }
-        if let Some(group) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
-            // It may have ended just now.
-            let _ = kill_process_group(group, Signal::TERM);
-        }
-        let _ = self.child.wait();
+/// What a compiler says, if it is an error at a place: others only say that there were some.
+fn error(package: PackageId, said: &Diagnostic) -> Option<CompileError> {
+    if !matches!(said.level, DiagnosticLevel::Error | DiagnosticLevel::Ice) {
+        return None;
     }
+    let place = said.spans.iter().find(|span| span.is_primary);
+    if place.is_none() && said.message.starts_with("aborting due to") {
+        return None;
+    }
+    let place = place.map(|at| format!("{}:{}:{}: ", at.file_name, at.line_start, at.column_start));
+    let first = said.message.lines().next().unwrap_or_default();
+    let what = format!("{}{first}", place.unwrap_or_default());
+    let rendered = said.rendered.as_deref().unwrap_or(&said.message);
+    Some(CompileError { package, what, rendered: console::strip_ansi_codes(rendered).into_owned() })
 }

@@ -3,12 +3,17 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, anyhow};
 use serde_json::{Value, json};
 
 use super::Failure;
 use super::args::{CallArgs, CheckArgs, DenyArgs, PluginArgs, ReloadArgs, StateArgs, StateDir};
+use super::progress::Busy;
+use super::run::held;
+use super::time::now_ms;
 use super::{output, sign};
 use crate::serve::claim::SocketPath;
 use crate::serve::protocol::{REQUEST_LIMIT, Request, Response, SOCKET};
@@ -33,7 +38,9 @@ pub fn reload(args: &ReloadArgs) -> Result<(), Failure> {
     let absolute = |file: &PathBuf| std::path::absolute(file).context("there is no working directory");
     let file = args.file.as_ref().map(absolute).transpose()?;
     let (plugin, leak_old, dry_run) = (args.plugin.clone(), args.leak_old, args.dry_run);
+    let shown = transaction(&args.state, &plugin, "reload");
     let outcome = ask(&args.state, &Request::Reload { plugin, file, leak_old, dry_run })?;
+    drop(shown);
     if args.dry_run {
         let version = outcome["version"].as_str().unwrap_or("?");
         return print(&format!("version {version} of {} would be accepted", args.plugin));
@@ -44,7 +51,9 @@ pub fn reload(args: &ReloadArgs) -> Result<(), Failure> {
 
 /// `reseat rollback`
 pub fn rollback(args: &PluginArgs) -> Result<(), Failure> {
+    let shown = transaction(&args.state, &args.plugin, "rollback");
     let outcome = ask(&args.state, &Request::Rollback { plugin: args.plugin.clone() })?;
+    drop(shown);
     let (generation, from) = (&outcome["generation"], &outcome["from"]);
     print(&format!(
         "generation {generation} of {} serves: the build before, after generation {from}",
@@ -81,7 +90,9 @@ pub fn state(args: &StateArgs) -> Result<(), Failure> {
     }
     if let Some(file) = &args.load {
         let file = std::path::absolute(file).context("there is no working directory")?;
+        let shown = transaction(&args.state, &plugin, "loading the state");
         let outcome = ask(&args.state, &Request::LoadState { plugin, file: file.clone() })?;
+        drop(shown);
         let generation = &outcome["generation"];
         return print(&format!(
             "generation {generation} of {} serves, with the state in {}",
@@ -90,7 +101,9 @@ pub fn state(args: &StateArgs) -> Result<(), Failure> {
         ));
     }
     if args.keep {
+        let shown = transaction(&args.state, &plugin, "keeping the state");
         let bytes = ask(&args.state, &Request::Snapshot { plugin })?;
+        drop(shown);
         return print(&format!("{bytes} bytes of state are kept"));
     }
     if args.history {
@@ -105,18 +118,62 @@ pub fn state(args: &StateArgs) -> Result<(), Failure> {
 
 /// Writes a state to a file, which is there when all of it is.
 fn save(state: &StateDir, plugin: String, file: &Path) -> Result<u64, Failure> {
+    let shown = transaction(state, &plugin, "saving the state");
     let mut answer_from = BufReader::new(send(state, &Request::SaveState { plugin })?);
     let bytes = one_answer(&mut answer_from)?.as_u64().context("the answer is not understood")?;
+    drop(shown);
     let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let written = || format!("{} cannot be written", file.display());
     let mut unfinished = tempfile::NamedTempFile::new_in(parent).with_context(written)?;
-    let copied = std::io::copy(&mut answer_from.take(bytes), &mut unfinished).with_context(written)?;
+    let (written_bytes, shown) = received(bytes, file);
+    let mut counted = Counted { from: answer_from.take(bytes), bytes: written_bytes };
+    let copied = std::io::copy(&mut counted, &mut unfinished).with_context(written)?;
+    drop(shown);
     if copied != bytes {
         return Err(anyhow!("the host went away after {copied} of {bytes} bytes; there is no file").into());
     }
     unfinished.as_file().sync_all().with_context(written)?;
     unfinished.persist(file).with_context(written)?;
     Ok(bytes)
+}
+
+/// A source of bytes that are counted.
+struct Counted<R> {
+    from: R,
+    bytes: Arc<AtomicU64>,
+}
+
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+        let read = self.from.read(into)?;
+        self.bytes.fetch_add(read as u64, Ordering::Relaxed);
+        Ok(read)
+    }
+}
+
+/// Shows how much of so many bytes has been counted.
+fn received(all: u64, file: &Path) -> (Arc<AtomicU64>, Busy) {
+    let counter = Arc::new(AtomicU64::new(0));
+    let (counted, what) = (counter.clone(), format!("writing {}", file.display()));
+    let more = move || Some(format!("{} of {all} bytes", counted.load(Ordering::Relaxed)));
+    (counter, Busy::with(what, more))
+}
+
+/// Shows what a host is at with a plugin, while it is asked for something that may take long.
+fn transaction(state: &StateDir, plugin: &str, what: &str) -> Busy {
+    let (state, plugin, begun) = (state.clone(), plugin.to_owned(), now_ms());
+    Busy::with(format!("{what} of {plugin}"), move || {
+        let status = ask(&state, &Request::Status).ok()?;
+        let busy = status["plugins"].as_array()?.iter().find(|one| one["name"] == *plugin)?["busy"].clone();
+        let events = past(&state).ok()?;
+        let own = |event: &&Value| {
+            event["event"] == "draining"
+                && event["plugin"] == *plugin
+                && event["at_ms"].as_u64() >= Some(begun)
+        };
+        let holders = events.iter().rev().find(own).and_then(|event| event["holders"].as_str());
+        Some(held(busy.as_str()?, holders))
+    })
 }
 
 /// `reseat unload`

@@ -4,17 +4,19 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 use reseat::file::signature_of;
-use reseat::{Outcome, ReloadError};
+use reseat::{BuildFailure, CrateBuild, Host, Outcome, ReloadError};
 
 use super::Failure;
-use super::args::DevArgs;
-use super::build::Plan;
+use super::args::{CargoArgs, DevArgs};
+use super::build::{Build, Built};
 use super::follow::Sources;
 use super::output;
+use super::plan::Plan;
+use super::progress::{self, Busy};
 use super::run::{Greeter, Serving, vouch};
 use super::settings::Settings;
 use super::sign::Signer;
@@ -29,11 +31,7 @@ const RESTARTS: u32 = 3;
 pub fn dev(args: &DevArgs) -> Result<(), Failure> {
     output::log(args.serve.log, args.serve.quiet);
     let signer = signer(args)?;
-    let plans: Vec<Plan> = args
-        .crates
-        .iter()
-        .map(|dir| Plan::of(dir, args.release, args.features.as_deref()))
-        .collect::<Result<_>>()?;
+    let plans: Vec<Plan> = args.crates.iter().map(|dir| Plan::of(dir)).collect::<Result<_>>()?;
     let roots: BTreeSet<PathBuf> = plans.iter().flat_map(|plan| plan.sources.iter().cloned()).collect();
     let sources = Sources::watch(roots.into_iter().collect())?;
     // What is built is loaded from where cargo puts it; no directory is watched.
@@ -42,7 +40,10 @@ pub fn dev(args: &DevArgs) -> Result<(), Failure> {
     let bench = Bench {
         greeter: serving.greeter(),
         sources,
+        plugins: vec![None; plans.len()],
         plans,
+        cargo: args.cargo.clone(),
+        quiet: args.serve.quiet,
         signer,
         stop: stop.clone(),
         // Then it need not be said.
@@ -86,6 +87,10 @@ struct Bench {
     greeter: Greeter,
     sources: Sources,
     plans: Vec<Plan>,
+    /// Which plugins they make, where that is known.
+    plugins: Vec<Option<String>>,
+    cargo: CargoArgs,
+    quiet: bool,
     /// Signs what is built, if signatures are asked for.
     signer: Option<Signer>,
     stop: Arc<AtomicBool>,
@@ -99,18 +104,17 @@ impl Bench {
     fn work(mut self) {
         let mut dirty: BTreeSet<usize> = (0..self.plans.len()).collect();
         loop {
-            while let Some(index) = dirty.pop_first() {
-                match self.build(index, &mut dirty) {
-                    Ok(()) => {}
-                    Err(error) => eprintln!("reseat: {error:#}"),
+            while let Some(group) = self.next_group(&mut dirty) {
+                if let Err(error) = self.build(group, &mut dirty) {
+                    progress::line(&format!("reseat: {error:#}"));
                 }
                 if self.is_stopped() {
                     return;
                 }
             }
-            self.greet();
             self.plan_again();
             while dirty.is_empty() {
+                self.greet();
                 if self.is_stopped() {
                     return;
                 }
@@ -124,8 +128,12 @@ impl Bench {
         self.stop.load(Ordering::Relaxed)
     }
 
+    fn host(&self) -> &Host {
+        self.greeter.host()
+    }
+
     fn serves(&self) -> bool {
-        self.greeter.host().status().plugins.iter().any(|plugin| plugin.generation.is_some())
+        self.host().status().plugins.iter().any(|plugin| plugin.generation.is_some())
     }
 
     /// Says once where it serves, and once how to call what is served: the first build may have failed.
@@ -167,43 +175,85 @@ impl Bench {
             .collect()
     }
 
-    /// Builds one crate and loads it. An edit of the same crate meanwhile starts over; one of another is noted in
-    /// `dirty`.
-    fn build(&mut self, index: usize, dirty: &mut BTreeSet<usize>) -> Result<()> {
+    /// Takes the first of these crates, and what else of them is in its workspace.
+    fn next_group(&self, dirty: &mut BTreeSet<usize>) -> Option<BTreeSet<usize>> {
+        let first = *dirty.first()?;
+        Some(self.take_from(dirty, &self.plans[first].workspace))
+    }
+
+    fn take_from(&self, dirty: &mut BTreeSet<usize>, workspace: &Path) -> BTreeSet<usize> {
+        dirty.extract_if(.., |index| self.plans[*index].workspace == workspace).collect()
+    }
+
+    /// Builds crates of one workspace, and loads them. An edit of one of them meanwhile starts over; one of another is
+    /// noted in `dirty`.
+    fn build(&mut self, mut group: BTreeSet<usize>, dirty: &mut BTreeSet<usize>) -> Result<()> {
         for restarts in 0.. {
-            let mut build = self.plans[index].start()?;
-            let artifact = loop {
-                let artifact = build.poll(TICK)?;
+            let begun = Instant::now();
+            let Some(built) = self.build_once(&group, dirty, restarts < RESTARTS)? else {
                 if self.is_stopped() {
                     return Ok(());
                 }
-                let edited = self.sources.during_a_build();
-                dirty.extend(self.affected(&edited));
-                if artifact.is_some() {
-                    break artifact;
-                }
-                if restarts < RESTARTS && dirty.remove(&index) {
-                    break None;
-                }
+                tracing::info!("changed again: building anew");
+                let first = *group.first().expect("there is one to be built");
+                group.extend(self.take_from(dirty, &self.plans[first].workspace));
+                continue;
             };
-            match artifact {
-                None => tracing::info!("changed again: building anew"),
-                Some(Some(artifact)) => {
-                    self.load(&artifact);
-                    return Ok(());
-                }
-                Some(None) => {
-                    let what =
-                        if self.serves() { "what served before serves on" } else { "nothing is served yet" };
-                    eprintln!(
-                        "the build of {} failed: {what}; waiting for an edit",
-                        self.plans[index].dir.display()
-                    );
-                    return Ok(());
-                }
-            }
+            let took = begun.elapsed();
+            group.iter().for_each(|index| self.take(*index, &built, took));
+            break;
         }
         Ok(())
+    }
+
+    /// `None`: it was given up, because one of the crates has changed or because all is to end.
+    fn build_once(
+        &mut self,
+        group: &BTreeSet<usize>,
+        dirty: &mut BTreeSet<usize>,
+        may_give_up: bool,
+    ) -> Result<Option<Built>> {
+        let plans: Vec<&Plan> = group.iter().map(|index| &self.plans[*index]).collect();
+        let mut build = Build::start(&plans, &self.cargo, self.quiet)?;
+        let names: Vec<_> = plans.iter().map(|plan| plan.name.as_str()).collect();
+        let _shown = Busy::with(format!("building {}", names.join(", ")), build.last_words());
+        loop {
+            let built = build.poll(TICK)?;
+            if self.is_stopped() {
+                return Ok(None);
+            }
+            let edited = self.sources.during_a_build();
+            dirty.extend(self.affected(&edited));
+            if built.is_some() || (may_give_up && !group.is_disjoint(dirty)) {
+                return Ok(built);
+            }
+        }
+    }
+
+    /// Loads what was built of a crate, or says why there is nothing.
+    fn take(&mut self, index: usize, built: &Built, took: Duration) {
+        let plan = self.plans[index].clone();
+        match built.artifact(&plan.package) {
+            Some(artifact) => {
+                if self.plugins[index].is_none() {
+                    self.plugins[index] = reseat::inspect(artifact).ok().map(|inspection| inspection.plugin);
+                }
+                self.tell(index, took, None);
+                self.load(artifact);
+            }
+            None => {
+                self.tell(index, took, Some(built.failure(&plan.package)));
+                let what =
+                    if self.serves() { "what served before serves on" } else { "nothing is served yet" };
+                let dir = plan.dir.display();
+                progress::line(&format!("the build of {dir} failed: {what}; waiting for an edit"));
+            }
+        }
+    }
+
+    fn tell(&self, index: usize, took: Duration, failure: Option<BuildFailure>) {
+        let (package, plugin) = (self.plans[index].name.clone(), self.plugins[index].clone());
+        self.host().tell_build(CrateBuild { package, plugin, took, failure });
     }
 
     fn load(&self, artifact: &Path) {
@@ -212,13 +262,14 @@ impl Bench {
         if let Some(signer) = &self.signer
             && let Err(error) = signer.sign(artifact, &signature_of(artifact))
         {
-            return eprintln!("reseat: {error:#}");
+            return progress::line(&format!("reseat: {error:#}"));
         }
-        match self.greeter.host().load(&file) {
+        let _shown = self.greeter.show(format!("loading {}", name.display()));
+        match self.host().load_or_retry(&file) {
             Ok(unchanged @ Outcome::Unchanged { .. }) => tracing::info!("{unchanged}"),
-            // Told already, as an event.
+            // Told already, as an event; what may be tried again is.
             Ok(_) | Err(ReloadError::Refused(_)) => {}
-            Err(error) => eprintln!("reseat: {error}"),
+            Err(error) => progress::line(&format!("reseat: {error}")),
         }
     }
 }

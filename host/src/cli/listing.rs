@@ -95,7 +95,7 @@ const NUMBERS: [usize; 3] = [2, 4, 5];
 fn listing(status: &Value, beginnings: &Beginnings, now_ms: u64, paint: Paint) -> String {
     let plugins = status["plugins"].as_array().map_or(&[][..], Vec::as_slice);
     if plugins.is_empty() {
-        return "no plugin is loaded\n".into();
+        return "no plugin is loaded\n".to_owned() + &failed_builds(status, paint);
     }
     let rows: Vec<[String; 7]> = plugins.iter().map(|plugin| row(plugin, beginnings, now_ms)).collect();
     let width = |column: usize| {
@@ -127,7 +127,17 @@ fn listing(status: &Value, beginnings: &Beginnings, now_ms: u64, paint: Paint) -
     for taint in status["tainted"].as_array().map_or(&[][..], Vec::as_slice) {
         let _ = writeln!(listing, "{}", paint.bad(&format!("tainted: {}", text(taint))));
     }
-    listing
+    listing + &failed_builds(status, paint)
+}
+
+/// The crates that do not compile at the moment.
+fn failed_builds(status: &Value, paint: Paint) -> String {
+    let failed = status["failed_builds"].as_array().map_or(&[][..], Vec::as_slice);
+    let line = |build: &Value| {
+        let failed = paint.bad(&format!("the build of {} has failed:", text(&build["package"])));
+        format!("{failed} {}\n", text(&build["what"]))
+    };
+    failed.iter().map(line).collect()
 }
 
 fn row(plugin: &Value, beginnings: &Beginnings, now_ms: u64) -> [String; 7] {
@@ -206,6 +216,7 @@ mod tests {
                   "interfaces": [], "busy": null, "last_refusal": null, "generations": [] },
             ],
             "tainted": ["generation 3 of limiter stays in memory as asked"],
+            "failed_builds": [{ "package": "limiter", "what": "src/lib.rs:3:1: expected `;`" }],
         })
     }
 
@@ -226,7 +237,8 @@ mod tests {
                last refusal: vet: it is empty\n  \
                try again\n\
              x        -                 -  not loaded      -      -\n\
-             tainted: generation 3 of limiter stays in memory as asked\n"
+             tainted: generation 3 of limiter stays in memory as asked\n\
+             the build of limiter has failed: src/lib.rs:3:1: expected `;`\n"
         );
     }
 

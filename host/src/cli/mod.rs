@@ -15,6 +15,8 @@ mod live;
 mod manual;
 mod notify;
 mod output;
+mod plan;
+mod progress;
 mod run;
 mod settings;
 mod sign;

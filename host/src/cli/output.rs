@@ -11,6 +11,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::time::uptime;
 
 use super::args::LogFormat;
+use super::progress;
 use super::time::{now_ms, roughly};
 use crate::serve::access::Sign;
 
@@ -20,7 +21,10 @@ pub fn log(format: LogFormat, quiet: bool) {
         true => EnvFilter::new("warn"),
         false => std::env::var(EnvFilter::DEFAULT_ENV).map_or_else(|_| EnvFilter::new("info"), wished),
     };
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if quiet {
+        progress::hush();
+    }
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| progress::Log);
     match format {
         LogFormat::Human => builder
             .with_target(false)

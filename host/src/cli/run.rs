@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use reseat::{Host, TrustedDir};
+use reseat::{Event, Host, TrustedDir};
 use tokio::runtime::Runtime;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinSet, spawn_blocking};
@@ -14,7 +14,9 @@ use tokio::task::{JoinSet, spawn_blocking};
 use super::Failure;
 use super::args::{RunArgs, ServeArgs};
 use super::live::{Following, Origin};
+use super::progress::Busy;
 use super::signals::{Signals, Wish, reread};
+use super::time::now_ms;
 use super::{notify, output};
 use crate::serve::access::{Entrance, Sign};
 use crate::serve::calls::Calls;
@@ -182,6 +184,14 @@ impl Serving {
     }
 }
 
+/// What a transaction is doing, and who keeps it from going on.
+pub fn held(busy: &str, holders: Option<&str>) -> String {
+    match holders.filter(|_| busy.starts_with("drain")) {
+        Some(holders) => format!("{busy}: {holders}"),
+        None => busy.to_owned(),
+    }
+}
+
 /// Says what is loaded, where, and how to call it.
 pub struct Greeter {
     host: Arc<Host>,
@@ -191,6 +201,23 @@ pub struct Greeter {
 impl Greeter {
     pub fn host(&self) -> &Host {
         &self.host
+    }
+
+    /// Shows what the host is at, while it is at it.
+    pub fn show(&self, what: String) -> Busy {
+        let (host, begun) = (self.host.clone(), now_ms());
+        Busy::with(what, move || {
+            let plugins = host.status().plugins.into_iter();
+            let (plugin, busy) = plugins.filter_map(|plugin| Some((plugin.name, plugin.busy?))).next()?;
+            let events = host.recent_events().into_iter().rev();
+            let holders = events.take_while(|recorded| recorded.at_ms >= begun).find_map(|recorded| {
+                match recorded.event {
+                    Event::Draining { plugin: of, holders, .. } if of == plugin => Some(holders),
+                    _ => None,
+                }
+            });
+            Some(held(&busy, holders.as_deref()))
+        })
     }
 
     pub fn greet(&self) {
