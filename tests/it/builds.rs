@@ -76,7 +76,8 @@ impl Crates {
         let crates = Crates { dir };
         crates.write(
             "Cargo.toml",
-            "[workspace]\nresolver = \"3\"\nmembers = [\"dev-one\", \"dev-two\", \"dev-shared\"]\n",
+            "[workspace]\nresolver = \"3\"\nmembers = [\"dev-one\", \"dev-two\", \"dev-shared\"]\n\
+             [profile.dev]\ndebug = \"line-tables-only\"\n",
         );
         fs::copy(crate::workshop::project().join("Cargo.lock"), crates.path("Cargo.lock"))
             .expect("it is there");
@@ -108,10 +109,16 @@ impl Crates {
     }
 
     fn dev(&self) -> Running {
-        self.write("reseat.toml", "drain_deadline_ms = 100\n");
+        let key = self.path("dev.key");
+        let made =
+            reseat().args(["sign", "--new-key", path(&key), "--no-password"]).output().expect("it starts");
+        let trusted = ok(&made).lines().last().map(|line| line.replace("trust it in reseat.toml: ", ""));
+        let trusted = trusted.expect("it says it");
+        self.write("reseat.toml", &format!("drain_deadline_ms = 100\n{trusted}\n"));
         let mut command = reseat();
         command.arg("dev").args([self.path("dev-one"), self.path("dev-two")]).args(["--http", "127.0.0.1:0"]);
         command.arg("--config").arg(self.path("reseat.toml")).arg("--state-dir").arg(self.state());
+        command.arg("--sign").arg(&key);
         command.args(["--features", "dev-one/ten", "--", "--profile", "dev"]);
         command.env("CARGO_NET_OFFLINE", "true").env("CARGO_BUILD_BUILD_DIR", crate::workshop::build_dir());
         Running::spawn(command)
@@ -215,6 +222,12 @@ fn dev_builds_crates_of_one_workspace_together_and_one_that_is_broken_holds_up_n
     crates.write("dev-one/src/lib.rs", &good);
     assert!(until(LONG, || crates.numbers() == (Some(13), Some(3))), "{}", said());
     assert_eq!(crates.failed(), [] as [Value; 0]);
+
+    // What their workspace says is followed, too, and what comes of it.
+    let before = finished();
+    let workspace = fs::read_to_string(crates.path("Cargo.toml")).expect("it is there");
+    crates.write("Cargo.toml", &format!("{workspace}[profile.dev.package.dev-one]\nopt-level = 1\n"));
+    assert!(until(LONG, || finished() > before), "{}", said());
 
     // A plugin that is in use is replaced when it is not any more, without another edit.
     let hold = Hold::at(crates.path("hold"));

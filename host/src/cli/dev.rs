@@ -27,13 +27,15 @@ const TICK: Duration = Duration::from_millis(20);
 /// would never see a result.
 const RESTARTS: u32 = 3;
 
+const MANIFEST: &str = "Cargo.toml";
+
 /// Builds, serves and follows crates.
 pub fn dev(args: &DevArgs) -> Result<(), Failure> {
     output::log(args.serve.log, args.serve.quiet);
     let signer = signer(args)?;
     let plans: Vec<Plan> = args.crates.iter().map(|dir| Plan::of(dir)).collect::<Result<_>>()?;
-    let roots: BTreeSet<PathBuf> = plans.iter().flat_map(|plan| plan.sources.iter().cloned()).collect();
-    let sources = Sources::watch(roots.into_iter().collect())?;
+    let mut sources = Sources::watch(Vec::new())?;
+    follow(&mut sources, &plans);
     // What is built is loaded from where cargo puts it; no directory is watched.
     let serving = Serving::start(&args.serve, Vec::new())?;
     let stop = Arc::new(AtomicBool::new(false));
@@ -80,6 +82,12 @@ fn signer(args: &DevArgs) -> Result<Option<Signer>, Failure> {
         return Err(Failure::Usage(anyhow!("key {id} is not among the trusted_keys: {trusted}")));
     }
     Ok(Some(signer))
+}
+
+/// Follows the sources of these crates, and the manifests of their workspaces.
+fn follow(sources: &mut Sources, plans: &[Plan]) {
+    sources.extend(plans.iter().flat_map(|plan| plan.sources.iter().cloned()));
+    sources.extend_flat(plans.iter().map(|plan| plan.workspace.clone()));
 }
 
 /// Where crates are built, again and again.
@@ -159,15 +167,15 @@ impl Bench {
                 *plan = newer;
             }
         }
-        let roots: BTreeSet<PathBuf> =
-            self.plans.iter().flat_map(|plan| plan.sources.iter().cloned()).collect();
-        self.sources.extend(roots);
+        follow(&mut self.sources, &self.plans);
     }
 
     /// The crates that these paths belong to.
     fn affected(&mut self, edited: &BTreeSet<PathBuf>) -> BTreeSet<usize> {
-        self.replan |= edited.iter().any(|path| path.ends_with("Cargo.toml"));
-        let within = |plan: &Plan, path: &Path| plan.sources.iter().any(|dir| path.starts_with(dir));
+        self.replan |= edited.iter().any(|path| path.ends_with(MANIFEST));
+        let within = |plan: &Plan, path: &Path| {
+            plan.sources.iter().any(|dir| path.starts_with(dir)) || *path == plan.workspace.join(MANIFEST)
+        };
         let plans = self.plans.iter().enumerate();
         plans
             .filter(|(_, plan)| edited.iter().any(|path| within(plan, path)))

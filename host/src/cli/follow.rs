@@ -19,6 +19,8 @@ const COALESCE: Duration = Duration::from_millis(20);
 pub struct Sources {
     watcher: RecommendedWatcher,
     roots: Vec<PathBuf>,
+    /// Directories of which only the files are followed.
+    flat: Vec<PathBuf>,
     watched: BTreeSet<PathBuf>,
     /// Paths that have changed.
     edits: Receiver<PathBuf>,
@@ -32,7 +34,8 @@ impl Sources {
         let (sender, edits) = unbounded();
         let watcher = notify::recommended_watcher(move |event| tell(event, &sender))
             .context("the sources cannot be watched")?;
-        let mut sources = Sources { watcher, roots, watched: BTreeSet::new(), edits, seen: BTreeMap::new() };
+        let (flat, watched, seen) = (Vec::new(), BTreeSet::new(), BTreeMap::new());
+        let mut sources = Sources { watcher, roots, flat, watched, edits, seen };
         sources.refresh();
         Ok(sources)
     }
@@ -47,20 +50,33 @@ impl Sources {
         self.refresh();
     }
 
+    /// Watches the files of these directories, and not what is below them.
+    pub fn extend_flat(&mut self, dirs: impl IntoIterator<Item = PathBuf>) {
+        self.flat = dirs.into_iter().collect();
+        self.refresh();
+    }
+
     /// Watches directories that have come since.
     fn refresh(&mut self) {
+        for dir in self.flat.clone() {
+            self.watch_one(&dir);
+        }
         for root in self.roots.clone() {
             self.descend(&root);
         }
     }
 
-    fn descend(&mut self, dir: &Path) {
+    fn watch_one(&mut self, dir: &Path) {
         if !self.watched.contains(dir) {
             match self.watcher.watch(dir, RecursiveMode::NonRecursive) {
                 Ok(()) => drop(self.watched.insert(dir.to_owned())),
                 Err(error) => tracing::warn!("{} is not followed: {error}", dir.display()),
             }
         }
+    }
+
+    fn descend(&mut self, dir: &Path) {
+        self.watch_one(dir);
         let Ok(entries) = std::fs::read_dir(dir) else { return };
         for entry in entries.flatten() {
             let path = entry.path();
@@ -173,6 +189,18 @@ mod tests {
         assert!(sources.next(Duration::from_secs(20)).contains(&module));
         std::fs::write(module.join("mod.rs"), "").unwrap();
         assert!(sources.next(Duration::from_secs(20)).contains(&module.join("mod.rs")));
+    }
+
+    #[test]
+    fn of_a_flat_directory_the_files_are_followed_and_what_is_below_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("elsewhere")).unwrap();
+        let mut sources = Sources::watch(Vec::new()).unwrap();
+        sources.extend_flat([dir.path().to_owned()]);
+        std::fs::write(dir.path().join("elsewhere/lib.rs"), "").unwrap();
+        std::fs::write(dir.path().join("Cargo.toml"), "").unwrap();
+        let edited = sources.next(Duration::from_secs(20));
+        assert_eq!(edited.into_iter().collect::<Vec<_>>(), [dir.path().join("Cargo.toml")]);
     }
 
     #[test]
