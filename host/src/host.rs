@@ -346,6 +346,13 @@ impl Host {
         crate::status::figures(&self.core)
     }
 
+    /// What counts has changed, not the files.
+    pub(crate) fn look_again(&self) {
+        if let Some(intake) = &*lock(&self.intake) {
+            intake.look_again();
+        }
+    }
+
     /// Reads the watched directories in full, now.
     pub fn rescan(&self) {
         if let Some(intake) = &*lock(&self.intake) {

@@ -42,6 +42,7 @@ pub(crate) struct Intake {
 
 enum Order {
     Notice(Notice),
+    LookAgain,
     Retry { path: PathBuf, told: Option<String> },
     Done { path: PathBuf, result: Result<Outcome, ReloadError>, noticed: Instant },
     End,
@@ -70,6 +71,13 @@ impl Intake {
     pub(crate) fn rescan(&self) {
         if let Some(watcher) = &self.watcher {
             watcher.rescan_now();
+        }
+    }
+
+    /// Looks at what is there once more, as if it were new, if it is followed.
+    pub(crate) fn look_again(&self) {
+        if self.watcher.is_some() {
+            let _ = self.orders.send(Order::LookAgain);
         }
     }
 
@@ -229,6 +237,10 @@ impl Desk {
     fn turn(&mut self, incoming: &Receiver<Order>, longest: Duration) -> bool {
         match incoming.recv_timeout(self.pause().min(longest)) {
             Ok(Order::Notice(notice)) => self.notice(notice),
+            Ok(Order::LookAgain) => {
+                self.settled.clear();
+                self.look_at_everything();
+            }
             Ok(Order::Retry { path, told }) => {
                 self.put_off(path, Instant::now(), FIRST_PAUSE, 1, told);
             }

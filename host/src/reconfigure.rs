@@ -46,6 +46,9 @@ impl Host {
     /// [`Host::reload`], with its state. If it refuses, it serves on with what it had, and the new one is what the next
     /// build gets.
     ///
+    /// With other `trusted_keys`, what lies in the directories that are followed is looked at again: what is signed by one of
+    /// them is loaded, what is not is told of. What serves serves on; it has to be unloaded by whoever wants that.
+    ///
     /// What only a start can change stays as it is, and is named: `watch`, `follow`, `state_dir`, `persist`, `proving`,
     /// `start_fresh`, `rescan_every`, `adopt_after`, `second_witness`. So do the `observers`, which cannot be compared
     /// and are not named.
@@ -60,6 +63,9 @@ impl Host {
             apply(&plugin, &now);
         }
         self.snapshots_anew();
+        if before.trusted_keys != now.trusted_keys {
+            self.look_again();
+        }
         core.journal.record(Event::Reconfigured {
             in_the_next_host: in_the_next_host.iter().map(|name| (*name).to_owned()).collect(),
         });

@@ -247,6 +247,33 @@ fn what_was_kept_without_a_signature_is_not_gone_on_with_where_one_is_asked_for(
 }
 
 #[test]
+fn keys_that_change_while_a_host_runs_count_for_what_comes_then_and_for_what_was_refused() {
+    let (author, next_author) = (Author::new(), Author::new());
+    let scene = author.scene(|_| {});
+    author.installs(&scene, stamped(1));
+    let id = author.key().id();
+    let trust = |keys: Vec<TrustedKey>| {
+        let became = scene.host.reconfigure(Options { trusted_keys: keys, ..scene.host.options() });
+        assert!(became.in_the_next_host.is_empty() && became.begun_again.is_empty(), "{became:?}");
+    };
+    trust(vec![next_author.key()]);
+    scene.eventually(|s| told(&s.host, &format!("is signed by key {id}, which is not trusted here")));
+    assert_eq!(now(&scene.host), at(1, 1, 0), "what serves serves on");
+    assert!(scene.host.reload("counter").is_err());
+    next_author.signs(&scene.install(stamped(2)).file);
+    scene.eventually(|s| s.generation("counter") == Some(2));
+    // The build before has the signature of the key that was withdrawn.
+    let back = scene.host.roll_back("counter").expect_err("its key is trusted no more").to_string();
+    assert!(back.contains(&format!("is signed by key {id}, which is not trusted here")), "{back}");
+    author.signs(&scene.install(stamped(3)).file);
+    trust(vec![author.key(), next_author.key()]);
+    scene.eventually(|s| s.generation("counter") == Some(3));
+    // To the last that has proved itself, whose key is trusted again.
+    scene.host.roll_back("counter").expect("both are trusted");
+    assert_eq!(now(&scene.host), at(4, 1, 0));
+}
+
+#[test]
 fn there_is_a_way_back_to_a_signed_build_in_whose_copy_the_mark_against_unloading_was_cleared() {
     let author = Author::new();
     let scene = author.scene(|_| {});

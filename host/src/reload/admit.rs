@@ -2,19 +2,40 @@
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
+use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{Reload, Settled, Stop, Wish, expect, stop};
+use super::{Reload, Stop, Wish, expect, stop};
 use crate::error::ReloadError;
 use crate::events::{Event, Step, StepTime};
-use crate::file::{self, Incoming, Vetted};
+use crate::file::{self, Incoming, SignatureAt, Vetted};
+use crate::options::TrustedFile;
 use crate::outcome::Outcome;
 use crate::plugin::{Build, Plugin, Serving};
 use crate::refusal::{Refusal, RefusalReason};
 use crate::registry::Core;
+
+/// A file that nobody writes to any more.
+pub(crate) struct Settled {
+    pub(crate) file: File,
+    /// Where it is; somebody has vouched for it.
+    pub(crate) origin: TrustedFile,
+    /// Where its signature is, if one is asked for.
+    pub(crate) signature: SignatureAt,
+    /// When the change was noticed.
+    pub(crate) noticed: Instant,
+}
+
+impl Settled {
+    /// As it lies where somebody has put it.
+    pub(crate) fn there(file: File, origin: TrustedFile, noticed: Instant) -> Settled {
+        let signature = SignatureAt::Beside(origin.path().to_owned());
+        Settled { file, origin, signature, noticed }
+    }
+}
 
 /// How far a transaction has come, for the refusal.
 pub(super) struct Progress {

@@ -13,7 +13,6 @@ mod kept;
 mod trial;
 
 use std::cell::Cell;
-use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,7 +22,7 @@ use plugin_api::CallError;
 use crate::deputy::{Deputy, Stuck};
 use crate::events::{Event, RolledBackState, Step};
 use crate::ffi::{Hooks, Tables, open_trusted};
-use crate::file::{self, Incoming, Kept, SignatureAt, Staged};
+use crate::file::{self, Incoming, Kept, Staged};
 use crate::gate::{Paused, Retired};
 use crate::meter::Meter;
 use crate::options::TrustedFile;
@@ -36,32 +35,13 @@ use crate::snapshot::{self, Frame};
 use crate::store::Tried;
 
 use admit::Progress;
-pub(crate) use admit::{admit, text_of};
+pub(crate) use admit::{Settled, admit, text_of};
 use back::Back;
 pub(crate) use back::roll_back;
 use fits::version_in_common;
 pub(crate) use fits::{continues, expect, fits};
 pub(crate) use kept::{begin_serving_again, go_on};
 use trial::Trial;
-
-/// A file that nobody writes to any more.
-pub(crate) struct Settled {
-    pub(crate) file: File,
-    /// Where it is; somebody has vouched for it.
-    pub(crate) origin: TrustedFile,
-    /// Where its signature is, if one is asked for.
-    pub(crate) signature: SignatureAt,
-    /// When the change was noticed.
-    pub(crate) noticed: Instant,
-}
-
-impl Settled {
-    /// As it lies where somebody has put it.
-    pub(crate) fn there(file: File, origin: TrustedFile, noticed: Instant) -> Settled {
-        let signature = SignatureAt::Beside(origin.path().to_owned());
-        Settled { file, origin, signature, noticed }
-    }
-}
 
 /// Why a transaction stopped.
 struct Stop {
