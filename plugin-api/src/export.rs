@@ -11,14 +11,16 @@ use abi_stable::type_layout::TypeLayout;
 use anyhow::{Result, bail, ensure};
 
 use crate::abi::{
-    GenerationRef, HostContractRef, InstanceRef, PluginContract, PluginContractRef, RawState, Reply, Transfer,
+    GenerationRef, HostContractRef, InstanceRef, PluginContract, PluginContractRef, RawState, Reply, Status,
+    Transfer,
 };
 use crate::contain::{Failure, contain, contain_raw, install_hook, remove_hook};
+use crate::interface::{CallError, ExportedBy};
 use crate::link;
 use crate::plugin::{Identity, Plugin};
 use crate::services::Services;
 use crate::state::{HostBytes, Saved, Section, SharedBytes, StateWriter};
-use crate::transfer::answer;
+use crate::transfer::{Outgoing, answer};
 use crate::types::Lend;
 
 /// What an [`InstanceRef`] points to.
@@ -30,7 +32,7 @@ pub struct Instance<P> {
 }
 
 impl<P: Plugin + Identity> Instance<P> {
-    fn create(config: String) -> Result<Self> {
+    pub(crate) fn create(config: String) -> Result<Self> {
         let unfinished = Unfinished(Services::new(P::NAME, config));
         let plugin = P::create(&unfinished.0)?;
         if P::STATE_VERSION == 0 {
@@ -47,7 +49,7 @@ impl<P: Plugin + Identity> Instance<P> {
         Ok(Instance { plugin, services: unfinished.finish(), unknown: Vec::new() })
     }
 
-    fn restore(config: String, frame: SharedBytes) -> Result<Self> {
+    pub(crate) fn restore(config: String, frame: SharedBytes) -> Result<Self> {
         let unfinished = Unfinished(Services::new(P::NAME, config));
         let saved = Saved::from_checked(frame)?;
         let plugin = P::restore(&unfinished.0, saved.clone())?;
@@ -61,7 +63,7 @@ impl<P: Plugin + Identity> Instance<P> {
         Ok(Instance { plugin, services: unfinished.finish(), unknown })
     }
 
-    fn save(&self, target: u32, sink: &mut dyn FnMut(&[u8])) -> Result<()> {
+    pub(crate) fn save(&self, target: u32, sink: &mut dyn FnMut(&[u8])) -> Result<()> {
         let version = if target == 0 { P::STATE_VERSION } else { target };
         let mut writer = StateWriter::new(version, sink);
         self.plugin.save_to(&mut writer)?;
@@ -72,6 +74,32 @@ impl<P: Plugin + Identity> Instance<P> {
             }
         }
         writer.finish()
+    }
+
+    /// The end of an instance that no host has: what `stopping` does, without its door.
+    pub(crate) fn stop(&self) {
+        self.services.stop_token().stop();
+        self.plugin.stopping();
+        self.services.join_threads();
+    }
+
+    pub(crate) fn plugin(&self) -> &P {
+        &self.plugin
+    }
+
+    /// A call by name, as a host makes it.
+    pub(crate) fn call<I>(&self, method: &str, arguments: &str) -> Result<String, CallError>
+    where
+        I: ExportedBy<P> + ?Sized,
+    {
+        let mut outgoing = Outgoing::new();
+        let instance = (&raw const *self).cast();
+        // SAFETY: the instance is one of `P` and lives for the call, as do both texts and the transfer.
+        let reply = unsafe { I::DYNAMIC(instance, method.lend(), arguments.lend(), outgoing.head()) };
+        match reply.status {
+            Status::OK => Ok(outgoing.into_string()),
+            failed => Err(CallError::of(failed, outgoing.into_string())),
+        }
     }
 }
 
@@ -194,7 +222,7 @@ impl<P: Plugin + Identity> Hooks<P> {
                 instance.services.join_threads();
                 Ok(())
             });
-            if told.status == crate::abi::Status::OK { joined } else { told }
+            if told.status == Status::OK { joined } else { told }
         }
     }
 

@@ -216,7 +216,9 @@ pub enum Level {
 /// [`info!`]: crate::info
 pub fn log(level: Level, target: &str, message: fmt::Arguments<'_>) {
     let Some(link) = link() else {
-        eprintln!("{level:?} {target}: {message}");
+        if !crate::testing::take(level, &message) {
+            eprintln!("{level:?} {target}: {message}");
+        }
         return;
     };
     // SAFETY: attached.

@@ -1,22 +1,57 @@
 //! Running a plugin in its own tests, in process and without a host.
 //!
+//! The type itself can be called directly; [`services`] is what its hooks ask for, and [`hand_over`] what a reload does
+//! to its state. [`Instance`] goes the way of a host: all hooks in their order, calls by name with JSON. [`logged`] is
+//! what was written to the log.
+//!
 //! ```
-//! # use plugin_api::prelude::*;
-//! # struct Greeter;
-//! # impl Plugin for Greeter { fn create(_: &Services) -> Result<Self> { Ok(Greeter) } }
-//! let host = plugin_api::testing::services("greeter", serde_json::json!({ "greeting": "hello" }));
-//! let plugin = Greeter::create(&host)?;
-//! # anyhow::Ok(())
+//! use plugin_api::prelude::*;
+//! use plugin_api::testing::Instance;
+//! use serde_json::json;
+//!
+//! #[plugin_api::interface(version = "1.0")]
+//! pub trait Greeter {
+//!     fn greet(&self, name: &str) -> String;
+//! }
+//!
+//! struct Polite;
+//! impl Plugin for Polite {
+//!     fn create(_: &Services) -> Result<Self> {
+//!         Ok(Polite)
+//!     }
+//! }
+//! impl Greeter for Polite {
+//!     fn greet(&self, name: &str) -> String {
+//!         format!("Good day, {name}.")
+//!     }
+//! }
+//! export_plugin!(Polite: Greeter, name = "greeter");
+//!
+//! # fn main() -> Result<()> {
+//! let plugin = Instance::<Polite>::create(json!({}))?;
+//! assert_eq!(plugin.greet("alice"), "Good day, alice.");
+//! assert_eq!(plugin.call::<dyn Greeter>("greet", json!({ "name": "bob" }))?, "Good day, bob.");
+//! # Ok(())
+//! # }
 //! ```
+
+use std::cell::Cell;
+use std::fmt;
+use std::ops::Deref;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Result;
+use serde_json::Value;
 
-use crate::plugin::Plugin;
-use crate::services::Services;
+use crate::export;
+use crate::interface::{CallError, ExportedBy};
+use crate::plugin::{Identity, Plugin};
+use crate::services::{Level, Services};
 use crate::state::{Saved, StateWriter};
 
 /// Services without a host: the given configuration, log lines on standard error, counters that start at 0.
-pub fn services(plugin: &'static str, config: serde_json::Value) -> Services {
+pub fn services(plugin: &'static str, config: Value) -> Services {
     Services::new(plugin, config.to_string())
 }
 
@@ -40,4 +75,113 @@ pub fn hand_over<Old: Plugin, New: Plugin>(old: &Old, host: &Services) -> Result
     let mut frame = Vec::new();
     save(old, Old::STATE_VERSION, &mut frame)?;
     New::restore(host, Saved::from_frame(&frame)?)
+}
+
+/// An instance of an exported plugin that has been through the hooks that a host calls before it lets it serve, and
+/// whose last hook is called when it is dropped. Dereferences to the plugin.
+pub struct Instance<P: Plugin + Identity>(export::Instance<P>);
+
+impl<P: Plugin + Identity> Instance<P> {
+    /// What a host does to load a plugin: `create`, `started`, `self_check`.
+    ///
+    /// # Errors
+    /// What a host would refuse the build for, e.g. a configuration that does not fit.
+    pub fn create(config: Value) -> Result<Self> {
+        Self::begin(export::Instance::create(config.to_string())?)
+    }
+
+    /// What a host does to reload it: `save`, and `restore`, `started`, `self_check` of the next build, perhaps another
+    /// type. This one serves on, as after a reload that is refused.
+    ///
+    /// # Errors
+    /// What a host would refuse the reload for.
+    pub fn hand_over<New: Plugin + Identity>(&self, config: Value) -> Result<Instance<New>> {
+        let mut frame = Vec::new();
+        self.0.save(P::STATE_VERSION, &mut |bytes| frame.extend_from_slice(bytes))?;
+        Saved::from_frame(&frame)?;
+        Instance::begin(export::Instance::restore(config.to_string(), Arc::new(frame))?)
+    }
+
+    /// Calls a method by name, with an object of arguments, as `reseat call` and HTTP do.
+    ///
+    /// # Errors
+    /// Whatever ended the call instead of a value: arguments that do not fit, an error or a panic of the plugin.
+    pub fn call<I>(&self, method: &str, arguments: Value) -> Result<Value, CallError>
+    where
+        I: ExportedBy<P> + ?Sized,
+    {
+        let json = self.0.call::<I>(method, &arguments.to_string())?;
+        serde_json::from_str(&json).map_err(|error| CallError::Malformed(error.to_string()))
+    }
+
+    /// Dropped, it stops what it may have begun.
+    fn begin(instance: export::Instance<P>) -> Result<Self> {
+        let instance = Instance(instance);
+        instance.started()?;
+        instance.self_check()?;
+        Ok(instance)
+    }
+}
+
+impl<P: Plugin + Identity> Deref for Instance<P> {
+    type Target = P;
+    fn deref(&self) -> &P {
+        self.0.plugin()
+    }
+}
+
+impl<P: Plugin + Identity> Drop for Instance<P> {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
+}
+
+/// Runs `f`, and also answers with what this thread has written to the log meanwhile. What other threads write goes to
+/// standard error as ever.
+pub fn logged<R>(f: impl FnOnce() -> R) -> (R, Vec<(Level, String)>) {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    let listening = Listening { number: NEXT.fetch_add(1, Ordering::Relaxed), before: LISTENING.get() };
+    LISTENING.set(listening.number);
+    let result = f();
+    (result, listening.taken())
+}
+
+thread_local! {
+    /// Whose lines this thread writes; 0: nobody's. Without a destructor, because this is linked into plugins, too.
+    static LISTENING: Cell<u64> = const { Cell::new(0) };
+}
+
+/// The lines that are listened for, each with its listener.
+static LINES: Mutex<Vec<(u64, Level, String)>> = Mutex::new(Vec::new());
+
+/// Ends the listening, also by a panic.
+struct Listening {
+    number: u64,
+    before: u64,
+}
+
+impl Listening {
+    fn taken(&self) -> Vec<(Level, String)> {
+        let mut lines = LINES.lock().unwrap_or_else(PoisonError::into_inner);
+        lines
+            .extract_if(.., |(number, ..)| *number == self.number)
+            .map(|(_, level, text)| (level, text))
+            .collect()
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        LISTENING.set(self.before);
+        self.taken();
+    }
+}
+
+/// Takes a line for whoever listens to this thread. `false`: nobody does.
+pub(crate) fn take(level: Level, message: &fmt::Arguments<'_>) -> bool {
+    let number = LISTENING.get();
+    if number != 0 {
+        LINES.lock().unwrap_or_else(PoisonError::into_inner).push((number, level, message.to_string()));
+    }
+    number != 0
 }

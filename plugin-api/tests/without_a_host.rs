@@ -88,3 +88,97 @@ fn a_handover_in_a_test_is_that_of_a_reload() {
     let new: Tally = plugin_api::testing::hand_over(&Tally(0), &host).unwrap();
     assert_eq!(new.0, 0);
 }
+
+/// Counts.
+#[plugin_api::interface(version = "1.0")]
+pub trait Tallies {
+    /// Adds, and says what it was.
+    fn add(&self, n: u32) -> u32;
+}
+
+/// How many threads of `Busy` have ended.
+static STOPPED: AtomicU32 = AtomicU32::new(0);
+
+#[derive(Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Settings {
+    start: u32,
+}
+
+struct Busy(AtomicU32, Services);
+
+impl Plugin for Busy {
+    const STATE_VERSION: u32 = 1;
+    fn create(host: &Services) -> Result<Self> {
+        Ok(Busy(host.config::<Settings>()?.start.into(), host.clone()))
+    }
+    fn save(&self) -> Result<Saved> {
+        Saved::encode(&self.0)
+    }
+    fn restore(host: &Services, saved: Saved) -> Result<Self> {
+        Ok(Busy(saved.decode()?, host.clone()))
+    }
+    fn started(&self) -> Result<()> {
+        self.1.spawn("busy", |stop| {
+            while !stop.wait(std::time::Duration::from_secs(60)) {}
+            STOPPED.fetch_add(1, SeqCst);
+        })
+    }
+    fn self_check(&self) -> Result<()> {
+        ensure!(self.0.load(SeqCst) < 100, "this is too much");
+        Ok(())
+    }
+}
+
+impl Tallies for Busy {
+    fn add(&self, n: u32) -> u32 {
+        plugin_api::warn!("{n} more");
+        self.0.fetch_add(n, SeqCst)
+    }
+}
+
+export_plugin!(Busy: Tallies, name = "busy");
+
+#[test]
+fn an_instance_in_a_test_goes_the_way_of_a_host() -> Result<()> {
+    let create = |config| plugin_api::testing::Instance::<Busy>::create(config);
+    let error = |result: Result<plugin_api::testing::Instance<Busy>>| format!("{:#}", result.err().unwrap());
+    let said = error(create(serde_json::json!({ "begin": 3 })));
+    assert!(said.contains("configuration of plugin `busy`") && said.contains("`begin`"), "{said}");
+    assert_eq!(error(create(serde_json::json!({ "start": 100 }))), "this is too much");
+    assert_eq!(STOPPED.load(SeqCst), 1, "its thread has ended");
+
+    let old = create(serde_json::json!({ "start": 3 }))?;
+    let (result, lines) =
+        plugin_api::testing::logged(|| old.call::<dyn Tallies>("add", serde_json::json!({ "n": 4 })));
+    assert_eq!(result, Ok(serde_json::json!(3)));
+    assert_eq!(lines, [(plugin_api::Level::Warn, "4 more".to_owned())]);
+    let refused = old.call::<dyn Tallies>("add", serde_json::json!({ "m": 4 }));
+    assert_eq!(refused.unwrap_err().to_string(), "`add` has no parameter `m`: it takes an object with n");
+    assert!(old.call::<dyn Tallies>("sub", serde_json::json!({})).is_err());
+
+    let new: plugin_api::testing::Instance<Busy> = old.hand_over(serde_json::json!({}))?;
+    assert_eq!((new.add(1), old.add(1)), (7, 7), "saving has not changed the old one");
+    drop((old, new));
+    assert_eq!(STOPPED.load(SeqCst), 3);
+    Ok(())
+}
+
+#[test]
+fn lines_of_other_threads_and_of_other_times_are_not_taken() {
+    let (inner, outer) = plugin_api::testing::logged(|| {
+        plugin_api::info!("before");
+        let (_, inner) = plugin_api::testing::logged(|| plugin_api::info!("inside"));
+        std::thread::spawn(|| plugin_api::info!("another thread's")).join().unwrap();
+        plugin_api::info!("after");
+        inner
+    });
+    let texts =
+        |lines: Vec<(plugin_api::Level, String)>| lines.into_iter().map(|(_, text)| text).collect::<Vec<_>>();
+    assert_eq!(texts(inner), ["inside"]);
+    assert_eq!(texts(outer), ["before", "after"]);
+    let (result, lines) = plugin_api::testing::logged(|| {
+        std::panic::catch_unwind(|| plugin_api::testing::logged(|| panic!("on purpose")))
+    });
+    assert!(result.is_err() && lines.is_empty());
+}

@@ -242,41 +242,6 @@ fn http_answers_with_the_kind_of_every_failure_and_refuses_strangers() {
 }
 
 #[test]
-fn a_new_plugin_builds_passes_its_test_and_serves() {
-    let dir = tempfile::tempdir().expect("a temporary directory can be made");
-    let created = reseat().args(["new", "greeter"]).current_dir(dir.path()).output().expect("it starts");
-    assert!(ok(&created).contains("cd greeter && cargo test && cargo build"));
-    let again = reseat().args(["new", "greeter"]).current_dir(dir.path()).output().expect("it starts");
-    assert_eq!(again.status.code(), Some(1));
-    assert!(text(&again.stderr).contains("not empty"), "{}", text(&again.stderr));
-
-    let home = dir.path().join("greeter");
-    // The versions that this project was tested with, so that nothing has to be looked up.
-    fs::copy(crate::workshop::project().join("Cargo.lock"), home.join("Cargo.lock"))
-        .expect("there is a lock file");
-    let tested = crate::workshop::cargo()
-        .args(["test", "--offline"])
-        .current_dir(&home)
-        .output()
-        .expect("cargo starts");
-    assert!(ok(&tested).contains("1 passed"), "{}", text(&tested.stdout));
-    let built = crate::workshop::cargo()
-        .args(["build", "--offline"])
-        .current_dir(&home)
-        .output()
-        .expect("cargo starts");
-    ok(&built);
-
-    let state = dir.path().join("state");
-    let running = Running::start(&home.join("target/debug"), &state, None);
-    assert_eq!(
-        ok(&ask(&state, &["call", "greeter", "greet", r#"{"name":"alice"}"#])).trim(),
-        "\"Hello, alice!\""
-    );
-    assert!(running.interrupt().success());
-}
-
-#[test]
 fn dev_builds_serves_follows_an_edit_shows_an_error_and_recovers() {
     let workshop = Workshop::open("followed");
     // Nothing flows back, so that levels can be compared.

@@ -63,6 +63,8 @@ mod live;
 mod matrix;
 /// What a host says of itself to those who watch over many.
 mod metrics;
+/// What `reseat new` writes: it builds, passes its tests, and serves.
+mod new_plugin;
 /// Builds that have taken over and prove bad, and the way back.
 mod probation;
 /// Builds that are tried in a helper process, and what they do there.

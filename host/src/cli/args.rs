@@ -196,12 +196,26 @@ pub struct DevArgs {
 pub struct NewArgs {
     /// The plugin's name: a-z, 0-9, `_` and `-`, beginning with a letter
     pub name: String,
+    /// What to begin from
+    #[arg(long, value_enum, default_value_t = Template::Stateful)]
+    pub template: Template,
     /// Where to put the crate [default: a directory of the plugin's name]
     #[arg(long, value_name = "DIR")]
     pub path: Option<PathBuf>,
     /// Where reseat's plugin-api is [default: the one this program was built from]
     #[arg(long, value_name = "DIR")]
     pub api: Option<PathBuf>,
+}
+
+/// What a new plugin begins from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Template {
+    /// Its state crosses every reload
+    Stateful,
+    /// Every build begins empty, and no caller waits for a reload
+    Stateless,
+    /// Stateful, with a crate for its interface, on which hosts and other crates can depend
+    OwnInterface,
 }
 
 #[derive(Args)]

@@ -5,22 +5,62 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 
 use super::Failure;
-use super::args::NewArgs;
+use super::args::{NewArgs, Template};
 use super::output;
 
-/// The files of the crate; `@name@` and its like are filled in.
-const FILES: [(&str, &str); 4] = [
-    ("Cargo.toml", include_str!("../../templates/plugin/Cargo.toml.in")),
-    ("src/lib.rs", include_str!("../../templates/plugin/src/lib.rs.in")),
-    ("README.md", include_str!("../../templates/plugin/README.md.in")),
-    (".gitignore", include_str!("../../templates/plugin/gitignore.in")),
-];
+/// The manifest; `@name@` and its like are filled in.
+const MANIFEST: &str = include_str!("../../templates/Cargo.toml.in");
 
 /// What only a crate that is no member of a workspace may say.
-const STANDALONE: &str = include_str!("../../templates/plugin/standalone.toml.in");
+const STANDALONE: &str = include_str!("../../templates/standalone.toml.in");
+
+const IGNORED: &str = include_str!("../../templates/gitignore.in");
+
+const STATEFUL: [(&str, &str); 2] = [
+    ("src/lib.rs", include_str!("../../templates/stateful/src/lib.rs.in")),
+    ("README.md", include_str!("../../templates/stateful/README.md.in")),
+];
+
+const STATELESS: [(&str, &str); 2] = [
+    ("src/lib.rs", include_str!("../../templates/stateless/src/lib.rs.in")),
+    ("README.md", include_str!("../../templates/stateless/README.md.in")),
+];
+
+const OWN_INTERFACE: [(&str, &str); 4] = [
+    ("src/lib.rs", include_str!("../../templates/own-interface/src/lib.rs.in")),
+    ("README.md", include_str!("../../templates/own-interface/README.md.in")),
+    ("interface/Cargo.toml", include_str!("../../templates/own-interface/interface/Cargo.toml.in")),
+    ("interface/src/lib.rs", include_str!("../../templates/own-interface/interface/src/lib.rs.in")),
+];
+
+/// What a plugin depends on.
+const API: &str = "reseat-plugin-api = { path = \"@api@\" }\n";
+const SERDE: &str = "serde = { version = \"1\", features = [\"derive\"] }\n";
+const INTERFACE: &str = "@name@-interface = { path = \"interface\" }\n";
+
+impl Template {
+    /// The files beside the manifest.
+    fn files(self) -> Vec<(&'static str, &'static str)> {
+        let own: &[_] = match self {
+            Template::Stateful => &STATEFUL,
+            Template::Stateless => &STATELESS,
+            Template::OwnInterface => &OWN_INTERFACE,
+        };
+        [&[(".gitignore", IGNORED)], own].concat()
+    }
+
+    fn manifest(self) -> String {
+        let dependencies = match self {
+            Template::Stateful => [API, SERDE].concat(),
+            Template::Stateless => API.to_owned(),
+            Template::OwnInterface => [INTERFACE, API].concat(),
+        };
+        MANIFEST.replace("@dependencies@", &dependencies)
+    }
+}
 
 /// Names that mean something else in the crate.
-const TAKEN: [&str; 15] = [
+const TAKEN: [&str; 17] = [
     "AbiType",
     "BTreeMap",
     "Box",
@@ -28,6 +68,8 @@ const TAKEN: [&str; 15] = [
     "Config",
     "Counter",
     "Default",
+    "Greeting",
+    "Instance",
     "Mutex",
     "Option",
     "Plugin",
@@ -104,22 +146,23 @@ pub fn create(args: &NewArgs) -> Result<(), Failure> {
             anyhow::anyhow!("{} exists and is not empty: choose another --path", dir.display()).into()
         );
     }
-    for (name, template) in FILES {
-        let path = dir.join(name);
-        std::fs::create_dir_all(path.parent().expect("a file has a directory"))
-            .with_context(|| format!("{} cannot be made", dir.display()))?;
-        std::fs::write(&path, fill(template, &args.name, &api))
-            .with_context(|| format!("{} cannot be written", path.display()))?;
+    let manifest = args.template.manifest();
+    for (name, template) in [("Cargo.toml", manifest.as_str())].into_iter().chain(args.template.files()) {
+        write(&dir.join(name), &fill(template, &args.name, &api))?;
     }
     if !is_member(&dir)? {
-        let path = dir.join("Cargo.toml");
-        let manifest = fill(FILES[0].1, &args.name, &api) + STANDALONE;
-        std::fs::write(&path, manifest).with_context(|| format!("{} cannot be written", path.display()))?;
+        write(&dir.join("Cargo.toml"), &(fill(&manifest, &args.name, &api) + STANDALONE))?;
     }
     println!("created plugin `{}` in {}. Next:", args.name, dir.display());
     println!("    cd {} && cargo test && cargo build", dir.display());
     println!("    {} dev {}", output::program(), dir.display());
     Ok(())
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    let dir = path.parent().expect("a file has a directory");
+    std::fs::create_dir_all(dir).with_context(|| format!("{} cannot be made", dir.display()))?;
+    std::fs::write(path, text).with_context(|| format!("{} cannot be written", path.display()))
 }
 
 /// Whether the crate belongs to a workspace around it, whose `members` match it. A root of its own there would
@@ -168,10 +211,17 @@ fn fill(template: &str, name: &str, api: &str) -> String {
     let interface = if TAKEN.contains(&camel.as_str()) { format!("{camel}Interface") } else { camel.clone() };
     template
         .replace("@name@", name)
+        .replace("@name_@", &name.replace('-', "_"))
         .replace("@Interface@", &interface)
         .replace("@Plugin@", &format!("{camel}Plugin"))
+        .replace("@host@", &beside(api))
         .replace("@api@", api)
         .replace("@reseat@", &output::program())
+}
+
+/// Where reseat itself is: beside plugin-api.
+fn beside(api: &str) -> String {
+    Path::new(api).with_file_name("host").display().to_string()
 }
 
 fn camel(name: &str) -> String {
@@ -181,6 +231,8 @@ fn camel(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use clap::ValueEnum;
+
     use super::*;
 
     #[test]
@@ -197,11 +249,40 @@ mod tests {
 
     #[test]
     fn nothing_is_left_to_fill_in() {
-        for (name, template) in FILES {
-            let text = fill(template, "rate-limiter", "/api");
-            assert!(!text.contains('@'), "{name}: {text}");
+        for &template in Template::value_variants() {
+            let manifest = template.manifest();
+            let files = [("Cargo.toml", manifest.as_str())].into_iter().chain(template.files());
+            for (name, text) in files {
+                let text = fill(text, "rate-limiter", "/reseat/plugin-api");
+                assert!(!text.contains('@'), "{template:?}: {name}: {text}");
+            }
         }
-        assert!(fill(FILES[1].1, "rate-limiter", "/api").contains("pub trait RateLimiter {"));
-        assert!(fill(FILES[1].1, "plugin", "/api").contains("pub trait PluginInterface {"));
+    }
+
+    #[test]
+    fn each_template_forbids_what_a_plugin_does_not_need_and_has_a_test() {
+        for &template in Template::value_variants() {
+            let files = template.files();
+            let sources = files.iter().filter(|(name, _)| name.ends_with(".rs"));
+            assert!(
+                sources.clone().all(|(_, text)| text.contains("#![forbid(unsafe_code)]")),
+                "{template:?}"
+            );
+            assert_eq!(sources.filter(|(_, text)| text.contains("#[test]")).count(), 1, "{template:?}");
+        }
+    }
+
+    #[test]
+    fn names_are_those_of_a_crate_of_its_interface_and_of_what_hosts_depend_on() {
+        let filled = |text: &str, name: &str| fill(text, name, "/reseat/plugin-api");
+        assert!(filled(STATEFUL[0].1, "rate-limiter").contains("pub trait RateLimiter {"));
+        assert!(filled(STATEFUL[0].1, "plugin").contains("pub trait PluginInterface {"));
+        let [(_, source), (_, readme), ..] = OWN_INTERFACE;
+        assert!(
+            filled(source, "rate-limiter").contains("use rate_limiter_interface::{RateLimiter, Greeting};")
+        );
+        assert!(filled(readme, "rate-limiter").contains("reseat = { path = \"/reseat/host\" }"));
+        let manifest = filled(&Template::OwnInterface.manifest(), "rate-limiter");
+        assert!(manifest.contains("rate-limiter-interface = { path = \"interface\" }"), "{manifest}");
     }
 }
