@@ -53,6 +53,8 @@ mod faults;
 mod handover;
 /// Who holds a generation: the thread, the method, and since when.
 mod holders;
+/// What programs read of a host, and what the documentation says of that.
+mod json;
 /// What a host keeps for the next one: builds and states.
 mod kept;
 /// Hosts that are killed, and how the next one begins.

@@ -41,7 +41,7 @@ pub enum Command {
     /// Look at a plugin's file again and reload it, even if it is unchanged
     Reload(ReloadArgs),
     /// Go back to the build before, with the state if it can be written for it; the build that is left is denied
-    Rollback(PluginArgs),
+    Rollback(RollbackArgs),
     /// Cancel the reload of a plugin that is under way
     Cancel(PluginArgs),
     /// Take a plugin out of service; its state is gone, also the one that was kept
@@ -299,6 +299,17 @@ pub struct PluginArgs {
 }
 
 #[derive(Args)]
+pub struct RollbackArgs {
+    /// The plugin
+    pub plugin: String,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub state: StateDir,
+}
+
+#[derive(Args)]
 pub struct ReloadArgs {
     /// The plugin
     pub plugin: String,
@@ -311,6 +322,9 @@ pub struct ReloadArgs {
     /// Never close the old generation: its code stays in memory, and the host is tainted
     #[arg(long, conflicts_with = "file")]
     pub leak_old: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
     #[command(flatten)]
     pub state: StateDir,
 }

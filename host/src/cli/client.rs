@@ -10,7 +10,7 @@ use anyhow::{Context, anyhow};
 use serde_json::{Value, json};
 
 use super::Failure;
-use super::args::{CallArgs, CheckArgs, DenyArgs, PluginArgs, ReloadArgs, StateArgs, StateDir};
+use super::args::{CallArgs, CheckArgs, DenyArgs, PluginArgs, ReloadArgs, RollbackArgs, StateArgs, StateDir};
 use super::progress::Busy;
 use super::run::held;
 use super::time::now_ms;
@@ -41,6 +41,9 @@ pub fn reload(args: &ReloadArgs) -> Result<(), Failure> {
     let shown = transaction(&args.state, &plugin, "reload");
     let outcome = ask(&args.state, &Request::Reload { plugin, file, leak_old, dry_run })?;
     drop(shown);
+    if args.json {
+        return print(&pretty(&outcome));
+    }
     if args.dry_run {
         let version = outcome["version"].as_str().unwrap_or("?");
         return print(&format!("version {version} of {} would be accepted", args.plugin));
@@ -50,10 +53,13 @@ pub fn reload(args: &ReloadArgs) -> Result<(), Failure> {
 }
 
 /// `reseat rollback`
-pub fn rollback(args: &PluginArgs) -> Result<(), Failure> {
+pub fn rollback(args: &RollbackArgs) -> Result<(), Failure> {
     let shown = transaction(&args.state, &args.plugin, "rollback");
     let outcome = ask(&args.state, &Request::Rollback { plugin: args.plugin.clone() })?;
     drop(shown);
+    if args.json {
+        return print(&pretty(&outcome));
+    }
     let (generation, from) = (&outcome["generation"], &outcome["from"]);
     print(&format!(
         "generation {generation} of {} serves: the build before, after generation {from}",
