@@ -4,6 +4,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hasher};
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -11,6 +13,7 @@ use anyhow::{Context, Result};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use notify::event::{AccessKind, AccessMode};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
+use rustix::fs::fstat;
 
 /// How long further edits are waited for: an editor's save is several events.
 const COALESCE: Duration = Duration::from_millis(20);
@@ -137,7 +140,7 @@ fn tell(event: notify::Result<notify::Event>, sender: &Sender<PathBuf>) {
         _ => true,
     };
     if changes {
-        for path in event.paths.into_iter().filter(|path| is_source(path)) {
+        for path in event.paths.into_iter().filter(|path| is_source(path) && !is_own_output(path)) {
             // Nobody listens any more when the program ends.
             let _ = sender.send(path);
         }
@@ -150,10 +153,20 @@ fn is_source(path: &Path) -> bool {
     let left_behind = name.starts_with('.')
         || name.starts_with('#')
         || name.ends_with('~')
-        || [".swp", ".swx", ".tmp", ".bak"].iter().any(|end| name.ends_with(end))
+        || [".swp", ".swx", ".tmp", ".bak", ".log"].iter().any(|end| name.ends_with(end))
         || name == "Cargo.lock"
         || name == "4913"; // vim's test whether it can write here
     !left_behind && !is_build_directory(path, name)
+}
+
+/// Whether this program writes it: what it says of an edit is not the next one.
+fn is_own_output(path: &Path) -> bool {
+    is_open_as(path, std::io::stdout()) || is_open_as(path, std::io::stderr())
+}
+
+fn is_open_as(path: &Path, open: impl AsFd) -> bool {
+    let named = std::fs::metadata(path).map(|file| (file.dev(), file.ino()));
+    named.is_ok_and(|named| fstat(open).is_ok_and(|file| (file.st_dev, file.st_ino) == named))
 }
 
 /// Cargo's own, whatever it is called; `src/target` is as good a source as any.
@@ -178,6 +191,16 @@ mod tests {
         std::fs::write(dir.path().join("src/lib.rs"), "").unwrap();
         let edited = sources.next(Duration::from_secs(20));
         assert_eq!(edited.into_iter().collect::<Vec<_>>(), [dir.path().join("src/lib.rs")]);
+    }
+
+    #[test]
+    fn what_this_program_writes_is_no_edit() {
+        let dir = tempfile::tempdir().unwrap();
+        let (own, other) = (dir.path().join("own"), dir.path().join("other"));
+        let file = std::fs::File::create(&own).unwrap();
+        std::fs::write(&other, "").unwrap();
+        assert!(is_open_as(&own, &file) && !is_open_as(&other, &file));
+        assert!(!is_source(&dir.path().join("dev.log")), "nor what another program writes for it");
     }
 
     #[test]
