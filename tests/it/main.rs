@@ -71,7 +71,7 @@ mod new_plugin;
 mod probation;
 /// Builds that are tried in a helper process, and what they do there.
 mod probe;
-/// What the README says of the source.
+/// What the README says of the source, and what the book and the README name.
 mod readme;
 /// Memory that builds hand on to one another as it is.
 mod regions;

@@ -6,6 +6,8 @@ mod client;
 mod config;
 mod create;
 mod dev;
+#[cfg(test)]
+mod docs;
 mod events;
 mod follow;
 mod init;
