@@ -270,10 +270,8 @@ impl Desk {
             Notice::Gone(path) => {
                 self.waiting.remove(&path);
                 self.settled.remove(&path);
-                let owner = self.core.all().into_iter().find(|plugin| {
-                    let record = plugin.record();
-                    record.serving.is_some() && record.file == path
-                });
+                let mut plugins = self.core.all().into_iter();
+                let owner = plugins.find(|plugin| plugin.record().is_followed_at(&path));
                 if let Some(plugin) = owner {
                     self.core.journal.record(Event::FileGone { plugin: plugin.name.clone(), file: path });
                 }

@@ -178,6 +178,9 @@ pub(crate) struct Reading {
     pub(crate) panics: u64,
     /// 99 of 100 calls took no longer.
     pub(crate) p99: Duration,
+    /// At least 1 of 100 calls took longer, and at least [`EVIDENCE`] calls, or one in five if there were few: a busy machine
+    /// delays a few of any, and of few calls a few are many.
+    pub(crate) tail: Duration,
 }
 
 impl Started {
@@ -240,10 +243,11 @@ impl Meter {
     pub(crate) fn read(&self) -> Reading {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Reading {
-            calls: self.untimed() + self.latencies.iter().map(load).sum::<u64>(),
+            calls: self.untimed() + self.timed(),
             errors: load(&self.errors),
             panics: load(&self.panics),
             p99: self.quantile(0.99),
+            tail: self.quantile(1.0 - part_of_the_slowest(self.timed())),
         }
     }
 
@@ -261,6 +265,10 @@ impl Meter {
         some.map(|(bucket, count)| (upper_end(bucket), count)).collect()
     }
 
+    fn timed(&self) -> u64 {
+        self.latencies.iter().map(|count| count.load(Ordering::Relaxed)).sum()
+    }
+
     /// The upper end of the bucket in which this part of all calls is reached; zero if there were none.
     fn quantile(&self, part: f64) -> Duration {
         let counts: Vec<u64> = self.latencies.iter().map(|count| count.load(Ordering::Relaxed)).collect();
@@ -272,6 +280,14 @@ impl Meter {
         });
         reached.map_or(Duration::ZERO, |bucket| Duration::from_nanos(upper_end(bucket)))
     }
+}
+
+/// How many calls it takes for their being slow to say something of a build.
+pub(crate) const EVIDENCE: u64 = 20;
+
+/// Which part of so many calls counts as the slowest.
+pub(crate) fn part_of_the_slowest(calls: u64) -> f64 {
+    (EVIDENCE as f64 / calls.max(1) as f64).clamp(0.01, 0.2)
 }
 
 /// Below 8 ns each nanosecond has its own.
@@ -310,6 +326,19 @@ mod tests {
         assert_eq!(meter.read().calls, 100);
         assert!((1000..1125).contains(&(meter.read().p99.as_nanos() as u64)), "{:?}", meter.read());
         assert_eq!(Meter::new().read().p99, Duration::ZERO);
+    }
+
+    #[test]
+    fn a_few_slow_calls_among_few_say_nothing_and_as_many_as_are_evidence_do() {
+        let tail = |fast: u64, slow: u64| {
+            let times = (0..fast).map(|_| 1000).chain((0..slow).map(|_| 50_000_000));
+            taking(times).read().tail
+        };
+        let (quick, long) = (Duration::from_micros(2), Duration::from_millis(50));
+        assert!(tail(95, 5) < quick && tail(81, 19) < quick);
+        assert!(tail(79, 21) >= long);
+        assert!(tail(17, 3) < quick && tail(15, 5) >= long, "one in five");
+        assert!(tail(9_950, 50) < quick && tail(9_890, 110) >= long, "1 of 100");
     }
 
     #[test]

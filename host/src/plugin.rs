@@ -3,7 +3,7 @@
 //! Locks, in the order in which they may be taken: `turn`, then `record`. Neither is held while code of a
 //! plugin runs.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -139,6 +139,13 @@ pub(crate) struct Old {
     pub(crate) reason: Option<String>,
     /// How much address space its image takes, if that is known to stay.
     pub(crate) bytes: Option<u64>,
+}
+
+impl Record {
+    /// Whether a generation serves whose next build is awaited at this file.
+    pub(crate) fn is_followed_at(&self, file: &Path) -> bool {
+        self.serving.is_some() && self.file == file
+    }
 }
 
 impl Plugin {

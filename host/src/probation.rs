@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::ReloadError;
 use crate::events::Event;
-use crate::meter::{Meter, Reading};
+use crate::meter::{Meter, Reading, part_of_the_slowest};
 use crate::plugin::Plugin;
 use crate::registry::Core;
 use crate::reload;
@@ -30,8 +30,8 @@ pub struct Probation {
     pub panic_ratio: f64,
     /// It is sent back if the part of its calls that fail exceeds that of the generation before by this.
     pub error_ratio: f64,
-    /// It is sent back if 99 of 100 calls of the generation before were done in a time that takes it more than so many
-    /// times as long, and longer than `latency_floor`. 0: latency is no reason.
+    /// It is sent back if 1 of 100 of its calls, and 20 calls at least (or one in five), take more than so many times as long as 99 of 100
+    /// calls of the generation before, and longer than `latency_floor`. 0: latency is no reason.
     pub latency_factor: f64,
     /// See `latency_factor`.
     pub latency_floor: Duration,
@@ -242,9 +242,15 @@ impl Probation {
         }
         let usual = before.filter(|before| before.calls >= self.calls)?.p99;
         let slow = self.latency_factor > 0.0
-            && now.p99 > self.latency_floor
-            && now.p99 > usual.mul_f64(self.latency_factor);
-        slow.then(|| format!("1 of 100 calls takes longer than {:?}, {usual:?} before", now.p99))
+            && now.tail > self.latency_floor
+            && now.tail > usual.mul_f64(self.latency_factor);
+        let slowest = 100.0 * part_of_the_slowest(now.calls);
+        slow.then(|| {
+            format!(
+                "{slowest:.0} of 100 calls take longer than {:?}; before, 1 took longer than {usual:?}",
+                now.tail
+            )
+        })
     }
 }
 
@@ -253,7 +259,8 @@ mod tests {
     use super::*;
 
     fn reading(calls: u64, errors: u64, panics: u64, micros: u64) -> Reading {
-        Reading { calls, errors, panics, p99: Duration::from_micros(micros) }
+        let p99 = Duration::from_micros(micros);
+        Reading { calls, errors, panics, p99, tail: p99 }
     }
 
     fn fault(now: Reading, before: Option<Reading>) -> Option<String> {
@@ -282,7 +289,12 @@ mod tests {
         let before = Some(reading(1000, 0, 0, 50));
         assert_eq!(fault(reading(1000, 0, 0, 900), before), None);
         assert_eq!(fault(reading(1000, 0, 0, 400), Some(reading(1000, 0, 0, 1))), None, "below the floor");
-        assert!(fault(reading(1000, 0, 0, 1100), before).unwrap().contains("longer than 1.1ms, 50µs before"));
+        assert_eq!(
+            fault(reading(1000, 0, 0, 1100), before).unwrap(),
+            "2 of 100 calls take longer than 1.1ms; before, 1 took longer than 50µs"
+        );
+        let few_were_slow = Reading { tail: Duration::from_micros(60), ..reading(100, 0, 0, 1100) };
+        assert_eq!(fault(few_were_slow, before), None);
         assert_eq!(
             fault(reading(1000, 0, 0, 1100), Some(reading(10, 0, 0, 50))),
             None,

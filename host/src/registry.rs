@@ -203,16 +203,22 @@ impl Core {
 
     /// Tells of a refusal.
     pub(crate) fn report(&self, refusal: &Refusal) {
-        if let Some(plugin) = refusal.plugin.as_ref().and_then(|name| self.find(name)) {
+        let plugin = match &refusal.plugin {
+            Some(name) => self.find(name),
+            // It does not get so far as to say whose it is, but lies where that plugin's builds do.
+            None => self.all().into_iter().find(|plugin| plugin.record().is_followed_at(&refusal.file)),
+        };
+        if let Some(plugin) = &plugin {
             plugin.record().last_refusal = Some(format!("{}: {}", refusal.step, refusal.reason));
         }
+        let serving = refusal.serving.or_else(|| plugin.as_ref()?.serving_number());
         self.journal.record(Event::Refused {
-            plugin: refusal.plugin.clone(),
+            plugin: refusal.plugin.clone().or_else(|| Some(plugin?.name.clone())),
             file: refusal.file.clone(),
             step: refusal.step,
             kind: refusal.reason.kind(),
             reason: refusal.reason.to_string(),
-            serving: refusal.serving,
+            serving,
         });
     }
 
@@ -289,7 +295,7 @@ fn bind(name: &str, number: usize, desc: &InterfaceDesc, loaded: &Loaded) -> Res
         implements: implemented(&loaded.build),
     };
     let theirs = manifest
-        .interface(&ours.name)
+        .counterpart(&ours)
         .ok_or_else(|| not_implemented(format!("{} {}", ours.name, ours.version)))?;
     file::compare(&ours, theirs, &manifest.plugin, &manifest.version).map_err(PluginError::Interface)?;
     loaded

@@ -220,7 +220,7 @@ fn in_flight(held: &Lease<Loaded>) -> u64 {
 }
 
 fn probation(held: &Loaded) -> String {
-    let Reading { calls, errors, panics, p99 } = held.meter.read();
+    let Reading { calls, errors, panics, p99, .. } = held.meter.read();
     format!("{calls} calls, {errors} failed, {panics} panicked, 99 of 100 within {p99:.1?}")
 }
 

@@ -204,8 +204,9 @@ fn a_file_cut_short_for_good_is_refused_when_nobody_has_completed_it() {
     let scene = Scene::with(&["echo_v1"]);
     let refused = scene.install(echo_v2().cut(600_000)).refused();
     let refused = refused.at(Step::Vet, &["is cut short", "the file has 600000 bytes"]);
-    // The bytes did not get far enough to say which plugin this is.
-    assert_eq!(refused.plugin, None);
+    // The bytes did not get far enough to say which plugin this is, but where they lie does.
+    assert_eq!(refused.plugin.as_deref(), Some("echo"));
+    assert!(scene.status("echo").last_refusal.unwrap().contains("is cut short"));
     assert_eq!(scene.generation("echo"), Some(1));
     assert_eq!(scene.install("echo_v2").published(), 2);
 }

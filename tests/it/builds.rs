@@ -6,6 +6,7 @@ use reseat::{BuildFailure, CrateBuild, Event, ReloadError};
 use reseat_tests::counter::Counter;
 use serde_json::Value;
 
+use crate::browser::Browser;
 use crate::cli::{ask, ok, path};
 use crate::program::{Running, reseat};
 use crate::scene::{Build, Hold, Scene, put};
@@ -199,6 +200,12 @@ fn dev_builds_crates_of_one_workspace_together_and_one_that_is_broken_holds_up_n
     let running = crates.dev();
     let said = || running.output();
     assert_eq!(crates.numbers(), (Some(11), Some(1)), "{}", said());
+    let page = Browser::start();
+    if let Some(page) = &page {
+        page.open(&format!("http://{}/?token={}", running.authority(), running.token()));
+        page.shows("#plugins", "dev-two");
+        assert_eq!(page.eval("return document.getElementById('builds').hidden"), true);
+    }
 
     // What they share is built once, by one cargo.
     let finished = || said().matches("Finished").count();
@@ -217,11 +224,17 @@ fn dev_builds_crates_of_one_workspace_together_and_one_that_is_broken_holds_up_n
     assert!(failed["diagnostics"].as_str().is_some_and(|text| text.contains("-->")), "{failed}");
     assert!(ok(&ask(&crates.state(), &["ps"])).contains("the build of dev-one has failed: "));
     assert!(ok(&ask(&crates.state(), &["events"])).contains("the build of dev-one has failed: "));
+    if let Some(page) = &page {
+        page.shows("#builds", "cannot find value `NUMBR`");
+    }
     crates.shares(3);
     assert!(until(LONG, || crates.numbers() == (Some(12), Some(3))), "{}", said());
     crates.write("dev-one/src/lib.rs", &good);
     assert!(until(LONG, || crates.numbers() == (Some(13), Some(3))), "{}", said());
     assert_eq!(crates.failed(), [] as [Value; 0]);
+    if let Some(page) = page {
+        assert!(until(DEADLINE, || page.eval("return document.getElementById('builds').hidden") == true));
+    }
 
     // What their workspace says is followed, too, and what comes of it.
     let before = finished();

@@ -161,6 +161,7 @@ impl Reload<'_> {
     }
 
     fn note(&self, number: u64, published: &mut Published) -> bool {
+        let is_judged = self.core.options().probation_of(&self.plugin.name).is_some();
         let mut record = self.plugin.record();
         let left = record.serving.replace(Serving { number, build: self.build.clone() });
         record.last_refusal = None;
@@ -179,16 +180,16 @@ impl Reload<'_> {
         // From one that has not proved itself there is only the way to one that has.
         if let Some(left) = left.filter(|_| !same && unproven.is_none()) {
             // It is of use while it is recent, and only a probation says when it is not.
-            let is_recent = self.core.options().probation_of(&self.plugin.name).is_some();
             let reads = self.left_reads(published.state.as_ref());
-            let state = published.state.clone().filter(|_| is_recent && reads);
+            let state = published.state.clone().filter(|_| is_judged && reads);
             record.previous = copy.map(|copy| Previous { build: left.build, copy, state });
         }
         // Nor does it lead to itself.
         record.previous.take_if(|previous| previous.build.hash == self.build.hash);
         let has_proved_itself = self.wish.proven || (same && unproven.is_none());
         let may_go_back = record.previous.is_some() && !has_proved_itself;
-        record.on_probation = may_go_back.then_some(number);
+        // Where nobody judges, all are as good.
+        record.on_probation = (may_go_back && is_judged).then_some(number);
         may_go_back
     }
 }

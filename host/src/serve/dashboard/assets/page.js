@@ -221,6 +221,15 @@ function show(plugin, now) {
   }
 }
 
+function failure(build) {
+  const item = element("li", undefined, "refusal");
+  const name = build.plugin && build.plugin !== build.package ? `${build.package} (${build.plugin})` : build.package;
+  const said = element("pre", build.diagnostics || build.what);
+  said.tabIndex = 0;
+  item.append(element("h3", name), said);
+  return item;
+}
+
 function showState(state) {
   // Another host on this port, whose events are counted from 1 again.
   if (started && started !== state.started_ms) return location.reload();
@@ -230,6 +239,9 @@ function showState(state) {
   const warnings = [...state.tainted];
   if (state.capture !== "works") warnings.push("capture " + state.capture);
   say($("taint"), warnings.join("\n")).hidden = warnings.length === 0;
+  const failed = state.failed_builds ?? [];
+  $("builds").hidden = failed.length === 0;
+  if (!same($("builds"), failed)) $("builds").querySelector("ul").replaceChildren(...failed.map(failure));
   const names = new Set(state.plugins.map((plugin) => plugin.name));
   for (const [name, gone] of cards) {
     if (!names.has(name)) {
