@@ -295,7 +295,7 @@ fn bind(name: &str, number: usize, desc: &InterfaceDesc, loaded: &Loaded) -> Res
         implements: implemented(&loaded.build),
     };
     let theirs = manifest
-        .counterpart(&ours)
+        .interface(&ours.name)
         .ok_or_else(|| not_implemented(format!("{} {}", ours.name, ours.version)))?;
     file::compare(&ours, theirs, &manifest.plugin, &manifest.version).map_err(PluginError::Interface)?;
     loaded

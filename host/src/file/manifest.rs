@@ -66,13 +66,6 @@ impl Manifest {
     pub fn interface(&self, name: &str) -> Option<&InterfaceManifest> {
         self.interfaces.iter().find(|interface| interface.name == name)
     }
-
-    /// The interface that stands for another: of its name, and of its major version if there is one. A plugin may
-    /// implement an interface in two versions that have only the name in common.
-    pub fn counterpart(&self, of: &InterfaceManifest) -> Option<&InterfaceManifest> {
-        let mut named = self.interfaces.iter().filter(|own| own.name == of.name);
-        named.clone().find(|own| own.version.major == of.version.major).or_else(|| named.next())
-    }
 }
 
 /// The state versions a plugin writes and reads.

@@ -19,7 +19,7 @@ pub(crate) fn fits(plugin: &Plugin, serving: Option<&Build>, build: &Build) -> R
     let interfaces = plugin.record().interfaces.clone();
     for desc in interfaces {
         let ours = stated(desc);
-        let theirs = manifest.counterpart(&ours).ok_or_else(|| RefusalReason::InterfaceGone {
+        let theirs = manifest.interface(&ours.name).ok_or_else(|| RefusalReason::InterfaceGone {
             plugin: manifest.plugin.clone(),
             version: manifest.version.clone(),
             interface: format!("{} {}", ours.name, ours.version),

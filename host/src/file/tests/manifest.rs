@@ -42,19 +42,6 @@ fn a_line_from_the_future_is_skipped() {
 }
 
 #[test]
-fn of_two_interfaces_of_one_name_the_one_of_the_same_major_version_is_meant() {
-    let mut manifest = parse(&sample::manifest()).unwrap();
-    let first = manifest.interfaces[0].clone();
-    let of_major =
-        |major| InterfaceManifest { version: InterfaceVersion { major, minor: 0 }, ..first.clone() };
-    manifest.interfaces.push(of_major(7));
-    assert_eq!(manifest.counterpart(&of_major(7)).unwrap().version.major, 7);
-    assert_eq!(manifest.counterpart(&first), Some(&first));
-    assert_eq!(manifest.counterpart(&of_major(9)), Some(&first), "to say what differs");
-    assert_eq!(manifest.counterpart(&InterfaceManifest { name: "Other".into(), ..first.clone() }), None);
-}
-
-#[test]
 fn a_manifest_as_json_keeps_its_fingerprints_exact() {
     let json = serde_json::to_value(parse(&sample::manifest()).unwrap()).unwrap();
     assert_eq!(json["interfaces"][0]["methods"][0]["fingerprint"], "0123456789abcdef");
