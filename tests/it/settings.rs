@@ -1,4 +1,6 @@
 use std::fs;
+use std::io::Write;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::time::Duration;
 
@@ -151,5 +153,42 @@ fn a_running_host_goes_by_its_settings_when_they_are_edited_and_keeps_to_them_wh
     running.signal(libc::SIGHUP);
     write(&file, "[plugins.config.config]\ngreeting = \"back\"\n");
     assert!(until(DEADLINE, || greeting() == "\"back you 0\""), "{}", running.output());
+    assert!(running.interrupt().success());
+}
+
+#[test]
+fn settings_behind_links_are_followed_and_what_is_wrong_with_them_is_told_once() {
+    let dir = tempfile::tempdir().expect("a temporary directory can be made");
+    let at = |name: &str| dir.path().join(name);
+    fs::create_dir(at("plugins")).expect("it can be written");
+    fs::write(at("plugins/libconfig.so"), Build::of("config").bytes()).expect("it can be written");
+    // As a volume of Kubernetes: nothing ever happens to the name that the host was given.
+    for (version, greeting) in [("1", "hello"), ("2", "goodbye"), ("3", "")] {
+        fs::create_dir(at(version)).expect("it can be written");
+        let text = format!("[plugins.config.config]\ngreeting = \"{greeting}\"\n");
+        fs::write(at(version).join("reseat.toml"), text).expect("it can be written");
+    }
+    let publish = |version: &str| {
+        symlink(version, at("new")).expect("it can be written");
+        fs::rename(at("new"), at("..data")).expect("one file system");
+    };
+    publish("1");
+    symlink("..data/reseat.toml", at("reseat.toml")).expect("it can be written");
+    let running = Running::start(&at("plugins"), &at("state"), Some(&at("reseat.toml")));
+    let greeting =
+        || ok(&ask(&at("state"), &["call", "config", "call", r#"{"what":"you"}"#])).trim().to_owned();
+    assert_eq!(greeting(), "\"hello you 0\"");
+    publish("2");
+    assert!(until(DEADLINE, || greeting() == "\"goodbye you 0\""), "{}", running.output());
+    // One that is written in several pieces, and is too large, and is no text.
+    let mut file = fs::File::create(at("3/reseat.toml")).expect("it can be written");
+    publish("3");
+    (0..3).for_each(|_| file.write_all(&[b'x'; 100 << 10]).expect("it can be written"));
+    drop(file);
+    let told = "it is larger than 256 KiB: these are no settings; what it said before holds";
+    assert!(until(DEADLINE, || running.output().contains(told)), "{}", running.output());
+    publish("1");
+    assert!(until(DEADLINE, || greeting() == "\"hello you 0\""), "{}", running.output());
+    assert_eq!(running.output().matches(told).count(), 1, "{}", running.output());
     assert!(running.interrupt().success());
 }

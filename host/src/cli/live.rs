@@ -1,11 +1,13 @@
 //! Settings that change while a host runs: `reseat.toml` is followed as plugins are.
 
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use crossbeam_channel::{Receiver, unbounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, unbounded};
 use notify::{Event, RecommendedWatcher, RecursiveMode, Watcher};
 use reseat::file::{Progress, Settling};
 use reseat::{Host, Options, Probe, TrustedDir};
@@ -15,14 +17,49 @@ use super::settings::{self, Settings};
 
 /// How long a file of settings may be written to before it is left to the next event.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// The file is looked at no more often than that if nobody says that it has changed.
+const SOONEST: Duration = Duration::from_millis(100);
 
 /// Where a host's options come from: the command line, and a file.
 pub struct Origin {
     args: ServeArgs,
     watch: Vec<TrustedDir>,
-    /// What the file said when it was read last. Held while a host is given what it says, so that of two readings the
-    /// later one holds.
-    said: Mutex<Option<String>>,
+    /// Held while a host is given what the file says, so that of two readings the later one holds.
+    said: Mutex<Said>,
+}
+
+/// What is known of the file.
+#[derive(Default)]
+struct Said {
+    /// What it said when it was understood last.
+    text: Option<String>,
+    /// Which file that was, or another one since that was not understood.
+    file: Option<Mark>,
+    /// Somebody wrote to it for so long that it was left alone.
+    busy: bool,
+}
+
+/// Tells one content of a path from another without reading it. Of what is no file it says no more than which that is.
+#[derive(PartialEq, Eq)]
+struct Mark {
+    file: (u64, u64),
+    content: Option<[i64; 5]>,
+}
+
+impl Mark {
+    /// Of what a path leads to, through however many links.
+    fn of(path: &Path) -> Option<Mark> {
+        std::fs::metadata(path).ok().map(|stat| Mark::from(&stat))
+    }
+}
+
+impl From<&Metadata> for Mark {
+    fn from(stat: &Metadata) -> Mark {
+        let size = stat.size().cast_signed();
+        let changes = [size, stat.mtime(), stat.mtime_nsec(), stat.ctime(), stat.ctime_nsec()];
+        let content = stat.is_file().then_some(changes);
+        Mark { file: (stat.dev(), stat.ino()), content }
+    }
 }
 
 /// The file is followed until this is dropped.
@@ -38,9 +75,11 @@ impl Origin {
     /// # Errors
     /// There is a file, or one was named, and it is not understood.
     pub fn options(&self) -> Result<Options> {
+        // Before it is read: what changes later is read again.
+        let file = Mark::of(settings::path(self.args.config.as_deref()));
         let text = settings::read(self.args.config.as_deref())?;
         let options = self.options_from(text.as_deref())?;
-        *self.said.lock().unwrap_or_else(PoisonError::into_inner) = text;
+        *self.said.lock().unwrap_or_else(PoisonError::into_inner) = Said { text, file, busy: false };
         Ok(options)
     }
 
@@ -65,25 +104,53 @@ impl Origin {
     /// Reads the file again, and has the host go by it if it says something else than before. One that is not there says
     /// nothing: what it said before holds.
     pub fn reread(&self, host: &Host) {
-        if let Err(error) = self.try_reread(host) {
+        self.read_again(host, true);
+    }
+
+    /// If nobody has asked for it, a file that is still the same is not read.
+    fn read_again(&self, host: &Host, asked: bool) {
+        if let Err(error) = self.try_reread(host, asked) {
             tracing::warn!("{error:#}; what it said before holds");
         }
     }
 
-    fn try_reread(&self, host: &Host) -> Result<()> {
+    fn try_reread(&self, host: &Host, asked: bool) -> Result<()> {
+        let path = settings::path(self.args.config.as_deref());
         let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(text) = settled(settings::path(self.args.config.as_deref()))? else { return Ok(()) };
-        if said.as_ref() == Some(&text) {
+        let now = Mark::of(path);
+        if !asked && !said.busy && now == said.file {
+            return Ok(());
+        }
+        said.file = now;
+        let was_busy = std::mem::take(&mut said.busy);
+        let text = match settled(path)? {
+            Content::Text(text, file) => {
+                said.file = Some(file);
+                text?
+            }
+            Content::Gone => return Ok(()),
+            Content::Busy => {
+                said.busy = true;
+                anyhow::ensure!(was_busy && !asked, "{} is still being written to", path.display());
+                return Ok(());
+            }
+        };
+        if said.text.as_ref() == Some(&text) {
             return Ok(());
         }
         let options = self.options_from(Some(&text))?;
-        *said = Some(text);
+        said.text = Some(text);
+        if options.trusted_keys.is_empty() && !host.options().trusted_keys.is_empty() {
+            let path = path.display();
+            tracing::warn!("{path} names no trusted_keys any more: from now on libraries need no signature");
+        }
         // What becomes of it is told as events.
         host.reconfigure(options);
         Ok(())
     }
 
-    /// Rereads the file whenever it changes, for as long as what this returns is kept.
+    /// Rereads the file whenever it changes, for as long as what this returns is kept. Where it is a link, to a link
+    /// perhaps, as in a volume of Kubernetes, nobody tells of a change: so it is looked at as often as directories are.
     ///
     /// # Errors
     /// The system refuses.
@@ -102,13 +169,14 @@ impl Origin {
             }
         })?;
         watcher.watch(dir, RecursiveMode::NonRecursive)?;
+        let pause = host.options().rescan_every.max(SOONEST);
         // Not kept by those who only wait.
         let host = Arc::downgrade(host);
         let reread = move |changes: Receiver<()>| {
-            while changes.recv().is_ok() {
+            while changes.recv_timeout(pause) != Err(RecvTimeoutError::Disconnected) {
                 while changes.try_recv().is_ok() {}
                 let Some(host) = host.upgrade() else { return };
-                self.reread(&host);
+                self.read_again(&host, false);
             }
         };
         std::thread::Builder::new().name("reseat-settings".into()).spawn(move || reread(changes))?;
@@ -116,19 +184,29 @@ impl Origin {
     }
 }
 
-/// What is in a file when nobody writes to it; `None`: it is not there.
-fn settled(path: &Path) -> Result<Option<String>> {
+/// What there is at a path.
+enum Content {
+    /// Nobody writes to it.
+    Text(Result<String>, Mark),
+    Gone,
+    /// Somebody goes on writing to it.
+    Busy,
+}
+
+/// What is in a file when nobody writes to it.
+fn settled(path: &Path) -> Result<Content> {
     let begun = Instant::now();
     let mut settling = Settling::start(path);
     loop {
         match settling.poll(Instant::now()) {
             Progress::Ready(file) => {
-                let text = std::io::read_to_string(file);
-                return Ok(Some(text.with_context(|| format!("{} cannot be read", path.display()))?));
+                let unreadable = || format!("{} cannot be read", path.display());
+                let mark = Mark::from(&file.metadata().with_context(unreadable)?);
+                return Ok(Content::Text(settings::text(file).with_context(unreadable), mark));
             }
-            Progress::Gone => return Ok(None),
+            Progress::Gone => return Ok(Content::Gone),
             Progress::Wait(pause) if begun.elapsed() < PATIENCE => std::thread::sleep(pause),
-            Progress::Wait(_) => bail!("{} is still being written to", path.display()),
+            Progress::Wait(_) => return Ok(Content::Busy),
             Progress::Unreadable(error) => {
                 return Err(error).with_context(|| format!("{} cannot be read", path.display()));
             }

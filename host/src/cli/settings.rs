@@ -1,10 +1,12 @@
 //! `reseat.toml`.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow, ensure};
 use reseat::{DrainPolicy, LostState, MaxLingering, Options, PluginOptions, Probation, TrustedKey};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
@@ -13,6 +15,9 @@ use super::keys;
 
 /// The file that is read if none is named.
 pub const DEFAULT: &str = "reseat.toml";
+
+/// Nobody writes longer ones. What is wrong with a file is told with the line that it is in, which may be all of it.
+const LIMIT: u64 = 256 << 10;
 
 /// A file that says what is so without one. Tests hold it to the options' defaults, and to the keys that there are.
 pub const TEMPLATE: &str = include_str!("default.toml");
@@ -155,10 +160,24 @@ pub fn path(named: Option<&Path>) -> &Path {
 /// It cannot be read.
 pub fn read(named: Option<&Path>) -> Result<Option<String>> {
     let path = path(named);
-    match std::fs::read_to_string(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound && named.is_none() => Ok(None),
-        text => Ok(Some(text.with_context(|| format!("{} cannot be read", path.display()))?)),
+    match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound && named.is_none() => Ok(None),
+        file => {
+            let text = file.map_err(Into::into).and_then(text);
+            Ok(Some(text.with_context(|| format!("{} cannot be read", path.display()))?))
+        }
     }
+}
+
+/// The text of such a file.
+///
+/// # Errors
+/// It cannot be read, or is too large to have been written for this.
+pub fn text(file: impl Read) -> Result<String> {
+    let mut text = String::new();
+    file.take(LIMIT + 1).read_to_string(&mut text)?;
+    ensure!(text.len() as u64 <= LIMIT, "it is larger than {} KiB: these are no settings", LIMIT >> 10);
+    Ok(text)
 }
 
 impl Settings {
@@ -168,7 +187,8 @@ impl Settings {
     /// It says something that is not understood.
     pub fn parse(text: &str) -> Result<Settings> {
         keys::refuse_unknown(text, keys::of::<Settings>(), &OF_A_PLUGIN)?;
-        Ok(toml::from_str(text)?)
+        // It ends in an empty line.
+        toml::from_str(text).map_err(|error| anyhow!("{}", error.to_string().trim_end()))
     }
 
     /// What the file that was named says, or the default one, if it exists.
@@ -375,8 +395,16 @@ mod tests {
     }
 
     #[test]
+    fn a_text_that_is_too_long_is_refused_without_being_told() {
+        let long = text(io::repeat(b'x')).unwrap_err().to_string();
+        assert_eq!(long, "it is larger than 256 KiB: these are no settings");
+        assert_eq!(text(&b"probe = true"[..]).unwrap(), "probe = true");
+    }
+
+    #[test]
     fn a_value_of_the_wrong_kind_is_refused_with_its_line() {
         let error = format!("{:#}", Settings::parse("probe = true\nmax_waiting = \"many\"").unwrap_err());
         assert!(error.contains("line 2") && error.contains("max_waiting"), "{error}");
+        assert_eq!(error.trim_end(), error, "more may be said after it");
     }
 }
