@@ -119,7 +119,7 @@ impl Crates {
         let mut command = reseat();
         command.arg("dev").args([self.path("dev-one"), self.path("dev-two")]).args(["--http", "127.0.0.1:0"]);
         command.arg("--config").arg(self.path("reseat.toml")).arg("--state-dir").arg(self.state());
-        command.arg("--sign").arg(&key);
+        command.arg("--sign").arg(&key).env("RESEAT_SIGN_PASSWORD", "not used");
         command.args(["--features", "dev-one/ten", "--", "--profile", "dev"]);
         command.env("CARGO_NET_OFFLINE", "true").env("CARGO_BUILD_BUILD_DIR", crate::workshop::build_dir());
         Running::spawn(command)
@@ -179,7 +179,9 @@ fn source(name: &str) -> String {
 
         impl Numbers for Shares {
             fn number(&self) -> u32 {
-                dev_shared::NUMBER + if cfg!(feature = "ten") { 10 } else { 0 }
+                // Who builds is told nothing of how the host signs.
+                let told = option_env!("RESEAT_SIGN_PASSWORD").map_or(0, |_| 100);
+                dev_shared::NUMBER + told + if cfg!(feature = "ten") { 10 } else { 0 }
             }
             fn hold(&self, until: &str) {
                 std::fs::write(format!("{until}.in"), "").unwrap();
@@ -220,7 +222,7 @@ fn dev_builds_crates_of_one_workspace_together_and_one_that_is_broken_holds_up_n
     let failed = &crates.failed()[0];
     assert_eq!((&failed["package"], &failed["plugin"]), (&Value::from("dev-one"), &Value::from("dev-one")));
     let what = failed["what"].as_str().expect("it is text");
-    assert!(what.contains("src/lib.rs:28:") && what.contains("cannot find value `NUMBR`"), "{what}");
+    assert!(what.contains("src/lib.rs:30:") && what.contains("cannot find value `NUMBR`"), "{what}");
     assert!(failed["diagnostics"].as_str().is_some_and(|text| text.contains("-->")), "{failed}");
     assert!(ok(&ask(&crates.state(), &["ps"])).contains("the build of dev-one has failed: "));
     assert!(ok(&ask(&crates.state(), &["events"])).contains("the build of dev-one has failed: "));
@@ -241,6 +243,17 @@ fn dev_builds_crates_of_one_workspace_together_and_one_that_is_broken_holds_up_n
     let workspace = fs::read_to_string(crates.path("Cargo.toml")).expect("it is there");
     crates.write("Cargo.toml", &format!("{workspace}[profile.dev.package.dev-one]\nopt-level = 1\n"));
     assert!(until(LONG, || finished() > before), "{}", said());
+
+    // So is what a crate is called. The other one is built as well, since the features name it.
+    let renamed = manifest("dev-two").replace("name = \"dev-two\"", "name = \"dev-zwei\"");
+    crates.write("dev-two/Cargo.toml", &renamed);
+    crates.shares(3);
+    assert!(until(LONG, || said().contains("dev-zwei was built")), "{}", said());
+    crates.write("dev-two/Cargo.toml", &manifest("dev-two"));
+    crates.shares(3);
+    let built = |name: &str| said().rfind(&format!("{name} was built"));
+    assert!(until(LONG, || built("dev-two") > built("dev-zwei")), "{}", said());
+    assert_eq!(crates.failed(), [] as [Value; 0]);
 
     // A plugin that is in use is replaced when it is not any more, without another edit.
     let hold = Hold::at(crates.path("hold"));

@@ -16,7 +16,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 
 use super::args::CargoArgs;
 use super::plan::{Plan, cargo};
-use super::progress;
+use super::{progress, sign};
 
 /// How long the last words of a cargo that has ended are waited for.
 const LAST_WORDS: Duration = Duration::from_millis(200);
@@ -163,6 +163,8 @@ fn command(plans: &[&Plan], args: &CargoArgs, quiet: bool) -> Command {
     for name in std::env::vars_os().map(|(name, _)| name).filter(|name| is_for_us(name)) {
         command.env_remove(name);
     }
+    // Nor is this meant for whatever build scripts there are.
+    command.env_remove(sign::PASSWORD);
     // A group of its own, so that it can be given up with its compilers.
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
     command

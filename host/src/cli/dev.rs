@@ -112,6 +112,7 @@ impl Bench {
     fn work(mut self) {
         let mut dirty: BTreeSet<usize> = (0..self.plans.len()).collect();
         loop {
+            self.plan_again();
             while let Some(group) = self.next_group(&mut dirty) {
                 if let Err(error) = self.build(group, &mut dirty) {
                     progress::line(&format!("reseat: {error:#}"));
@@ -119,8 +120,8 @@ impl Bench {
                 if self.is_stopped() {
                     return;
                 }
+                self.plan_again();
             }
-            self.plan_again();
             while dirty.is_empty() {
                 self.greet();
                 if self.is_stopped() {
@@ -156,14 +157,16 @@ impl Bench {
         }
     }
 
-    /// Follows what the crates depend on now. A manifest that cargo does not understand is left to the next build,
-    /// which says so.
+    /// Follows what the crates are called and depend on now. A manifest that cargo does not understand is left to the
+    /// next build, which says so.
     fn plan_again(&mut self) {
         if !std::mem::take(&mut self.replan) {
             return;
         }
-        for plan in &mut self.plans {
+        for (plan, plugin) in self.plans.iter_mut().zip(&mut self.plugins) {
             if let Ok(newer) = plan.again() {
+                // It may make another plugin now.
+                plugin.take_if(|_| newer.name != plan.name);
                 *plan = newer;
             }
         }
@@ -203,6 +206,7 @@ impl Bench {
                     return Ok(());
                 }
                 tracing::info!("changed again: building anew");
+                self.plan_again();
                 let first = *group.first().expect("there is one to be built");
                 group.extend(self.take_from(dirty, &self.plans[first].workspace));
                 continue;

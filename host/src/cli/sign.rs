@@ -17,7 +17,7 @@ use super::client::print;
 use super::settings::{DEFAULT, Settings};
 
 /// Where a password may be, for those who cannot be asked.
-const PASSWORD: &str = "RESEAT_SIGN_PASSWORD";
+pub const PASSWORD: &str = "RESEAT_SIGN_PASSWORD";
 
 /// The size of a secret key in its file.
 const SECRET_BYTES: usize = 158;
@@ -116,7 +116,13 @@ fn new_key(path: &Path, no_password: bool) -> Result<(), Failure> {
         true => KeyPair::generate_unencrypted_keypair(),
         false => KeyPair::generate_encrypted_keypair(password()),
     };
-    let KeyPair { pk, sk } = made.context("no key was made")?;
+    let how = match no_password || password().is_some() {
+        true => "",
+        false => {
+            ": a password is asked for on the terminal, or taken from RESEAT_SIGN_PASSWORD; or say --no-password"
+        }
+    };
+    let KeyPair { pk, sk } = made.with_context(|| format!("no key was made{how}"))?;
     let line = pk.to_base64();
     let id = line.parse::<TrustedKey>()?.id();
     write_new(path, 0o600, &sk.to_box(Some("minisign secret key, made by reseat"))?.into_string())?;
