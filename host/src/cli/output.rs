@@ -19,7 +19,7 @@ use crate::serve::access::Sign;
 pub fn log(format: LogFormat, quiet: bool) {
     let filter = match quiet {
         true => EnvFilter::new("warn"),
-        false => std::env::var(EnvFilter::DEFAULT_ENV).map_or_else(|_| EnvFilter::new("info"), wished),
+        false => wished(&std::env::var(EnvFilter::DEFAULT_ENV).unwrap_or_default()),
     };
     if quiet {
         progress::hush();
@@ -36,9 +36,12 @@ pub fn log(format: LogFormat, quiet: bool) {
     }
 }
 
-/// What `RUST_LOG` wants to see.
-fn wished(text: String) -> EnvFilter {
-    EnvFilter::try_new(&text).unwrap_or_else(|error| {
+/// What `RUST_LOG` wants to see. Empty, it wants nothing in particular.
+fn wished(text: &str) -> EnvFilter {
+    if text.trim().is_empty() {
+        return EnvFilter::new("info");
+    }
+    EnvFilter::try_new(text).unwrap_or_else(|error| {
         eprintln!(
             "RUST_LOG=`{text}` is not understood ({error}): `info` holds; e.g. RUST_LOG=debug,reseat=trace"
         );
@@ -217,4 +220,17 @@ pub fn inspection(inspection: &Value) -> String {
     }
     let _ = writeln!(out, "sha256 {}", text("hash"));
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_wish_for_the_log_hides_nothing() {
+        assert_eq!(
+            ["", " ", "warn", "=&%"].map(|text| wished(text).to_string()),
+            ["info", "info", "warn", "info"]
+        );
+    }
 }
