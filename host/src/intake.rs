@@ -170,6 +170,8 @@ struct Desk {
     running: BTreeSet<PathBuf>,
     /// What was dealt with for good; the same file is not looked at twice.
     settled: HashMap<PathBuf, Option<Identity>>,
+    /// What was accepted of that.
+    accepted: BTreeSet<PathBuf>,
     /// How often a path was put off, and what was told of it, across transactions.
     history: HashMap<PathBuf, (u32, Option<String>)>,
 }
@@ -182,6 +184,7 @@ impl Desk {
             waiting: BTreeMap::new(),
             running: BTreeSet::new(),
             settled: HashMap::new(),
+            accepted: BTreeSet::new(),
             history: HashMap::new(),
         }
     }
@@ -295,14 +298,16 @@ impl Desk {
     }
 
     fn look(&mut self, path: PathBuf) {
-        let known = self.settled.get(&path);
-        if known.is_some_and(|known| known.is_some() && *known == self.identity(&path)) {
+        let (known, found) = (self.settled.get(&path).copied().flatten(), self.identity(&path));
+        if known.is_some() && known == found {
             return;
         }
         self.history.remove(&path);
         let now = Instant::now();
-        let waiting =
-            Waiting { settling: Settling::start(&path), noticed: now, due: now, put_off: 0, told: None };
+        let is_same = known.zip(found).is_some_and(|(known, found)| known.library == found.library);
+        // A new signature beside a library that was accepted: that of the next one, most likely, which is on its way.
+        let due = if is_same && self.accepted.contains(&path) { now + GRACE } else { now };
+        let waiting = Waiting { settling: Settling::start(&path), noticed: now, due, put_off: 0, told: None };
         self.waiting.insert(path, waiting);
     }
 
@@ -367,6 +372,10 @@ impl Desk {
 
     fn done(&mut self, path: PathBuf, result: Result<Outcome, ReloadError>, noticed: Instant) {
         self.running.remove(&path);
+        match result {
+            Ok(_) => self.accepted.insert(path.clone()),
+            Err(_) => self.accepted.remove(&path),
+        };
         let (put_off, told) = self.history.remove(&path).unwrap_or_default();
         match result {
             Ok(_) | Err(ReloadError::Closed | ReloadError::NoSuchPlugin { .. }) => {}

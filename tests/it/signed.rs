@@ -1,5 +1,6 @@
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use minisign::KeyPair;
 use reseat::file::signature_of;
@@ -114,6 +115,23 @@ fn a_library_that_is_asked_for_is_loaded_when_it_is_signed_and_not_before() {
     author.signs(&file);
     let outcome = scene.host.load(&scene.trusted("libecho.so")).expect("it is signed");
     assert_eq!(outcome, Outcome::Loaded { plugin: "echo".into(), generation: 1 });
+}
+
+#[test]
+fn a_signature_may_come_before_the_library_that_is_to_take_over() {
+    let author = Author::new();
+    let scene = author.scene(|_| {});
+    author.installs(&scene, stamped(1));
+    let next = stamped(2);
+    let library = scene.plugins().join(next.file_name());
+    fs::write(signature_of(&library), author.signature(next.bytes())).expect("it can be written");
+    std::thread::sleep(Duration::from_millis(500));
+    put(&library, &next);
+    scene.eventually(|scene| generation(&scene.host) == Some(2));
+    assert!(scene.refusals().is_empty(), "{scene}");
+    // If none comes, something is wrong.
+    fs::write(signature_of(&library), author.signature(b"another")).expect("it can be written");
+    scene.eventually(|_| told(&scene.host, "has a signature that is not of these bytes"));
 }
 
 #[test]
