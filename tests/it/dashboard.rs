@@ -208,6 +208,10 @@ fn a_page_fits_a_phone_follows_the_scheme_and_says_when_the_host_is_gone() {
     let (authority, plugins, state) = (stage.running.authority().to_owned(), stage.plugins(), stage.state());
     assert!(stage.running.interrupt().success());
     browser.shows("#gone", "The host is not reachable");
+    browser.eval(
+        "document.querySelector('[data-action=reload]').click(); document.getElementById('ask-go').click()",
+    );
+    browser.shows("#ask-what", "It is not known whether it is done.");
     // The next host on this port has another token.
     let mut next = crate::program::reseat();
     next.arg("run").arg(&plugins).args(["--http", &authority]);

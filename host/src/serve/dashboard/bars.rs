@@ -174,6 +174,7 @@ fn milliseconds(ms: f64) -> String {
         0.0 => "0".to_owned(),
         _ if ms >= 1e4 => format!("{:.1} s", ms / 1e3),
         _ if ms >= 100.0 || (ms >= 1.0 && ms.fract() < 0.05) => format!("{ms:.0} ms"),
+        _ if ms < 1.0 => format!("{ms:.2} ms"),
         _ => format!("{ms:.1} ms"),
     }
 }
@@ -199,6 +200,12 @@ mod tests {
             state_bytes: 0,
             steps: steps.into(),
         }
+    }
+
+    #[test]
+    fn no_two_marks_of_a_short_reload_are_told_alike() {
+        let told = [0.0, 0.02, 0.5, 2.0, 2.62, 120.4, 12_000.0].map(milliseconds);
+        assert_eq!(told, ["0", "0.02 ms", "0.50 ms", "2 ms", "2.6 ms", "120 ms", "12.0 s"]);
     }
 
     #[test]

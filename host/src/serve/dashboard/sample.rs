@@ -19,6 +19,8 @@ const SECOND: Duration = Duration::from_secs(1);
 const SOON: Duration = Duration::from_millis(50);
 /// With more plugins than that, pages are told of a second's rates less often.
 const PLUGINS_A_SECOND: usize = 16;
+/// How long after pages were told they are told of the next event, for every so many plugins: a page draws all of them.
+const PACE: Duration = Duration::from_millis(250);
 
 /// What has been seen. A clone sees the same.
 #[derive(Clone)]
@@ -62,22 +64,23 @@ impl Lookout {
     async fn keep(mut self, mut news: Receiver<Recorded>) {
         let mut seconds = interval(SECOND);
         seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut soon = None;
+        let (mut soon, mut told) = (None, Instant::now());
+        let mut plugins = 0;
         for second in 0_usize.. {
             loop {
                 tokio::select! {
                     _ = seconds.tick() => break,
                     () = sleep_until(soon.unwrap_or_else(Instant::now)), if soon.is_some() => {
                         soon = None;
-                        self.look(false).await;
-                        self.tell();
+                        plugins = self.look(false).await;
+                        told = self.tell();
                     }
                     recorded = news.recv() => match recorded {
                         Ok(recorded) => {
                             self.hear(recorded);
                             // One receiver is our own.
                             if self.told.receiver_count() > 1 {
-                                soon.get_or_insert_with(|| Instant::now() + SOON);
+                                soon.get_or_insert_with(|| (Instant::now() + SOON).max(told + pause(plugins)));
                             }
                         }
                         Err(RecvError::Lagged(_)) => {}
@@ -85,9 +88,9 @@ impl Lookout {
                     },
                 }
             }
-            let plugins = self.look(true).await;
-            if second.is_multiple_of(plugins.div_ceil(PLUGINS_A_SECOND).max(1)) {
-                self.tell();
+            plugins = self.look(true).await;
+            if second.is_multiple_of(lots(plugins)) {
+                told = self.tell();
             }
         }
     }
@@ -113,11 +116,32 @@ impl Lookout {
         looked.await.unwrap_or_default()
     }
 
-    fn tell(&self) {
+    /// When that was.
+    fn tell(&self) -> Instant {
         self.told.send_modify(|looks| *looks += 1);
+        Instant::now()
     }
+}
+
+fn lots(plugins: usize) -> usize {
+    plugins.div_ceil(PLUGINS_A_SECOND).max(1)
+}
+
+/// How long pages are left alone, whatever happens.
+fn pause(plugins: usize) -> Duration {
+    PACE * u32::try_from(lots(plugins)).unwrap_or(u32::MAX)
 }
 
 fn lock(history: &Mutex<History>) -> MutexGuard<'_, History> {
     history.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_more_plugins_a_page_draws_the_longer_it_is_left_alone() {
+        assert_eq!([0, 1, 16, 17, 50].map(pause), [1, 1, 1, 2, 4].map(|lots| PACE * lots));
+    }
 }

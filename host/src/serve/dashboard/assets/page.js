@@ -214,6 +214,7 @@ function show(plugin, now) {
   part(".refusal").hidden = !plugin.last_refusal;
   say(part(".refusal pre"), plugin.last_refusal ?? "");
   showSteps(part(".steps"), plugin.reloads);
+  part("[data-chart=reloads]").hidden = plugin.reloads.length === 0;
   for (const figure of where.querySelectorAll("figure")) draw(figure, plugin.charts[figure.dataset.chart]);
   part(".old").hidden = plugin.lives.length === 0;
   if (!same(part(".verdicts"), [plugin.lives, plugin.generations])) {
@@ -311,18 +312,19 @@ async function perform(action, name, asking) {
   say($("ask-close"), "Close");
   say($("ask-title"), `${verb} ${name}`);
   say($("ask-what"), "The host is at it …");
-  let text, good = false;
+  let text, good = false, verdict = "It is not known whether it is done.";
   try {
     const answer = await fetch(`/plugins/${encodeURIComponent(name)}/${action}`, { method: "POST" });
     const said = await answer.json();
     good = answer.ok;
+    verdict = good ? "It is done." : "It is refused.";
     text = good ? outcome(name, said) : said.error;
   } catch (error) {
     text = "The host has not answered: " + error.message;
   }
   say($("news"), text);
   if (asking !== asked) return; // another question is being asked
-  say($("ask-what"), good ? "It is done." : "It is refused.");
+  say($("ask-what"), verdict);
   $("ask-answer").className = good ? "good" : "bad";
   $("ask-answer").hidden = false;
   say($("ask-answer"), text);
