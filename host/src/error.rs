@@ -45,6 +45,15 @@ pub enum PluginError {
         /// The plugin.
         name: String,
     },
+    /// It is loaded when it is wanted for the first time, and was refused.
+    #[error("plugin `{name}` cannot be loaded: {reason}")]
+    CannotLoad {
+        /// The plugin.
+        name: String,
+        /// Why.
+        #[source]
+        reason: Box<ReloadError>,
+    },
     /// The serving generation does not fit the interface.
     #[error("{0}")]
     Interface(#[source] InterfaceDifference),

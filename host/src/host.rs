@@ -17,6 +17,7 @@ use crate::gate;
 use crate::handle::Handle;
 use crate::intake::Intake;
 use crate::journal::{Events, Journal, Recorded};
+use crate::lazy;
 use crate::lock::lock;
 use crate::options::{Options, TrustedFile};
 use crate::outcome::Outcome;
@@ -62,7 +63,8 @@ impl Host {
 
     /// A handle of a plugin, typed by one of its interfaces.
     ///
-    /// While there are handles of an interface, builds that do not fit it are refused.
+    /// While there are handles of an interface, builds that do not fit it are refused. A plugin that waits for its first
+    /// call, see [`Options::lazy`], is loaded before.
     ///
     /// # Errors
     /// There is no such plugin, or its serving generation does not fit the interface: the error shows the
@@ -75,6 +77,10 @@ impl Host {
             .core
             .find(name)
             .ok_or_else(|| PluginError::NoSuchPlugin { name: name.into(), known: self.core.names() })?;
+        lazy::load_first(&self.core, &plugin).map_err(|error| match error {
+            ReloadError::Closed => PluginError::Closed,
+            error => PluginError::CannotLoad { name: name.into(), reason: Box::new(error) },
+        })?;
         let number = self.core.register(&plugin, I::DESC)?;
         Ok(Handle::new(plugin, number))
     }
@@ -94,7 +100,7 @@ impl Host {
                 CallError::NoSuchPlugin { name: plugin.into(), known: self.core.names() }
             }
         })?;
-        let loaded = plugin.slot.enter().map_err(|error| plugin.cannot_enter(&error))?;
+        let loaded = lazy::enter(&self.core, &plugin)?;
         let dynamic =
             Dynamic::find(loaded.instance.image(), method).ok_or_else(|| CallError::NoSuchMethod {
                 plugin: plugin.name.clone(),

@@ -6,7 +6,6 @@
 //! content of a path wins: it is read when its turn comes.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -16,7 +15,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 
 use crate::error::{ReloadError, StartError};
 use crate::events::Event;
-use crate::file::{Progress, Settling, StageError, signature_of};
+use crate::file::{FileIdentity, Progress, Settling, StageError, signature_of};
 use crate::lock::be_ready_to_wait;
 use crate::options::TrustedFile;
 use crate::outcome::Outcome;
@@ -58,6 +57,7 @@ impl Intake {
         let mut desk = Desk::new(core, orders.clone());
         desk.look_at_everything();
         desk.work_until_idle(&incoming, Instant::now() + START_LIMIT);
+        desk.is_starting = false;
         let thread = std::thread::Builder::new()
             .name("reseat-intake".into())
             .spawn(move || {
@@ -140,28 +140,6 @@ struct Identity {
     signature: Option<FileIdentity>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct FileIdentity {
-    device: u64,
-    inode: u64,
-    size: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
-}
-
-impl FileIdentity {
-    fn of(path: &Path) -> Option<FileIdentity> {
-        let stat = std::fs::metadata(path).ok()?;
-        Some(FileIdentity {
-            device: stat.dev(),
-            inode: stat.ino(),
-            size: stat.size(),
-            modified: (stat.mtime(), stat.mtime_nsec()),
-            changed: (stat.ctime(), stat.ctime_nsec()),
-        })
-    }
-}
-
 /// The intake thread's own state.
 struct Desk {
     core: Arc<Core>,
@@ -174,6 +152,8 @@ struct Desk {
     accepted: BTreeSet<PathBuf>,
     /// How often a path was put off, and what was told of it, across transactions.
     history: HashMap<PathBuf, (u32, Option<String>)>,
+    /// The host is not there yet.
+    is_starting: bool,
 }
 
 impl Desk {
@@ -186,6 +166,7 @@ impl Desk {
             settled: HashMap::new(),
             accepted: BTreeSet::new(),
             history: HashMap::new(),
+            is_starting: true,
         }
     }
 
@@ -354,8 +335,9 @@ impl Desk {
         let path = settled.origin.path().to_owned();
         let (core, orders, noticed, done) =
             (self.core.clone(), self.orders.clone(), settled.noticed, path.clone());
+        let wish = Wish { noticed: true, at_start: self.is_starting, ..Wish::default() };
         let transaction = move || {
-            let result = core.admit(&settled, Wish { noticed: true, ..Wish::default() });
+            let result = core.admit(&settled, wish);
             let _ = orders.send(Order::Done { path: done, result, noticed });
         };
         match std::thread::Builder::new().name("reseat-reload".into()).spawn(transaction) {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::file::TrustedKey;
+use crate::mode::{ReloadMode, SCOPE_WAIT};
 use crate::observer::Observers;
 use crate::probation::Probation;
 use crate::probe::Probe;
@@ -36,6 +37,22 @@ pub struct Options {
     /// [`Host::load`]: crate::Host::load
     /// [`Host::reload`]: crate::Host::reload
     pub follow: bool,
+    /// When new builds take over.
+    pub mode: ReloadMode,
+    /// How long a build waits for a moment between scopes, see [`ReloadMode::BetweenScopes`]. When it passes, the reload
+    /// goes on as in [`ReloadMode::Auto`].
+    pub scope_wait: Duration,
+    /// After a reload of a plugin the next one that nobody has asked for waits for so long. What its file holds then is
+    /// loaded, whatever it held in between.
+    pub cooldown: Duration,
+    /// Whether plugins that are there at the start, or appear later, are only looked at, and opened when they are called
+    /// for the first time: by [`Host::plugin`], [`Host::call`] or [`Host::reload`]. Whoever calls first waits for that,
+    /// and is told if the file is refused.
+    ///
+    /// [`Host::plugin`]: crate::Host::plugin
+    /// [`Host::call`]: crate::Host::call
+    /// [`Host::reload`]: crate::Host::reload
+    pub lazy: bool,
     /// Where the host keeps its private copies; created with mode 0700.
     pub state_dir: PathBuf,
     /// Whether what serves, with its state, is kept in the state directory, so that the next host goes on with it: the
@@ -136,9 +153,12 @@ pub struct PluginOptions {
     pub probation: Option<Option<Probation>>,
     /// Instead of [`Options::snapshot_every`]; `Some(None)`: only after reloads and at the end.
     pub snapshot_every: Option<Option<Duration>>,
-    /// Whether a new build is acted on once the plugin serves, if its directory is followed at all. Off: it waits, which
-    /// is told, until [`Host::reload`](crate::Host::reload) asks for it.
-    pub follow: Option<bool>,
+    /// Instead of [`Options::mode`].
+    pub mode: Option<ReloadMode>,
+    /// Instead of [`Options::cooldown`].
+    pub cooldown: Option<Duration>,
+    /// Instead of [`Options::lazy`].
+    pub lazy: Option<bool>,
 }
 
 /// How much of old generations may linger in memory. At either limit further builds are refused, until
@@ -184,8 +204,16 @@ impl Options {
         self.own(plugin).and_then(|own| own.snapshot_every).unwrap_or(self.snapshot_every)
     }
 
-    pub(crate) fn follows(&self, plugin: &str) -> bool {
-        self.own(plugin).and_then(|own| own.follow).unwrap_or(true)
+    pub(crate) fn mode_of(&self, plugin: &str) -> ReloadMode {
+        self.own(plugin).and_then(|own| own.mode).unwrap_or(self.mode)
+    }
+
+    pub(crate) fn cooldown_of(&self, plugin: &str) -> Duration {
+        self.own(plugin).and_then(|own| own.cooldown).unwrap_or(self.cooldown)
+    }
+
+    pub(crate) fn is_lazy(&self, plugin: &str) -> bool {
+        self.own(plugin).and_then(|own| own.lazy).unwrap_or(self.lazy)
     }
 
     fn own(&self, plugin: &str) -> Option<&PluginOptions> {
@@ -199,6 +227,10 @@ impl Default for Options {
             watch: Vec::new(),
             trusted_keys: Vec::new(),
             follow: true,
+            mode: ReloadMode::Auto,
+            scope_wait: SCOPE_WAIT,
+            cooldown: Duration::ZERO,
+            lazy: false,
             state_dir: PathBuf::from(".reseat"),
             persist: true,
             snapshot_every: Some(Duration::from_secs(30)),

@@ -21,6 +21,8 @@ use crate::file::{
 };
 use crate::gate::{Slot, Stragglers};
 use crate::meter::{Meter, Reading};
+use crate::options::TrustedFile;
+use crate::scope::Scopes;
 use crate::snapshot::Frame;
 use crate::status::Phase;
 
@@ -30,6 +32,10 @@ pub(crate) struct Plugin {
     pub(crate) slot: Slot<Loaded>,
     pub(crate) counters: Arc<Counters>,
     pub(crate) regions: Arc<Regions>,
+    /// The scopes that have called it, while they are counted.
+    pub(crate) scopes: Scopes,
+    /// Held by whoever loads it because they are the first to call.
+    pub(crate) first_call: Mutex<()>,
     /// The host is shut down.
     closed: AtomicBool,
     turn: Mutex<Option<Turn>>,
@@ -101,6 +107,12 @@ pub(crate) struct Record {
     /// The interfaces that there are handles of, by number.
     pub(crate) interfaces: Vec<&'static InterfaceDesc>,
     pub(crate) last_refusal: Option<String>,
+    /// A build that is not taken in yet.
+    pub(crate) awaiting: Option<Awaiting>,
+    /// It is loaded from here when somebody calls it.
+    pub(crate) deferred: Option<TrustedFile>,
+    /// When a generation last took over from another.
+    pub(crate) reloaded: Option<Instant>,
     /// The size of its state when that was written down last.
     pub(crate) state_bytes: Option<u64>,
     /// Generations that serve no more and are not gone.
@@ -113,6 +125,15 @@ pub(crate) struct Record {
     pub(crate) on_probation: Option<u64>,
     /// How the last generation did that has proved itself.
     pub(crate) baseline: Option<Reading>,
+}
+
+/// A build that waits.
+#[derive(Clone)]
+pub(crate) struct Awaiting {
+    pub(crate) file: PathBuf,
+    pub(crate) hash: Option<ContentHash>,
+    /// For what, in a word.
+    pub(crate) what: &'static str,
 }
 
 /// A build that can be gone back to.
@@ -158,6 +179,8 @@ impl Plugin {
             name,
             slot,
             counters: Arc::default(),
+            scopes: Scopes::default(),
+            first_call: Mutex::default(),
             closed: AtomicBool::new(false),
             turn: Mutex::new(None),
             turn_ended: Condvar::new(),
@@ -167,6 +190,9 @@ impl Plugin {
                 serving: None,
                 interfaces: Vec::new(),
                 last_refusal: None,
+                awaiting: None,
+                deferred: None,
+                reloaded: None,
                 state_bytes: None,
                 old: Vec::new(),
                 kept: None,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::error::ReloadError;
 use crate::events::Event;
 use crate::host::Host;
+use crate::mode::ReloadMode;
 use crate::options::Options;
 use crate::outcome::Outcome;
 use crate::plugin::Plugin;
@@ -41,12 +42,12 @@ impl Host {
     /// ```
     ///
     /// What a transaction, a wait or a snapshot goes by holds for the next one: deadlines and limits, `drain_policy`,
-    /// `probe`, `probation`, `snapshot_every`, `measure_calls`, `max_lingering`, and what is otherwise for single
-    /// plugins. A plugin whose `config` has changed begins again with it: the build that serves, as by
+    /// `mode`, `scope_wait`, `cooldown`, `probe`, `probation`, `snapshot_every`, `measure_calls`, `max_lingering`, `lazy`
+    /// for plugins that appear, and what is otherwise for single plugins. A plugin whose `config` has changed begins again with it: the build that serves, as by
     /// [`Host::reload`], with its state. If it refuses, it serves on with what it had, and the new one is what the next
     /// build gets.
     ///
-    /// With other `trusted_keys`, what lies in the directories that are followed is looked at again: what is signed by one of
+    /// With other `trusted_keys`, and where the `mode` of a plugin is another, what lies in the directories that are followed is looked at again: what is signed by one of
     /// them is loaded, what is not is told of. What serves serves on; it has to be unloaded by whoever wants that.
     ///
     /// What only a start can change stays as it is, and is named: `watch`, `follow`, `state_dir`, `persist`, `proving`,
@@ -63,7 +64,8 @@ impl Host {
             apply(&plugin, &now);
         }
         self.snapshots_anew();
-        if before.trusted_keys != now.trusted_keys {
+        let is_otherwise = |plugin: &Arc<Plugin>| before.mode_of(&plugin.name) != now.mode_of(&plugin.name);
+        if before.trusted_keys != now.trusted_keys || core.all().iter().any(is_otherwise) {
             self.look_again();
         }
         core.journal.record(Event::Reconfigured {
@@ -114,6 +116,7 @@ fn merge(now: &Options, new: Options) -> (Options, Vec<&'static str>) {
 fn apply(plugin: &Plugin, options: &Options) {
     plugin.slot.set_wait_limit(options.call_wait);
     plugin.slot.set_max_waiters(options.max_waiting);
+    plugin.scopes.count(options.mode_of(&plugin.name) == ReloadMode::BetweenScopes);
     // A probation under way ends as it has begun.
     let on_probation = plugin.record().on_probation.is_some();
     if let Ok(held) = plugin.slot.lease()

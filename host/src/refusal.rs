@@ -128,6 +128,14 @@ pub enum RefusalReason {
     /// There is a mistake in the host.
     #[error("there was a mistake in the host: {0}; nothing was changed; please report this")]
     OwnMistake(String),
+    /// It is a plugin that is loaded once.
+    #[error(
+        "`{plugin}` is never reloaded (reload = \"never\"): start the host anew, or unload the plugin and load it again"
+    )]
+    NeverReloaded {
+        /// The plugin.
+        plugin: String,
+    },
     /// There is no build to go back to.
     #[error(
         "there is no build to go back to: none has served before this one since the host was started, or it has gone back already"
@@ -235,6 +243,7 @@ impl RefusalReason {
             R::NoProbe { .. } => "no-probe",
             R::Vetoed { .. } => "vetoed",
             R::OwnMistake { .. } => "own-mistake",
+            R::NeverReloaded { .. } => "never-reloaded",
             R::NoPrevious => "no-previous",
             R::Cancelled => "cancelled",
             R::Open { .. } => "open",

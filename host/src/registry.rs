@@ -15,6 +15,7 @@ use crate::file::{self, StagingDir};
 use crate::gate::Retired;
 use crate::journal::Journal;
 use crate::lock::lock;
+use crate::mode::ReloadMode;
 use crate::options::{Options, TrustedFile};
 use crate::outcome::Outcome;
 use crate::plugin::{Build, Loaded, Plugin, same, stated};
@@ -120,11 +121,17 @@ impl Core {
             .entry(name.clone())
             .or_insert_with(|| {
                 let Options { call_wait, max_waiting, .. } = *self.options();
-                Plugin::new(name.clone(), build.file.clone(), call_wait, max_waiting)
+                let plugin = Plugin::new(name.clone(), build.file.clone(), call_wait, max_waiting);
+                plugin.scopes.count(self.options().mode_of(name) == ReloadMode::BetweenScopes);
+                plugin
             })
             .clone();
-        let owner = plugin.record().file.clone();
-        let taken = owner != build.file && plugin.is_loaded() && owner.exists();
+        let (owner, waits) = {
+            let record = plugin.record();
+            let deferred = record.deferred.as_ref().map(|file| file.path().to_owned());
+            (deferred.clone().unwrap_or(record.file.clone()), deferred.is_some())
+        };
+        let taken = owner != build.file && (waits || plugin.is_loaded()) && owner.exists();
         if taken {
             return Err((plugin, RefusalReason::NameTaken { plugin: name.clone(), by: owner }));
         }

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::ops::Deref;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use plugin_api::{CallError, Interface};
@@ -13,13 +14,70 @@ use crate::host::Host;
 use crate::meter;
 use crate::plugin::{Loaded, Plugin};
 
+/// The scopes that hold a plugin, counted while that is asked for: it costs each scope two writes to a shared line.
+#[derive(Default)]
+pub(crate) struct Scopes {
+    are_counted: AtomicBool,
+    holding: AtomicUsize,
+}
+
+impl Scopes {
+    /// Scopes that have called the plugin before are not counted.
+    pub(crate) fn count(&self, wanted: bool) {
+        self.are_counted.store(wanted, Ordering::Relaxed);
+    }
+
+    /// Whether they are counted.
+    pub(crate) fn are_counted(&self) -> bool {
+        self.are_counted.load(Ordering::Relaxed)
+    }
+
+    /// How many hold the plugin. One that has only just entered it may be missing: it is still found inside by a drain.
+    pub(crate) fn holding(&self) -> usize {
+        self.holding.load(Ordering::Acquire)
+    }
+}
+
+/// A scope that is counted.
+struct Counted<P: Deref<Target = Plugin>>(P);
+
+impl<P: Deref<Target = Plugin>> Counted<P> {
+    /// If that is asked for.
+    fn begin(plugin: P) -> Option<Self> {
+        plugin.scopes.are_counted().then(|| {
+            plugin.scopes.holding.fetch_add(1, Ordering::Relaxed);
+            Counted(plugin)
+        })
+    }
+}
+
+impl<P: Deref<Target = Plugin>> Drop for Counted<P> {
+    fn drop(&mut self) {
+        self.0.scopes.holding.fetch_sub(1, Ordering::Release);
+    }
+}
+
+/// A plugin that a scope has called.
+struct Entered<P: Deref<Target = Plugin>, H> {
+    plugin: P,
+    held: H,
+    /// Behind what it holds: who is not counted any more has left.
+    _counted: Option<Counted<P>>,
+}
+
+impl<P: Deref<Target = Plugin> + Clone, H> Entered<P, H> {
+    fn new(plugin: P, held: H) -> Self {
+        Entered { _counted: Counted::begin(plugin.clone()), plugin, held }
+    }
+}
+
 /// A unit of work on one thread. The first call to each plugin in it decides the generation of that plugin, and
 /// every further one in the scope sees the same, also through [`Handle::enter`], in nested scopes, and in calls
 /// that plugins make.
 ///
 /// A scope holds up what a guard holds up: the handover of a stateful plugin it has called, until it ends.
 pub struct Scope<'h> {
-    held: RefCell<Vec<(*const Plugin, gate::Guard<'h, Loaded>)>>,
+    held: RefCell<Vec<Entered<&'h Plugin, gate::Guard<'h, Loaded>>>>,
     _host: PhantomData<&'h Host>,
 }
 
@@ -62,7 +120,7 @@ impl<'h> Scope<'h> {
     pub fn enter<I: Interface + ?Sized>(&self, handle: &'h Handle<I>) -> Result<Scoped<'_, I>, CallError> {
         let plugin: &'h Arc<Plugin> = &handle.plugin;
         let mut held = self.held.borrow_mut();
-        let at = match held.iter().position(|(known, _)| std::ptr::eq(*known, &raw const **plugin)) {
+        let at = match held.iter().position(|known| std::ptr::eq(known.plugin, &**plugin)) {
             Some(at) => at,
             None => {
                 let guard = plugin.slot.enter().map_err(|error| plugin.cannot_enter(&error))?;
@@ -70,11 +128,11 @@ impl<'h> Scope<'h> {
                     // The scope counts as one call.
                     meter::begin(&guard.meter, guard.spot());
                 }
-                held.push((&raw const **plugin, guard));
+                held.push(Entered::new(&**plugin, guard));
                 held.len() - 1
             }
         };
-        let guard = &held[at].1;
+        let guard = &held[at].held;
         // The proxy lives no longer than the borrow of the scope, and the guard until the scope ends.
         let methods = guard.tables.get_metered(handle.interface);
         let proxy = proxy::<I>(methods, guard, Some(guard.note())).ok_or_else(|| plugin.not_loaded())?;
@@ -101,7 +159,7 @@ impl<I: Interface + ?Sized> Deref for Scoped<'_, I> {
 /// [`OwnedScope::enter`] see its generations: a thread does not know which owned scope its work belongs to.
 #[derive(Default)]
 pub struct OwnedScope {
-    held: Mutex<Vec<(Arc<Plugin>, gate::Lease<Loaded>)>>,
+    held: Mutex<Vec<Entered<Arc<Plugin>, gate::Lease<Loaded>>>>,
 }
 
 impl OwnedScope {
@@ -113,7 +171,7 @@ impl OwnedScope {
         let plugin = &handle.plugin;
         let known = {
             let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-            held.iter().find(|(known, _)| Arc::ptr_eq(known, plugin)).map(|(_, lease)| lease.clone())
+            held.iter().find(|known| Arc::ptr_eq(&known.plugin, plugin)).map(|known| known.held.clone())
         };
         if let Some(lease) = known {
             return Lease::new(lease, handle).ok_or_else(|| plugin.not_loaded());
@@ -121,10 +179,10 @@ impl OwnedScope {
         // Outside of the lock, because this may wait at a closed gate. Who comes first decides.
         let fresh = plugin.slot.lease().map_err(|error| plugin.cannot_enter(&error))?;
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        let lease = match held.iter().find(|(known, _)| Arc::ptr_eq(known, plugin)) {
-            Some((_, lease)) => lease.clone(),
+        let lease = match held.iter().find(|known| Arc::ptr_eq(&known.plugin, plugin)) {
+            Some(known) => known.held.clone(),
             None => {
-                held.push((plugin.clone(), fresh.clone()));
+                held.push(Entered::new(plugin.clone(), fresh.clone()));
                 fresh
             }
         };

@@ -70,6 +70,14 @@ pub enum CallError {
         /// The plugin's name.
         plugin: String,
     },
+    /// The plugin is loaded at its first call, and this one has found out that it cannot be.
+    #[error("plugin `{plugin}` cannot be loaded: {reason}")]
+    CannotLoad {
+        /// The plugin's name.
+        plugin: String,
+        /// Which step refused its file, and why.
+        reason: String,
+    },
     /// The serving build does not know the method.
     #[error(
         "method `{method}` is not known to the serving build (it came with interface version {since}): rebuild the plugin"

@@ -59,12 +59,16 @@ mod json;
 mod kept;
 /// Hosts that are killed, and how the next one begins.
 mod killed;
+/// Plugins that are opened at their first call.
+mod lazy;
 /// What the dashboard is made from: the stream of events and states, and what is done over HTTP.
 mod live;
 /// Every shape of plugin, a hundred times over; an outside observer says what is mapped. And the soak.
 mod matrix;
 /// What a host says of itself to those who watch over many.
 mod metrics;
+/// When builds take over: at once, on demand, between scopes, never, and not too soon after one another.
+mod modes;
 /// What `reseat new` writes: it builds, passes its tests, and serves.
 mod new_plugin;
 /// Builds that have taken over and prove bad, and the way back.

@@ -4,7 +4,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::time::Duration;
 
-use reseat::{Event, MaxLingering, Options, Outcome, PluginOptions};
+use reseat::{Event, MaxLingering, Options, Outcome};
 use reseat_tests::counter::Counter;
 use reseat_tests::misc::Misc;
 use serde_json::json;
@@ -98,24 +98,6 @@ fn calls_are_counted_from_when_that_is_wanted_until_it_is_not() {
     add();
     assert_eq!(calls(), None);
     assert_eq!(counter.enter().unwrap().get().unwrap(), 102);
-}
-
-#[test]
-fn a_plugin_that_is_not_followed_waits_with_a_new_build_until_it_is_asked_for() {
-    let scene = Scene::with_options(&["counter_v1"], |options| {
-        let own = PluginOptions { follow: Some(false), ..PluginOptions::default() };
-        options.plugins.insert("counter".into(), own);
-    });
-    drop(scene.install("counter_v2"));
-    scene.eventually(|scene| {
-        let events = scene.events();
-        events.iter().any(|event| {
-            event.to_string().ends_with("waits until somebody asks for it: `counter` is not followed")
-        })
-    });
-    assert_eq!(scene.generation("counter"), Some(1));
-    scene.host.reload("counter").unwrap();
-    assert_eq!((scene.generation("counter"), scene.status("counter").state_version), (Some(2), Some(2)));
 }
 
 /// Writes as an editor does that cares: all of it at once, under its name.

@@ -7,7 +7,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
-use reseat::{DrainPolicy, LostState, MaxLingering, Options, PluginOptions, Probation, TrustedKey};
+use reseat::{
+    DrainPolicy, LostState, MaxLingering, Options, PluginOptions, Probation, ReloadMode, TrustedKey,
+};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
@@ -61,6 +63,14 @@ pub struct Settings {
     max_waiting: Option<usize>,
     /// Whether files that change are acted on; otherwise only what is asked for is reloaded.
     watch: Option<bool>,
+    /// When new builds take over: `auto`, `on-demand`, `between-scopes` or `never`.
+    reload: Option<Mode>,
+    /// How long a build waits for a moment between scopes, in milliseconds.
+    scope_wait_ms: Option<u64>,
+    /// After a reload, how long the next one waits that nobody has asked for, in milliseconds.
+    cooldown_ms: Option<u64>,
+    /// Whether plugins are opened only when they are called for the first time.
+    lazy: Option<bool>,
     /// Whether builds that were not seen before are tried in a helper process first.
     probe: Option<bool>,
     /// How long that may take, in milliseconds.
@@ -107,13 +117,15 @@ struct PluginSettings {
 }
 
 /// What may be otherwise for one plugin.
-const OF_A_PLUGIN: [&str; 14] = [
+const OF_A_PLUGIN: [&str; 16] = [
     "config",
+    "cooldown_ms",
     "drain_deadline_ms",
     "drain_policy",
+    "lazy",
     "probe",
+    "reload",
     "snapshot_every_ms",
-    "watch",
     "probation",
     "probation_calls",
     "probation_error_ratio",
@@ -138,6 +150,26 @@ impl From<Policy> for DrainPolicy {
             Policy::Refuse => DrainPolicy::Refuse,
             Policy::Wait => DrainPolicy::Wait,
             Policy::Overlap => DrainPolicy::Overlap,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Mode {
+    Auto,
+    OnDemand,
+    BetweenScopes,
+    Never,
+}
+
+impl From<Mode> for ReloadMode {
+    fn from(mode: Mode) -> Self {
+        match mode {
+            Mode::Auto => ReloadMode::Auto,
+            Mode::OnDemand => ReloadMode::OnDemand,
+            Mode::BetweenScopes => ReloadMode::BetweenScopes,
+            Mode::Never => ReloadMode::Never,
         }
     }
 }
@@ -219,6 +251,10 @@ impl Settings {
         set(&mut options.call_wait, self.call_wait_ms);
         set(&mut options.rescan_every, self.rescan_every_ms);
         set(&mut options.proving, self.proving_ms);
+        set(&mut options.scope_wait, self.scope_wait_ms);
+        set(&mut options.cooldown, self.cooldown_ms);
+        options.mode = self.reload.map_or(options.mode, Into::into);
+        options.lazy = self.lazy.unwrap_or(options.lazy);
         options.measure_calls = self.measure_calls.unwrap_or(options.measure_calls);
         options.persist = self.persist.unwrap_or(options.persist);
         options.snapshot_every = match self.snapshot_every_ms {
@@ -265,7 +301,7 @@ impl Settings {
 
     /// What is otherwise for one plugin, by its table.
     fn of_a_plugin(self, all: &Options) -> PluginOptions {
-        let (probe, follow, is_judged) = (self.probe, self.watch, self.probation);
+        let (probe, mode, lazy, is_judged) = (self.probe, self.reload, self.lazy, self.probation);
         let terms = all.probation.clone().unwrap_or_default();
         let mut own = Options { probation: Some(terms.clone()), ..all.clone() };
         self.apply(&mut own);
@@ -276,7 +312,9 @@ impl Settings {
             snapshot_every: (own.snapshot_every != all.snapshot_every).then_some(own.snapshot_every),
             probation: judged_otherwise.then_some(own.probation),
             probe,
-            follow,
+            mode: mode.map(Into::into),
+            lazy,
+            cooldown: (own.cooldown != all.cooldown).then_some(own.cooldown),
         }
     }
 }
@@ -312,14 +350,14 @@ mod tests {
 
     #[test]
     fn a_plugins_table_says_what_is_otherwise_for_it_under_the_same_names() {
-        let text = "probation_calls = 7\n[plugins.limiter]\ndrain_deadline_ms = 9\nwatch = false\nsnapshot_every_ms = 0\n\
+        let text = "probation_calls = 7\n[plugins.limiter]\ndrain_deadline_ms = 9\nreload = \"on-demand\"\nsnapshot_every_ms = 0\n\
                     probation_panics = 2\n[plugins.other]\nprobation = false\n";
         let mut options = Options::default();
         Settings::parse(text).unwrap().apply(&mut options);
         let terms = Probation { calls: 7, panics: 2, ..Probation::default() };
         let limiter = PluginOptions {
             drain_deadline: Some(Duration::from_millis(9)),
-            follow: Some(false),
+            mode: Some(ReloadMode::OnDemand),
             snapshot_every: Some(None),
             probation: Some(Some(terms)),
             ..PluginOptions::default()
@@ -388,10 +426,7 @@ mod tests {
         let error = format!("{:#}", Settings::parse("drain_deadline = 5").unwrap_err());
         assert_eq!(error, "line 1: unknown key `drain_deadline`: did you mean `drain_deadline_ms`?");
         let error = format!("{:#}", Settings::parse("[plugins.limiter]\nburst = 3").unwrap_err());
-        assert!(
-            error.contains("`burst` of [plugins.limiter]: there is `config`, `drain_deadline_ms`"),
-            "{error}"
-        );
+        assert!(error.contains("`burst` of [plugins.limiter]: there is `config`, `cooldown_ms`"), "{error}");
     }
 
     #[test]

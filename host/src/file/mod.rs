@@ -21,6 +21,7 @@ mod error;
 mod example;
 mod grammar;
 mod hash;
+mod identity;
 mod lease;
 mod manifest;
 mod needed;
@@ -39,6 +40,7 @@ pub use compare::{Compatibility, Difference, InterfaceDifference, MethodDifferen
 pub use draft::is_plugin_name;
 pub use error::{DescriptorFault, Exposure, FILE_LIMIT, FileKind, Part, VetError};
 pub use hash::{ContentHash, InvalidContentHash};
+pub(crate) use identity::FileIdentity;
 pub use manifest::{
     InterfaceManifest, InterfaceVersion, InvalidInterfaceVersion, MANIFEST_LIMIT, MANIFEST_VERSION, Manifest,
     ManifestError, MethodManifest, PanicStrategy, StateVersions,

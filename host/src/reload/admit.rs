@@ -8,13 +8,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::wait::{Waited, tell, wait_for_its_time};
 use super::{Reload, Stop, Wish, expect, stop};
 use crate::error::ReloadError;
-use crate::events::{Event, Step, StepTime};
+use crate::events::{Step, StepTime};
 use crate::file::{self, Incoming, SignatureAt, Vetted};
 use crate::options::TrustedFile;
 use crate::outcome::Outcome;
-use crate::plugin::{Build, Plugin, Serving};
+use crate::plugin::{Build, Plugin};
 use crate::refusal::{Refusal, RefusalReason};
 use crate::registry::Core;
 
@@ -112,7 +113,7 @@ fn take(
     progress: &Progress,
 ) -> Result<Outcome, ReloadError> {
     let refuse = |stop: Stop| ReloadError::Refused(progress.refusal(stop));
-    let (incoming, build) = stage_and_vet(core, settled, progress).map_err(refuse)?;
+    let (mut incoming, mut build) = stage_and_vet(core, settled, progress).map_err(refuse)?;
     let plugin = match &wish.only {
         Some(name) => asked_for(core, name, &build).map_err(refuse)?,
         None => core.claim(&build).map_err(|(owner, reason)| {
@@ -121,7 +122,18 @@ fn take(
         })?,
     };
     progress.plugin.replace(Some(plugin.clone()));
-    let turn = plugin.begin(Step::Vet)?;
+    if wish.noticed {
+        match wait_for_its_time(core, &plugin, settled, &build)? {
+            Waited::NotAtAll => {}
+            // Nothing that was found out then need be so still.
+            Waited::Long => (incoming, build) = stage_and_vet(core, settled, progress).map_err(refuse)?,
+            Waited::Superseded => return Ok(acceptable(&plugin, &build)),
+        }
+    }
+    let turn = match wish.may_wait {
+        true => plugin.begin_within(Step::Vet, core.options().call_wait)?,
+        false => plugin.begin(Step::Vet)?,
+    };
     if core.is_closed() {
         return Err(ReloadError::Closed);
     }
@@ -129,22 +141,20 @@ fn take(
     if let Some(serving) = serving.as_ref().filter(|serving| serving.build.hash == build.hash && !wish.force)
     {
         // It may have been moved: `claim` has seen that nothing is left where it was.
-        plugin.record().file.clone_from(&build.file);
+        let mut record = plugin.record();
+        record.file.clone_from(&build.file);
+        record.awaiting = None;
         return Ok(Outcome::Unchanged { plugin: plugin.name.clone(), generation: serving.number });
     }
-    if let Some(Serving { number, .. }) = serving
-        && wish.noticed
-        && !core.options().follows(&plugin.name)
-    {
-        core.journal.record(Event::Waiting {
-            plugin: plugin.name.clone(),
-            version: build.manifest.version,
-            file: build.file,
-            until: format!("somebody asks for it: `{}` is not followed", plugin.name),
-        });
-        return Ok(Outcome::Unchanged { plugin: plugin.name.clone(), generation: number });
-    }
     let reload = Reload::new(core, &plugin, &turn, settled, build, wish, progress);
+    if let Some((what, until)) = reload.is_held_back() {
+        reload.fits().map_err(refuse)?;
+        if reload.serving.is_none() {
+            plugin.record().deferred = Some(settled.origin.clone());
+        }
+        tell(core, &plugin, &reload.build, what, until);
+        return Ok(acceptable(&plugin, &reload.build));
+    }
     let outcome = reload.run(incoming).map_err(refuse)?;
     let (hash, passed) = (reload.build.hash, reload.passed.get());
     drop(turn);
@@ -153,6 +163,11 @@ fn take(
         core.store.note_passed(hash, tried);
     }
     Ok(outcome)
+}
+
+fn acceptable(plugin: &Plugin, build: &Build) -> Outcome {
+    let (plugin, serving) = (plugin.name.clone(), plugin.serving_number());
+    Outcome::Acceptable { plugin, version: build.manifest.version.clone(), serving }
 }
 
 /// The plugin that was named, if the build is one of it.

@@ -165,6 +165,8 @@ impl Reload<'_> {
         let mut record = self.plugin.record();
         let left = record.serving.replace(Serving { number, build: self.build.clone() });
         record.last_refusal = None;
+        (record.awaiting, record.deferred) = (None, None);
+        record.reloaded = left.is_some().then(Instant::now);
         record.state_bytes = published.state.as_ref().map(|state| state.len() as u64);
         if self.wish.only.is_none() && self.wish.back.is_none() {
             record.file.clone_from(&self.build.file);

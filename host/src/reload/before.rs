@@ -3,9 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::wait::held_back;
 use super::{Reload, Stop, fits, stop};
 use crate::events::{Event, Step};
 use crate::file::{Staged, StateVersions};
+use crate::mode::ReloadMode;
 use crate::observer::{self, Change};
 use crate::outcome::Outcome;
 use crate::plugin::{Build, Loaded};
@@ -26,6 +28,11 @@ impl Reload<'_> {
             fits(self.plugin, None, &self.build).map_err(refuse)?;
             return self.core.may_open_another().map_err(|reason| stop(Step::Open, reason));
         }
+        let plugin = &self.plugin.name;
+        let is_never_reloaded = self.core.options().mode_of(plugin) == ReloadMode::Never;
+        if is_never_reloaded && self.serving.is_some() && !self.wish.noticed {
+            return Err(refuse(RefusalReason::NeverReloaded { plugin: plugin.clone() }));
+        }
         if let Some(denial) = self.core.store.denial(self.build.hash) {
             return Err(refuse(RefusalReason::Denied(denial)));
         }
@@ -38,6 +45,21 @@ impl Reload<'_> {
             self.reads(contents.map_or(0, |contents| contents.version)).map_err(refuse)?;
         }
         self.core.may_open_another().map_err(|reason| stop(Step::Open, reason))
+    }
+
+    /// What somebody has to do before this build, of which nobody has asked for, is taken in.
+    pub(super) fn is_held_back(&self) -> Option<(&'static str, String)> {
+        let (options, plugin) = (self.core.options(), &self.plugin.name);
+        if !self.wish.noticed {
+            return None;
+        }
+        match &self.serving {
+            Some(_) if self.wish.at_start && options.mode_of(plugin) == ReloadMode::Never => None,
+            Some(_) => held_back(self.core, plugin),
+            None => options
+                .is_lazy(plugin)
+                .then(|| ("first-call", format!("somebody calls it: `{plugin}` is opened then"))),
+        }
     }
 
     fn reads(&self, version: u32) -> Result<(), RefusalReason> {

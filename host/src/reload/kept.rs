@@ -22,7 +22,9 @@ use crate::store::{Kept, Pair};
 /// Goes on with what served when the last host ended, wherever its file is still in a directory that is watched.
 pub(crate) fn go_on(core: &Arc<Core>) {
     let kept = core.store.kept();
-    let kept: Vec<_> = kept.iter().filter(|kept| is_watched(core, &kept.pair.file)).collect();
+    // One that is opened at its first call goes on then, with its state, from the file that is there.
+    let begins = |kept: &&Kept| is_watched(core, &kept.pair.file) && !core.options().is_lazy(&kept.plugin);
+    let kept: Vec<_> = kept.iter().filter(begins).collect();
     core.store.note_begin(&kept);
     std::thread::scope(|scope| {
         for kept in kept {

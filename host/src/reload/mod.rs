@@ -11,6 +11,7 @@ mod drain;
 mod fits;
 mod kept;
 mod trial;
+mod wait;
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -60,6 +61,10 @@ pub(crate) struct Wish {
     pub(crate) force: bool,
     /// Nobody has asked for it: a file has changed.
     pub(crate) noticed: bool,
+    /// The host is only just starting.
+    pub(crate) at_start: bool,
+    /// Until a transaction that is under way has ended.
+    pub(crate) may_wait: bool,
     /// The old generation is never closed.
     pub(crate) leak_old: bool,
     /// Everything but opening it here.
@@ -173,10 +178,8 @@ impl Reload<'_> {
     /// Steps 6 to 9 for a stateful plugin: closes the gate, lets the calls in flight finish, carries the state across.
     fn hand_over(&self, trial: &mut Trial) -> Result<Published, Stop> {
         self.at(Step::Drain)?;
-        let closed = Instant::now();
         // Dropping the pause, on any error below, re-opens the gate with the old generation.
-        let mut pause =
-            self.plugin.slot.pause().map_err(|e| stop(Step::Drain, RefusalReason::Gate(e.to_string())))?;
+        let (mut pause, closed) = self.close()?; //           6
         let carried = self.carry_over(&mut pause, trial).inspect_err(|_| {
             // The old generation serves on, and nobody in it need leave any more.
             pause.value().instance.image().ask_to_leave(false);
@@ -188,9 +191,8 @@ impl Reload<'_> {
         Ok(Published { old: Some(old), closed_for, state: Some(state), fate, kept, meter })
     }
 
-    /// Steps 6 to 8, behind the closed gate.
+    /// Steps 7 and 8, behind the closed gate.
     fn carry_over(&self, pause: &mut Paused<'_, Loaded>, trial: &mut Trial) -> Result<Carried, Stop> {
-        self.drain(pause)?; //                                6
         self.at(Step::Save)?;
         let (state, fate) = self.state(pause.value())?; //    7
         self.restore(trial, state.clone())?; //               8
@@ -343,6 +345,7 @@ impl Reload<'_> {
     /// Step 9, where no state was to be handed over.
     fn publish(&self, trial: &mut Trial, state: Option<Frame>) -> Result<Published, Stop> {
         self.at(Step::Publish)?;
+        self.wait_for_scopes()?;
         let (kept, loaded) = (trial.kept.take(), self.bind(trial)?);
         let meter = loaded.meter.clone();
         let old = self.plugin.slot.swap(loaded).map_err(|error| {

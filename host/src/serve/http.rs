@@ -138,6 +138,7 @@ fn status_of(error: &CallError) -> (StatusCode, &'static str) {
         CallError::Unsupported { .. } => (StatusCode::NOT_IMPLEMENTED, "unsupported"),
         CallError::NotDynamic(_) => (StatusCode::NOT_IMPLEMENTED, "not-dynamic"),
         CallError::NotLoaded { .. } => (StatusCode::SERVICE_UNAVAILABLE, "not-loaded"),
+        CallError::CannotLoad { .. } => (StatusCode::SERVICE_UNAVAILABLE, "cannot-load"),
         CallError::Closed => (StatusCode::SERVICE_UNAVAILABLE, "closed"),
         CallError::TimedOut { .. } => (StatusCode::SERVICE_UNAVAILABLE, "timed-out"),
         CallError::Crowded { .. } => (StatusCode::SERVICE_UNAVAILABLE, "crowded"),
