@@ -359,6 +359,12 @@ impl Host {
         }
     }
 
+    /// Has a file looked at, as if the watcher had seen a change there: see
+    /// [`LookAt::look_at`](crate::LookAt::look_at). `false` also where nothing is followed.
+    pub fn look_at(&self, path: impl AsRef<Path>) -> bool {
+        lock(&self.intake).as_ref().is_some_and(|intake| intake.look_at(path.as_ref()))
+    }
+
     /// Reads the watched directories in full, now.
     pub fn rescan(&self) {
         if let Some(intake) = &*lock(&self.intake) {

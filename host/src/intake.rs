@@ -22,6 +22,7 @@ use crate::outcome::Outcome;
 use crate::refusal::{Refusal, RefusalReason};
 use crate::registry::Core;
 use crate::reload::{self, Settled, Wish};
+use crate::source::{self, LookAt, WatchSource};
 use crate::watch::{Notice, Watcher};
 
 /// For how long a file that is cut short may be a file that is still being written by somebody who closes it
@@ -35,12 +36,16 @@ const START_LIMIT: Duration = Duration::from_secs(10);
 /// The running intake.
 pub(crate) struct Intake {
     watcher: Option<Watcher>,
+    /// `None`: nothing is followed.
+    looks: Option<LookAt>,
+    source: Option<Arc<dyn WatchSource>>,
     orders: Sender<Order>,
     thread: JoinHandle<()>,
 }
 
-enum Order {
+pub(crate) enum Order {
     Notice(Notice),
+    Rescan,
     LookAgain,
     Retry { path: PathBuf, told: Option<String> },
     Done { path: PathBuf, result: Result<Outcome, ReloadError>, noticed: Instant },
@@ -52,7 +57,9 @@ impl Intake {
     pub(crate) fn start(core: Arc<Core>) -> Result<Intake, StartError> {
         let (orders, incoming) = unbounded();
         // First of all, so that what changes from now on is noticed.
-        let watcher = watch(&core, &orders)?;
+        let watcher = source::watch(&core, &orders)?;
+        let looks = source::look_at(&core, &orders);
+        let source = source::listen(&core, looks.as_ref())?;
         reload::go_on(&core);
         let mut desk = Desk::new(core, orders.clone());
         desk.look_at_everything();
@@ -65,18 +72,27 @@ impl Intake {
                 desk.serve(&incoming);
             })
             .map_err(StartError::Thread)?;
-        Ok(Intake { watcher, orders, thread })
+        Ok(Intake { watcher, looks, source, orders, thread })
     }
 
     pub(crate) fn rescan(&self) {
-        if let Some(watcher) = &self.watcher {
-            watcher.rescan_now();
+        match &self.watcher {
+            Some(watcher) => watcher.rescan_now(),
+            None if self.looks.is_some() => {
+                let _ = self.orders.send(Order::Rescan);
+            }
+            None => {}
         }
+    }
+
+    /// Looks at one file, if it is where files are followed.
+    pub(crate) fn look_at(&self, path: &Path) -> bool {
+        self.looks.as_ref().is_some_and(|looks| looks.look_at(path))
     }
 
     /// Looks at what is there once more, as if it were new, if it is followed.
     pub(crate) fn look_again(&self) {
-        if self.watcher.is_some() {
+        if self.looks.is_some() {
             let _ = self.orders.send(Order::LookAgain);
         }
     }
@@ -95,31 +111,12 @@ impl Intake {
     /// Stops following. A transaction under way ends first.
     pub(crate) fn end(self) {
         drop(self.watcher);
+        if let Some(source) = self.source {
+            source.end();
+        }
         let _ = self.orders.send(Order::End);
         let _ = self.thread.join();
     }
-}
-
-fn watch(core: &Core, orders: &Sender<Order>) -> Result<Option<Watcher>, StartError> {
-    if !core.options().follow || core.options().watch.is_empty() {
-        return Ok(None);
-    }
-    let dirs = core.options().watch.iter().map(|dir| dir.path().to_owned()).collect();
-    let (notices, noticed) = unbounded();
-    let watcher = Watcher::start(dirs, core.options().rescan_every, notices).map_err(StartError::Watch)?;
-    let orders = orders.clone();
-    std::thread::Builder::new()
-        .name("reseat-notices".into())
-        .spawn(move || {
-            be_ready_to_wait();
-            for notice in noticed {
-                if orders.send(Order::Notice(notice)).is_err() {
-                    break;
-                }
-            }
-        })
-        .map_err(StartError::Thread)?;
-    Ok(Some(watcher))
 }
 
 /// A path that waits for something.
@@ -221,6 +218,7 @@ impl Desk {
     fn turn(&mut self, incoming: &Receiver<Order>, longest: Duration) -> bool {
         match incoming.recv_timeout(self.pause().min(longest)) {
             Ok(Order::Notice(notice)) => self.notice(notice),
+            Ok(Order::Rescan) => self.look_at_everything(),
             Ok(Order::LookAgain) => {
                 self.settled.clear();
                 self.look_at_everything();
@@ -420,7 +418,7 @@ impl Desk {
 }
 
 /// Whether a file's name is one that a plugin can have.
-fn may_be_plugin(path: &Path) -> bool {
+pub(crate) fn may_be_plugin(path: &Path) -> bool {
     path.file_name()
         .and_then(|name| name.to_str())
         .is_some_and(|name| name.ends_with(".so") && !name.starts_with('.'))

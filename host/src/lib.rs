@@ -59,6 +59,7 @@ mod registry;
 mod reload;
 mod scope;
 mod snapshot;
+mod source;
 mod status;
 mod step;
 mod store;
@@ -82,6 +83,7 @@ pub use probe::Probe;
 pub use reconfigure::Reconfigured;
 pub use refusal::{Refusal, RefusalReason};
 pub use scope::{OwnedScope, Scope, Scoped};
+pub use source::{LookAt, WatchSource, WatcherKind};
 pub use status::{
     CallFigures, GenerationStatus, HostStatus, InterfaceStatus, MethodStatus, Phase, PluginStatus,
 };

@@ -9,6 +9,7 @@ use crate::mode::{ReloadMode, SCOPE_WAIT};
 use crate::observer::Observers;
 use crate::probation::Probation;
 use crate::probe::Probe;
+use crate::source::WatcherKind;
 
 /// What a host watches, and how long it waits for what.
 ///
@@ -37,6 +38,8 @@ pub struct Options {
     /// [`Host::load`]: crate::Host::load
     /// [`Host::reload`]: crate::Host::reload
     pub follow: bool,
+    /// How it is noticed that they do, where they are followed.
+    pub watcher: WatcherKind,
     /// When new builds take over.
     pub mode: ReloadMode,
     /// How long a build waits for a moment between scopes, see [`ReloadMode::BetweenScopes`]. When it passes, the reload
@@ -227,6 +230,7 @@ impl Default for Options {
             watch: Vec::new(),
             trusted_keys: Vec::new(),
             follow: true,
+            watcher: WatcherKind::Native,
             mode: ReloadMode::Auto,
             scope_wait: SCOPE_WAIT,
             cooldown: Duration::ZERO,

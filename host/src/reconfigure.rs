@@ -50,7 +50,7 @@ impl Host {
     /// With other `trusted_keys`, and where the `mode` of a plugin is another, what lies in the directories that are followed is looked at again: what is signed by one of
     /// them is loaded, what is not is told of. What serves serves on; it has to be unloaded by whoever wants that.
     ///
-    /// What only a start can change stays as it is, and is named: `watch`, `follow`, `state_dir`, `persist`, `proving`,
+    /// What only a start can change stays as it is, and is named: `watch`, `follow`, `watcher`, `state_dir`, `persist`, `proving`,
     /// `start_fresh`, `rescan_every`, `adopt_after`, `second_witness`. So do the `observers`, which cannot be compared
     /// and are not named.
     ///
@@ -89,6 +89,7 @@ fn merge(now: &Options, new: Options) -> (Options, Vec<&'static str>) {
     let absolute = std::path::absolute(&new.state_dir).unwrap_or_else(|_| new.state_dir.clone());
     note("watch", new.watch != now.watch);
     note("follow", new.follow != now.follow);
+    note("watcher", new.watcher != now.watcher);
     note("state_dir", absolute != now.state_dir);
     note("persist", new.persist != now.persist);
     note("proving", new.proving != now.proving);
@@ -99,6 +100,7 @@ fn merge(now: &Options, new: Options) -> (Options, Vec<&'static str>) {
     let merged = Options {
         watch: now.watch.clone(),
         follow: now.follow,
+        watcher: now.watcher.clone(),
         state_dir: now.state_dir.clone(),
         persist: now.persist,
         proving: now.proving,

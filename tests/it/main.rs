@@ -101,5 +101,7 @@ mod tidy;
 mod unload;
 /// Builds of five state versions: which take over from which, and what becomes of the state.
 mod versions;
+/// Who tells a host of files: the system, a clock, somebody, an embedder's own source.
+mod watchers;
 /// Who is in a library by what is on the stacks, against what the host counts.
 mod witness;

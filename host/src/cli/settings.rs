@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, ensure};
 use reseat::{
     DrainPolicy, LostState, MaxLingering, Options, PluginOptions, Probation, ReloadMode, TrustedKey,
+    WatcherKind,
 };
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
@@ -63,6 +64,10 @@ pub struct Settings {
     max_waiting: Option<usize>,
     /// Whether files that change are acted on; otherwise only what is asked for is reloaded.
     watch: Option<bool>,
+    /// How that is noticed: `native`, `poll` or `none`.
+    watcher: Option<Watching>,
+    /// How often directories are read with `poll`, in milliseconds.
+    poll_every_ms: Option<u64>,
     /// When new builds take over: `auto`, `on-demand`, `between-scopes` or `never`.
     reload: Option<Mode>,
     /// How long a build waits for a moment between scopes, in milliseconds.
@@ -153,6 +158,17 @@ impl From<Policy> for DrainPolicy {
         }
     }
 }
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Watching {
+    Native,
+    Poll,
+    None,
+}
+
+/// How often directories are read with `watcher = "poll"`, if the file does not say.
+const POLL_EVERY_MS: u64 = 500;
 
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -253,6 +269,13 @@ impl Settings {
         set(&mut options.proving, self.proving_ms);
         set(&mut options.scope_wait, self.scope_wait_ms);
         set(&mut options.cooldown, self.cooldown_ms);
+        let every = Duration::from_millis(self.poll_every_ms.unwrap_or(POLL_EVERY_MS));
+        options.watcher = match self.watcher {
+            None => options.watcher.clone(),
+            Some(Watching::Native) => WatcherKind::Native,
+            Some(Watching::Poll) => WatcherKind::Poll(every),
+            Some(Watching::None) => WatcherKind::None,
+        };
         options.mode = self.reload.map_or(options.mode, Into::into);
         options.lazy = self.lazy.unwrap_or(options.lazy);
         options.measure_calls = self.measure_calls.unwrap_or(options.measure_calls);
@@ -365,6 +388,20 @@ mod tests {
         assert_eq!(options.plugins["limiter"], limiter);
         let other = PluginOptions { probation: Some(None), ..PluginOptions::default() };
         assert_eq!(options.plugins["other"], other);
+    }
+
+    #[test]
+    fn the_watcher_is_named_and_polls_as_often_as_is_said() {
+        let named = |text: &str| {
+            let mut options = Options::default();
+            Settings::parse(text).unwrap().apply(&mut options);
+            options.watcher
+        };
+        let poll = |ms| WatcherKind::Poll(Duration::from_millis(ms));
+        assert_eq!(named("watcher = \"poll\""), poll(500));
+        assert_eq!(named("watcher = \"poll\"\npoll_every_ms = 7"), poll(7));
+        assert_eq!(named("watcher = \"none\""), WatcherKind::None);
+        assert_eq!(named("poll_every_ms = 7"), WatcherKind::Native);
     }
 
     #[test]

@@ -75,6 +75,15 @@ impl Watcher {
         Self::start_with(Native::new(native::recommended), dirs, rescan_every, notices)
     }
 
+    /// As [`Watcher::start`], but without the system's file events: every directory is read in full this often.
+    ///
+    /// # Errors
+    ///
+    /// As for `start`.
+    pub fn poll(dirs: Vec<PathBuf>, every: Duration, notices: Sender<Notice>) -> Result<Watcher, WatchError> {
+        Self::start_with(Native::none(), dirs, every, notices)
+    }
+
     /// Starts with this source of events.
     fn start_with(
         native: Native,
@@ -127,6 +136,12 @@ pub enum WatchError {
         dir: PathBuf,
         /// What the system says.
         source: std::io::Error,
+    },
+    /// What was to tell of changes cannot.
+    #[error("cannot watch: {reason}")]
+    Source {
+        /// What it says.
+        reason: String,
     },
     /// The thread cannot be started.
     #[error("cannot start the watcher's thread: {source}")]

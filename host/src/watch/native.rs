@@ -41,7 +41,8 @@ pub(super) fn recommended(handler: Handler) -> Result<RecommendedWatcher, notify
 
 /// The native watcher, made when it is first needed, and tried again when it could not be made.
 pub(super) struct Native {
-    make: fn(Handler) -> Result<RecommendedWatcher, notify::Error>,
+    /// `None`: there are to be no events.
+    make: Option<fn(Handler) -> Result<RecommendedWatcher, notify::Error>>,
     watcher: Option<RecommendedWatcher>,
     signals: Sender<Signal>,
     events: Receiver<Signal>,
@@ -50,8 +51,13 @@ pub(super) struct Native {
 
 impl Native {
     pub(super) fn new(make: fn(Handler) -> Result<RecommendedWatcher, notify::Error>) -> Self {
+        Native { make: Some(make), ..Native::none() }
+    }
+
+    /// Without any events.
+    pub(super) fn none() -> Self {
         let (signals, events) = bounded(WAITING);
-        Native { make, watcher: None, signals, events, lost: Arc::default() }
+        Native { make: None, watcher: None, signals, events, lost: Arc::default() }
     }
 
     /// What has happened.
@@ -66,9 +72,10 @@ impl Native {
 
     /// Watches a directory.
     pub(super) fn watch(&mut self, directory: &Path) -> Result<(), notify::Error> {
-        let watcher = match self.watcher.take() {
-            Some(watcher) => watcher,
-            None => (self.make)(self.handler())?,
+        let watcher = match (self.watcher.take(), self.make) {
+            (Some(watcher), _) => watcher,
+            (None, Some(make)) => make(self.handler())?,
+            (None, None) => return Ok(()),
         };
         self.watcher.insert(watcher).watch(directory, RecursiveMode::NonRecursive)
     }
