@@ -107,7 +107,7 @@ pub(crate) struct Record {
     /// The interfaces that there are handles of, by number.
     pub(crate) interfaces: Vec<&'static InterfaceDesc>,
     pub(crate) last_refusal: Option<String>,
-    /// A build that is not taken in yet.
+    /// The build of which was told last that it waits.
     pub(crate) awaiting: Option<Awaiting>,
     /// It is loaded from here when somebody calls it.
     pub(crate) deferred: Option<TrustedFile>,
@@ -131,7 +131,7 @@ pub(crate) struct Record {
 #[derive(Clone)]
 pub(crate) struct Awaiting {
     pub(crate) file: PathBuf,
-    pub(crate) hash: Option<ContentHash>,
+    pub(crate) hash: ContentHash,
     /// For what, in a word.
     pub(crate) what: &'static str,
 }

@@ -25,6 +25,7 @@ mod sign;
 mod signals;
 mod time;
 mod top;
+mod words;
 
 use std::process::ExitCode;
 

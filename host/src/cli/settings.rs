@@ -7,14 +7,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
-use reseat::{
-    DrainPolicy, LostState, MaxLingering, Options, PluginOptions, Probation, ReloadMode, TrustedKey,
-    WatcherKind,
-};
+use reseat::{MaxLingering, Options, PluginOptions, Probation, TrustedKey};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
 use super::keys;
+use super::words::{Lost, Mode, Policy, Watching};
 
 /// The file that is read if none is named.
 pub const DEFAULT: &str = "reseat.toml";
@@ -141,61 +139,8 @@ const OF_A_PLUGIN: [&str; 16] = [
     "probation_period_ms",
 ];
 
-#[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-enum Policy {
-    Refuse,
-    Wait,
-    Overlap,
-}
-
-impl From<Policy> for DrainPolicy {
-    fn from(policy: Policy) -> Self {
-        match policy {
-            Policy::Refuse => DrainPolicy::Refuse,
-            Policy::Wait => DrainPolicy::Wait,
-            Policy::Overlap => DrainPolicy::Overlap,
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-enum Watching {
-    Native,
-    Poll,
-    None,
-}
-
 /// How often directories are read with `watcher = "poll"`, if the file does not say.
 const POLL_EVERY_MS: u64 = 500;
-
-#[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-enum Mode {
-    Auto,
-    OnDemand,
-    BetweenScopes,
-    Never,
-}
-
-impl From<Mode> for ReloadMode {
-    fn from(mode: Mode) -> Self {
-        match mode {
-            Mode::Auto => ReloadMode::Auto,
-            Mode::OnDemand => ReloadMode::OnDemand,
-            Mode::BetweenScopes => ReloadMode::BetweenScopes,
-            Mode::Never => ReloadMode::Never,
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-enum Lost {
-    Earlier,
-    Stay,
-}
 
 /// The file that was named, or the default one.
 pub fn path(named: Option<&Path>) -> &Path {
@@ -272,9 +217,7 @@ impl Settings {
         let every = Duration::from_millis(self.poll_every_ms.unwrap_or(POLL_EVERY_MS));
         options.watcher = match self.watcher {
             None => options.watcher.clone(),
-            Some(Watching::Native) => WatcherKind::Native,
-            Some(Watching::Poll) => WatcherKind::Poll(every),
-            Some(Watching::None) => WatcherKind::None,
+            Some(watching) => watching.every(every),
         };
         options.mode = self.reload.map_or(options.mode, Into::into);
         options.lazy = self.lazy.unwrap_or(options.lazy);
@@ -300,10 +243,7 @@ impl Settings {
             probe
         });
         options.probation = options.probation.take().filter(|_| self.probation != Some(false)).map(|terms| {
-            let lost_state = self.probation_lost_state.map(|lost| match lost {
-                Lost::Earlier => LostState::Earlier,
-                Lost::Stay => LostState::Stay,
-            });
+            let lost_state = self.probation_lost_state.map(Into::into);
             Probation {
                 period: self.probation_period_ms.map_or(terms.period, Duration::from_millis),
                 calls: self.probation_calls.unwrap_or(terms.calls),
@@ -344,6 +284,8 @@ impl Settings {
 
 #[cfg(test)]
 mod tests {
+    use reseat::{ReloadMode, WatcherKind};
+
     use super::*;
 
     /// What `reseat run` begins with.

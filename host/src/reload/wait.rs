@@ -41,21 +41,19 @@ pub(super) fn wait_for_its_time(
     }
     let path = settled.origin.path();
     let identity = FileIdentity::of(path);
-    let waited = loop {
+    loop {
         if core.is_closed() {
-            break Err(ReloadError::Closed);
+            return Err(ReloadError::Closed);
         }
-        let Some((what, until)) = obstacle(core, plugin, settled, build) else { break Ok(Waited::Long) };
+        let Some((what, until)) = obstacle(core, plugin, settled, build) else { return Ok(Waited::Long) };
         if FileIdentity::of(path) != identity {
-            break Ok(Waited::Superseded);
+            return Ok(Waited::Superseded);
         }
         tell(core, plugin, build, what, until);
         // Scopes may follow one another closely.
         let pause = Duration::from_millis(if what == SCOPES { 1 } else { 20 });
         std::thread::sleep(pause);
-    };
-    plugin.record().awaiting = None;
-    waited
+    }
 }
 
 /// Whether a build would not be refused at once, which it need not wait for.
@@ -104,7 +102,7 @@ pub(super) fn held_back(core: &Core, plugin: &str) -> Option<(&'static str, Stri
 
 /// Tells, once for each build, that it waits.
 pub(super) fn tell(core: &Core, plugin: &Plugin, build: &Build, what: &'static str, until: String) {
-    let awaiting = Awaiting { file: build.file.clone(), hash: Some(build.hash), what };
+    let awaiting = Awaiting { file: build.file.clone(), hash: build.hash, what };
     {
         let mut record = plugin.record();
         let known = record.awaiting.as_ref();
