@@ -6,7 +6,8 @@ use serde::Serialize;
 
 use crate::error::CheckError;
 use crate::file::{
-    self, ContentHash, Facts, InterfaceManifest, KeyId, Manifest, StateVersions, TrustedKey, Vetted,
+    self, ContentHash, Facts, InterfaceManifest, KeyId, Manifest, RequirementManifest, StateVersions,
+    TrustedKey, Vetted,
 };
 use crate::plugin::{Build, Plugin};
 use crate::reload::{continues, expect, fits};
@@ -112,6 +113,7 @@ fn inspection(build: &Build) -> Inspection {
     let Build { manifest, facts, hash, file, .. } = build;
     let (signature, mut notes) = (file::claimed_signer(file), notes(facts));
     notes.extend(signature.as_ref().err().map(ToString::to_string));
+    notes.extend(manifest.requires.iter().map(called));
     let claimed = |key: KeyId| SignatureStatus { key: key.to_string(), is_trusted: false };
     Inspection {
         plugin: manifest.plugin.clone(),
@@ -129,6 +131,14 @@ fn inspection(build: &Build) -> Inspection {
 }
 
 /// What the bytes foretell.
+fn called(RequirementManifest { interface, optional }: &RequirementManifest) -> String {
+    let InterfaceManifest { name, version, .. } = interface;
+    match optional {
+        true => format!("calls {name} {version} of another plugin, if there is one"),
+        false => format!("calls {name} {version} of another plugin, and waits until there is one"),
+    }
+}
+
 fn notes(facts: &Facts) -> Vec<String> {
     let mut notes = Vec::new();
     if let Some(symbol) = facts.unique_symbols.first() {

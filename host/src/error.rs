@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::events::Step;
 use crate::file::{InterfaceDifference, NotSigned, StageError, VetError};
 use crate::refusal::{Refusal, RefusalReason};
+use crate::requirements::some_of;
 use crate::store::StoreError;
 use crate::watch::WatchError;
 
@@ -159,6 +160,14 @@ pub enum StateError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum UnloadError {
+    /// Others cannot do without it.
+    #[error("`{name}` is required by {}: unload what requires it first", some_of(by))]
+    Required {
+        /// The plugin.
+        name: String,
+        /// The plugins that require it.
+        by: Vec<String>,
+    },
     /// There is no such plugin.
     #[error("no plugin is called `{name}`: {}", known_plugins(known))]
     NoSuchPlugin {

@@ -132,6 +132,15 @@ pub enum Event {
         /// What it waits for, as the end of a sentence: `until …`.
         until: String,
     },
+    /// A plugin is not loaded yet, because nobody implements what it calls. It will be when somebody does.
+    Unmet {
+        /// The plugin.
+        plugin: Option<String>,
+        /// The file.
+        file: PathBuf,
+        /// What is missing.
+        reason: String,
+    },
     /// Somebody has built a plugin's crate, and has told the host; see
     /// [`Host::tell_build`](crate::Host::tell_build).
     Built {
@@ -322,6 +331,10 @@ impl fmt::Display for Event {
             }
             Event::Waiting { plugin, version, file, until } => {
                 write!(f, "version {version} of {plugin} in {} waits until {until}", file.display())
+            }
+            Event::Unmet { plugin, file, reason } => {
+                let plugin = plugin.as_deref().unwrap_or("a plugin");
+                write!(f, "{plugin} in {} waits: {reason}", file.display())
             }
             Event::Built { package, took_ms, .. } => {
                 write!(f, "{package} was built in {:.1} s", took_ms / 1e3)

@@ -66,8 +66,7 @@ impl<I: Interface + ?Sized> Handle<I> {
     /// As for [`Handle::enter`].
     pub fn enter_within(&self, limit: Duration) -> Result<Guard<'_, I>, CallError> {
         let held = self.plugin.slot.enter_within(limit).map_err(|error| self.plugin.cannot_enter(&error))?;
-        let quick = held.tables.get(self.interface);
-        let methods = if quick.is_null() { metered(&held, self.interface, held.spot()) } else { quick };
+        let methods = methods(&held, self.interface, held.spot());
         match proxy::<I>(methods, &held, Some(held.note())) {
             Some(proxy) => Ok(Guard { proxy, held }),
             None => Err(self.plugin.not_loaded()),
@@ -99,6 +98,13 @@ impl<I: Interface + ?Sized> std::fmt::Debug for Handle<I> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Handle").field("plugin", &self.plugin.name).field("interface", &I::DESC.name).finish()
     }
+}
+
+/// The methods of a generation, metered or not; null if it was not bound to the interface.
+#[inline]
+pub(crate) fn methods(loaded: &Loaded, interface: usize, spot: Spot) -> *const *const c_void {
+    let quick = loaded.tables.get(interface);
+    if quick.is_null() { metered(loaded, interface, spot) } else { quick }
 }
 
 /// The methods of a generation whose calls are metered; null if it was not bound to the interface. The call that has

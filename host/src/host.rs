@@ -21,7 +21,7 @@ use crate::lazy;
 use crate::lock::lock;
 use crate::options::{Options, TrustedFile};
 use crate::outcome::Outcome;
-use crate::plugin::{Build, Plugin};
+use crate::plugin::{Build, Plugin, stated};
 use crate::reaper::Reaper;
 use crate::registry::Core;
 use crate::reload::Wish;
@@ -81,7 +81,7 @@ impl Host {
             ReloadError::Closed => PluginError::Closed,
             error => PluginError::CannotLoad { name: name.into(), reason: Box::new(error) },
         })?;
-        let number = self.core.register(&plugin, I::DESC)?;
+        let (number, _) = self.core.register(&plugin, &stated(I::DESC), true)?;
         Ok(Handle::new(plugin, number))
     }
 
@@ -308,6 +308,10 @@ impl Host {
             .find(plugin)
             .filter(|plugin| plugin.is_loaded())
             .ok_or_else(|| UnloadError::NoSuchPlugin { name: plugin.into(), known: self.core.names() })?;
+        let by = self.core.dependents(&plugin);
+        if !by.is_empty() {
+            return Err(UnloadError::Required { name: plugin.name.clone(), by });
+        }
         let _turn =
             plugin.begin(Step::Publish).map_err(|error| UnloadError::Busy { busy: error.to_string() })?;
         if let Some(old) = self.core.take_down(&plugin) {
@@ -388,7 +392,30 @@ impl Host {
         if let Some(snapshots) = lock(&self.snapshots).take() {
             snapshots.end(left());
         }
-        let closed = self.core.all().into_iter().filter_map(|plugin| {
+        let mut rest = self.core.all();
+        while !rest.is_empty() {
+            // Whoever calls others goes before them: its last hooks may still call.
+            let (needed, free): (Vec<_>, Vec<_>) =
+                rest.into_iter().partition(|plugin| !self.core.dependents(plugin).is_empty());
+            let (now, later) = if free.is_empty() { (needed, Vec::new()) } else { (free, needed) };
+            self.end_plugins(now, deadline);
+            rest = later;
+        }
+        let clean = self.core.reaper.unfinished() == 0;
+        if first {
+            self.core.reaper.end();
+            self.core.store.close(left().max(LAST_WORDS));
+            self.core.journal.close();
+        }
+        clean
+    }
+}
+
+impl Host {
+    /// Has these plugins stopped and unloaded, until the deadline.
+    fn end_plugins(&self, plugins: Vec<Arc<Plugin>>, deadline: Instant) {
+        let left = || deadline.saturating_duration_since(Instant::now());
+        let closed = plugins.into_iter().filter_map(|plugin| {
             plugin.set_closed();
             let _turn = plugin.begin_within(Step::Publish, left()).ok()?;
             Some((self.core.take_down(&plugin)?, plugin))
@@ -403,13 +430,6 @@ impl Host {
             gate::run_errands();
             std::thread::sleep(Duration::from_millis(1));
         }
-        let clean = self.core.reaper.unfinished() == 0;
-        if first {
-            self.core.reaper.end();
-            self.core.store.close(left().max(LAST_WORDS));
-            self.core.journal.close();
-        }
-        clean
     }
 }
 

@@ -47,8 +47,17 @@ pub(crate) enum Order {
     Notice(Notice),
     Rescan,
     LookAgain,
-    Retry { path: PathBuf, told: Option<String> },
-    Done { path: PathBuf, result: Result<Outcome, ReloadError>, noticed: Instant },
+    /// A plugin serves for the first time: others may have waited for it.
+    Loaded,
+    Retry {
+        path: PathBuf,
+        told: Option<String>,
+    },
+    Done {
+        path: PathBuf,
+        result: Result<Outcome, ReloadError>,
+        noticed: Instant,
+    },
     End,
 }
 
@@ -60,6 +69,9 @@ impl Intake {
         let watcher = source::watch(&core, &orders)?;
         let looks = source::look_at(&core, &orders);
         let source = source::listen(&core, looks.as_ref())?;
+        let loaded = orders.clone();
+        // Nobody takes orders any more when the host ends.
+        let _ = core.on_load.set(Box::new(move || drop(loaded.send(Order::Loaded))));
         reload::go_on(&core);
         let mut desk = Desk::new(core, orders.clone());
         desk.look_at_everything();
@@ -147,6 +159,9 @@ struct Desk {
     settled: HashMap<PathBuf, Option<Identity>>,
     /// What was accepted of that.
     accepted: BTreeSet<PathBuf>,
+    /// How many plugins have been seen to serve for the first time, and how many had been when a transaction began.
+    loads: u64,
+    begun: HashMap<PathBuf, u64>,
     /// How often a path was put off, and what was told of it, across transactions.
     history: HashMap<PathBuf, (u32, Option<String>)>,
     /// The host is not there yet.
@@ -162,6 +177,8 @@ impl Desk {
             running: BTreeSet::new(),
             settled: HashMap::new(),
             accepted: BTreeSet::new(),
+            loads: 0,
+            begun: HashMap::new(),
             history: HashMap::new(),
             is_starting: true,
         }
@@ -223,6 +240,7 @@ impl Desk {
                 self.settled.clear();
                 self.look_at_everything();
             }
+            Ok(Order::Loaded) => self.loaded(),
             Ok(Order::Retry { path, told }) => {
                 self.put_off(path, Instant::now(), FIRST_PAUSE, 1, told);
             }
@@ -232,6 +250,14 @@ impl Desk {
         }
         self.begin_due();
         true
+    }
+
+    /// Whatever waits for others is looked at now.
+    fn loaded(&mut self) {
+        self.loads += 1;
+        for waiting in self.waiting.values_mut().filter(|waiting| waiting.put_off > 0) {
+            (waiting.due, waiting.put_off) = (Instant::now(), 0);
+        }
     }
 
     fn pause(&self) -> Duration {
@@ -331,6 +357,7 @@ impl Desk {
 
     fn begin(&mut self, settled: Settled) {
         let path = settled.origin.path().to_owned();
+        self.begun.insert(path.clone(), self.loads);
         let (core, orders, noticed, done) =
             (self.core.clone(), self.orders.clone(), settled.noticed, path.clone());
         let wish = Wish { noticed: true, at_start: self.is_starting, ..Wish::default() };
@@ -392,13 +419,42 @@ impl Desk {
         if !refusal.reason.is_passing() {
             return self.core.report(refusal);
         }
+        if let RefusalReason::Unmet { .. } = refusal.reason {
+            return self.unmet(path, refusal, noticed, put_off, told);
+        }
         // Told once; then tried again quietly, less and less often.
-        let kind = refusal.step.to_string();
+        let kind = format!("{} {}", refusal.step, refusal.reason.kind());
         if told.as_ref() != Some(&kind) {
             self.core.report(refusal);
         }
         let pause = FIRST_PAUSE * 2u32.pow(put_off.min(6));
         self.put_off(path, noticed, pause, put_off + 1, Some(kind));
+    }
+
+    /// Whoever is missing may be about to be loaded, so it is told only when it is still missing a moment later.
+    fn unmet(
+        &mut self,
+        path: PathBuf,
+        refusal: &Refusal,
+        noticed: Instant,
+        put_off: u32,
+        told: Option<String>,
+    ) {
+        if self.begun.remove(&path).is_some_and(|loads| loads < self.loads) {
+            return self.put_off(path, noticed, Duration::ZERO, 0, told);
+        }
+        let reason = refusal.reason.to_string();
+        if put_off > 0 && told.as_ref() != Some(&reason) {
+            self.core.journal.record(Event::Unmet {
+                plugin: refusal.plugin.clone(),
+                file: path.clone(),
+                reason: reason.clone(),
+            });
+            let pause = FIRST_PAUSE * 2u32.pow(put_off.min(6));
+            return self.put_off(path, noticed, pause, put_off + 1, Some(reason));
+        }
+        let pause = FIRST_PAUSE * 2u32.pow(put_off.min(6));
+        self.put_off(path, noticed, pause, put_off + 1, told);
     }
 
     /// Looks at the path again later, unless something newer has come.

@@ -148,6 +148,8 @@ pub enum DrainPolicy {
 pub struct PluginOptions {
     /// Instead of [`Options::drain_policy`].
     pub drain_policy: Option<DrainPolicy>,
+    /// Which plugin implements an interface for this one, by the interface's name, where several do.
+    pub bind: BTreeMap<String, String>,
     /// Instead of [`Options::drain_deadline`].
     pub drain_deadline: Option<Duration>,
     /// Whether its builds are tried in a helper process, if there is one.

@@ -22,6 +22,7 @@ use crate::file::{
 use crate::gate::{Slot, Stragglers};
 use crate::meter::{Meter, Reading};
 use crate::options::TrustedFile;
+use crate::peer::Calls;
 use crate::scope::Scopes;
 use crate::snapshot::Frame;
 use crate::status::Phase;
@@ -104,8 +105,8 @@ pub(crate) struct Record {
     /// The number of the next generation.
     pub(crate) next: u64,
     pub(crate) serving: Option<Serving>,
-    /// The interfaces that there are handles of, by number.
-    pub(crate) interfaces: Vec<&'static InterfaceDesc>,
+    /// The interfaces that the host has handles of, or that other plugins call, by number.
+    pub(crate) interfaces: Vec<Used>,
     pub(crate) last_refusal: Option<String>,
     /// The build of which was told last that it waits.
     pub(crate) awaiting: Option<Awaiting>,
@@ -136,6 +137,23 @@ pub(crate) struct Awaiting {
     pub(crate) what: &'static str,
 }
 
+/// An interface of a plugin that somebody uses.
+#[derive(Clone)]
+pub(crate) struct Used {
+    pub(crate) interface: Arc<InterfaceManifest>,
+    /// The host has handles of it, or has had.
+    pub(crate) by_the_host: bool,
+    /// Shared by the plugins that call it.
+    pub(crate) calls: Arc<()>,
+}
+
+impl Used {
+    /// Whether builds that do not fit it have to be refused.
+    pub(crate) fn is_in_use(&self) -> bool {
+        self.by_the_host || Arc::strong_count(&self.calls) > 1
+    }
+}
+
 /// A build that can be gone back to.
 pub(crate) struct Previous {
     pub(crate) build: Arc<Build>,
@@ -149,6 +167,8 @@ pub(crate) struct Previous {
 pub(crate) struct Serving {
     pub(crate) number: u64,
     pub(crate) build: Arc<Build>,
+    /// The other plugins that it calls.
+    pub(crate) calls: Arc<Calls>,
 }
 
 /// A generation on its way out.
@@ -359,10 +379,4 @@ pub(crate) fn stated(desc: &InterfaceDesc) -> InterfaceManifest {
             })
             .collect(),
     }
-}
-
-/// Whether two descriptions are of the same interface, method for method. Not by address: one constant may
-/// stand in several places of a program.
-pub(crate) fn same(a: &InterfaceDesc, b: &InterfaceDesc) -> bool {
-    a.name == b.name && a.version == b.version && stated(a).methods == stated(b).methods
 }

@@ -47,7 +47,7 @@ impl Host {
     /// [`Host::reload`], with its state. If it refuses, it serves on with what it had, and the new one is what the next
     /// build gets.
     ///
-    /// With other `trusted_keys`, and where the `mode` of a plugin is another, what lies in the directories that are followed is looked at again: what is signed by one of
+    /// With other `trusted_keys`, and where the `mode` of a plugin is another or what it may `bind`, what lies in the directories that are followed is looked at again: what is signed by one of
     /// them is loaded, what is not is told of. What serves serves on; it has to be unloaded by whoever wants that.
     ///
     /// What only a start can change stays as it is, and is named: `watch`, `follow`, `watcher`, `state_dir`, `persist`, `proving`,
@@ -64,7 +64,11 @@ impl Host {
             apply(&plugin, &now);
         }
         self.snapshots_anew();
-        let is_otherwise = |plugin: &Arc<Plugin>| before.mode_of(&plugin.name) != now.mode_of(&plugin.name);
+        let is_otherwise = |plugin: &Arc<Plugin>| {
+            let (own, was) = (now.plugins.get(&plugin.name), before.plugins.get(&plugin.name));
+            before.mode_of(&plugin.name) != now.mode_of(&plugin.name)
+                || own.map(|own| &own.bind) != was.map(|was| &was.bind)
+        };
         if before.trusted_keys != now.trusted_keys || core.all().iter().any(is_otherwise) {
             self.look_again();
         }

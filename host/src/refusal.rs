@@ -4,8 +4,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::events::Step;
-use crate::file::{InterfaceDifference, NotSigned, StageError, VetError};
+use crate::file::{InterfaceDifference, InterfaceVersion, NotSigned, StageError, VetError};
 use crate::probe::ProbeFailure;
+use crate::requirements::some_of;
 use crate::store::Denial;
 
 /// A step refused a build: an ordinary outcome.
@@ -45,7 +46,7 @@ pub enum RefusalReason {
     #[error("{0}")]
     Interface(#[from] InterfaceDifference),
     /// It lacks an interface that the host has handles of.
-    #[error("{plugin} {version} no longer implements {interface}, of which the host has handles")]
+    #[error("{plugin} {version} no longer implements {interface}, which the host or another plugin uses")]
     InterfaceGone {
         /// The plugin.
         plugin: String,
@@ -144,6 +145,41 @@ pub enum RefusalReason {
     /// Somebody has cancelled the reload.
     #[error("it was cancelled")]
     Cancelled,
+    /// Nobody implements an interface that it calls.
+    #[error(
+        "it requires {interface} {version}, which {} implements{}: it is tried again when another plugin is loaded",
+        match plugin { Some(name) => format!("`{name}` is to implement and does not"), None => "no plugin that serves".into() },
+        if found.is_empty() { String::new() } else { format!(" ({})", found.join("; ")) }
+    )]
+    Unmet {
+        /// The interface.
+        interface: String,
+        /// The least version that will do.
+        version: InterfaceVersion,
+        /// The plugin that its options name for it.
+        plugin: Option<String>,
+        /// Who implements it otherwise.
+        found: Vec<String>,
+    },
+    /// Several implement an interface that it calls.
+    #[error(
+        "{} all implement {interface}, which it calls: say which one it is, with `bind = {{ {interface} = \"…\" }}` in [plugins.{plugin}], or `PluginOptions::bind`",
+        some_of(by)
+    )]
+    Ambiguous {
+        /// Whose requirement it is.
+        plugin: String,
+        /// The interface.
+        interface: String,
+        /// Who implements it.
+        by: Vec<String>,
+    },
+    /// What it requires requires it.
+    #[error("{}: one of them has to do without the other (`optional`)", circle(path))]
+    Circle {
+        /// Each plugin, and the interface that it requires of the next.
+        path: Vec<(String, String)>,
+    },
     /// The library could not be opened.
     #[error("{0}")]
     Open(String),
@@ -220,6 +256,12 @@ pub enum RefusalReason {
     Gate(String),
 }
 
+fn circle(path: &[(String, String)]) -> String {
+    let links: Vec<_> =
+        path.iter().map(|(plugin, interface)| format!("{plugin} requires {interface}")).collect();
+    format!("{}, and so in a circle", links.join(", "))
+}
+
 impl RefusalReason {
     /// Why, in a word or two that stay the same: for those who count refusals.
     pub fn kind(&self) -> &'static str {
@@ -246,6 +288,9 @@ impl RefusalReason {
             R::NeverReloaded { .. } => "never-reloaded",
             R::NoPrevious => "no-previous",
             R::Cancelled => "cancelled",
+            R::Unmet { .. } => "unmet",
+            R::Ambiguous { .. } => "ambiguous",
+            R::Circle { .. } => "circle",
             R::Open { .. } => "open",
             R::ConstructorStuck { .. } => "constructor-stuck",
             R::Region { .. } => "region",
@@ -262,10 +307,17 @@ impl RefusalReason {
     /// Whether the same file may be accepted later: the reason lies with who uses the plugin, not with the
     /// build.
     pub fn is_passing(&self) -> bool {
-        use RefusalReason::{Held, Lingering, NoProbe, NotSettled, Stage, ThreadBusy};
+        use RefusalReason::{Circle, Held, Lingering, NoProbe, NotSettled, Stage, ThreadBusy, Unmet};
         matches!(
             self,
-            Held { .. } | Lingering { .. } | NoProbe(_) | NotSettled(_) | Stage(_) | ThreadBusy { .. }
+            Held { .. }
+                | Lingering { .. }
+                | NoProbe(_)
+                | NotSettled(_)
+                | Stage(_)
+                | ThreadBusy { .. }
+                | Unmet { .. }
+                | Circle { .. }
         )
     }
 }

@@ -2,23 +2,21 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
-
-use plugin_api::desc::InterfaceDesc;
 
 use crate::builds::FailedBuild;
 use crate::error::{PluginError, ReloadError};
 use crate::events::{Event, Step};
 use crate::ffi::MAX_INTERFACES;
-use crate::file::{self, StagingDir};
+use crate::file::{self, InterfaceManifest, Manifest, StagingDir};
 use crate::gate::Retired;
 use crate::journal::Journal;
 use crate::lock::lock;
 use crate::mode::ReloadMode;
 use crate::options::{Options, TrustedFile};
 use crate::outcome::Outcome;
-use crate::plugin::{Build, Loaded, Plugin, same, stated};
+use crate::plugin::{Build, Loaded, Plugin, Record, Used};
 use crate::reaper::Reaper;
 use crate::refusal::{Refusal, RefusalReason};
 use crate::reload::{self, Settled, Wish};
@@ -36,6 +34,10 @@ pub(crate) struct Core {
     /// By package.
     pub(crate) failed_builds: Mutex<BTreeMap<String, FailedBuild>>,
     plugins: Mutex<BTreeMap<String, Arc<Plugin>>>,
+    /// Builds that wait for others, by plugin.
+    pub(crate) waiting: Mutex<BTreeMap<String, Manifest>>,
+    /// Told when a plugin serves for the first time.
+    pub(crate) on_load: OnceLock<Box<dyn Fn() + Send + Sync>>,
     closed: AtomicBool,
 }
 
@@ -56,6 +58,8 @@ impl Core {
             store,
             captures,
             failed_builds: Mutex::default(),
+            waiting: Mutex::default(),
+            on_load: OnceLock::new(),
             plugins: Mutex::default(),
             closed: AtomicBool::new(false),
         }))
@@ -229,21 +233,27 @@ impl Core {
         });
     }
 
-    /// Gives an interface its number, and resolves it for the serving generation.
+    /// Gives an interface its number, and resolves it for the serving generation. What the number is good for is kept by
+    /// what is returned with it, unless it is for the host.
     pub(crate) fn register(
         &self,
         plugin: &Arc<Plugin>,
-        desc: &'static InterfaceDesc,
-    ) -> Result<usize, PluginError> {
+        interface: &InterfaceManifest,
+        for_the_host: bool,
+    ) -> Result<(usize, Arc<()>), PluginError> {
         // While this turn lasts no generation is bound without the new interface.
         let _turn = plugin
             .begin_within(Step::Publish, self.options().call_wait)
             .map_err(|error| PluginError::Busy { name: plugin.name.clone(), busy: error.to_string() })?;
-        let known = plugin.record().interfaces.iter().position(|known| same(known, desc));
-        if let Some(number) = known {
-            return Ok(number);
+        if let Some(known) = known(&mut plugin.record(), interface, for_the_host) {
+            return Ok(known);
         }
-        let number = plugin.record().interfaces.len();
+        let number = {
+            let record = plugin.record();
+            // One that nobody uses any more gives its number away.
+            let free = record.interfaces.iter().position(|used| !used.is_in_use());
+            free.unwrap_or(record.interfaces.len())
+        };
         if number == MAX_INTERFACES {
             return Err(PluginError::TooManyInterfaces { limit: MAX_INTERFACES });
         }
@@ -251,13 +261,20 @@ impl Core {
         // older one.
         std::thread::scope(|scope| {
             let bind = || match plugin.slot.try_enter() {
-                Ok(loaded) => bind(&plugin.name, number, desc, &loaded),
+                Ok(loaded) => bind(&plugin.name, number, interface, &loaded),
                 Err(_) => Err(PluginError::NotLoaded { name: plugin.name.clone() }),
             };
             scope.spawn(bind).join().expect("binding does not panic")
         })?;
-        plugin.record().interfaces.push(desc);
-        Ok(number)
+        let calls = Arc::new(());
+        let interface = Arc::new(interface.clone());
+        let used = Used { interface, by_the_host: for_the_host, calls: calls.clone() };
+        let mut record = plugin.record();
+        match record.interfaces.get_mut(number) {
+            Some(free) => *free = used,
+            None => record.interfaces.push(used),
+        }
+        Ok((number, calls))
     }
 
     /// Empties a plugin's slot. The caller has the turn.
@@ -293,9 +310,17 @@ impl Core {
     }
 }
 
+/// The number that an interface has already.
+fn known(record: &mut Record, interface: &InterfaceManifest, for_the_host: bool) -> Option<(usize, Arc<()>)> {
+    let number = record.interfaces.iter().position(|used| *used.interface == *interface)?;
+    let used = &mut record.interfaces[number];
+    used.by_the_host |= for_the_host;
+    Some((number, used.calls.clone()))
+}
+
 /// Resolves an interface for the serving generation.
-fn bind(name: &str, number: usize, desc: &InterfaceDesc, loaded: &Loaded) -> Result<(), PluginError> {
-    let (ours, manifest) = (stated(desc), &loaded.build.manifest);
+fn bind(name: &str, number: usize, ours: &InterfaceManifest, loaded: &Loaded) -> Result<(), PluginError> {
+    let manifest = &loaded.build.manifest;
     let not_implemented = |interface: String| PluginError::NotImplemented {
         name: name.to_owned(),
         interface,
@@ -304,10 +329,10 @@ fn bind(name: &str, number: usize, desc: &InterfaceDesc, loaded: &Loaded) -> Res
     let theirs = manifest
         .interface(&ours.name)
         .ok_or_else(|| not_implemented(format!("{} {}", ours.name, ours.version)))?;
-    file::compare(&ours, theirs, &manifest.plugin, &manifest.version).map_err(PluginError::Interface)?;
+    file::compare(ours, theirs, &manifest.plugin, &manifest.version).map_err(PluginError::Interface)?;
     loaded
         .tables
-        .bind(number, desc, loaded.instance.image())
+        .bind(number, ours, loaded.instance.image())
         .map_err(|reason| not_implemented(format!("{} {}: {reason}", ours.name, ours.version)))
 }
 

@@ -46,6 +46,14 @@ impl Status {
     pub const MALFORMED: Status = Status(3);
     /// The method exists, but not in this form (e.g. it cannot be called with JSON); the text says why.
     pub const UNSUPPORTED: Status = Status(4);
+    /// The plugin that was to be entered does not serve; the text is its name, or what it implements.
+    pub const NOT_LOADED: Status = Status(5);
+    /// The host ends.
+    pub const CLOSED: Status = Status(6);
+    /// The gate has stayed closed for too long; the text says how many nanoseconds that was.
+    pub const TIMED_OUT: Status = Status(7);
+    /// Too many wait at the gate; the text says how many.
+    pub const CROWDED: Status = Status(8);
 }
 
 /// What every call returns: the outcome, and the inline part of the result, which is initialised only if
@@ -139,6 +147,51 @@ pub struct RawCallback {
     /// [inside the call, calling thread]
     pub call: unsafe extern "C" fn(context: *mut c_void, arguments: RawSlice) -> bool,
 }
+
+/// An interface of another plugin, for one that has stated that it calls it. Valid for as long as the asking generation is
+/// attached.
+#[repr(C)]
+#[derive(StableAbi, Clone, Copy)]
+pub struct RawPeer {
+    /// The host's own.
+    pub peer: *const c_void,
+    /// Enters the serving generation, waiting at a closed gate. OK: `entered` is filled in. Otherwise why not, as text in
+    /// `transfer`. [attached, any thread]
+    pub enter: unsafe extern "C" fn(
+        peer: *const c_void,
+        entered: *mut MaybeUninit<RawEntered>,
+        transfer: *mut Transfer,
+    ) -> Status,
+    /// Leaves it: once for each time it was entered, on the same thread. [attached, the entering thread]
+    pub leave: unsafe extern "C" fn(guard: RawGuard),
+}
+
+// SAFETY: the pointer is only handed back to the host, which takes it from any thread.
+unsafe impl Send for RawPeer {}
+// SAFETY: as above.
+unsafe impl Sync for RawPeer {}
+
+/// A generation of another plugin that has been entered.
+#[repr(C)]
+#[derive(StableAbi, Clone, Copy)]
+pub struct RawEntered {
+    /// One entry for each method of the interface, in the order in which the asking plugin's manifest lists them; null
+    /// where the serving build does not know it.
+    pub methods: *const *const c_void,
+    /// What they are called on.
+    pub instance: InstanceRef,
+    /// Where each call stores the address of its method.
+    pub note: *const *mut (),
+    /// The generation's number.
+    pub generation: u64,
+    /// What it is left with.
+    pub guard: RawGuard,
+}
+
+/// What keeps a generation of another plugin that has been entered: the host's own two words.
+#[repr(C)]
+#[derive(StableAbi, Clone, Copy)]
+pub struct RawGuard(pub *const c_void, pub *const c_void);
 
 /// One method of an interface as a plugin exports it. `call` has the type that the interface's macro gives
 /// it; the fingerprint stands for that type.
@@ -336,8 +389,15 @@ pub struct HostContract {
     ) -> Reply<RawRegion>,
     /// What a region of the same name was that had another layout or size; OK once for each region where there was one,
     /// and [`Status::FAILED`] otherwise. [attached, any thread]
-    #[sabi(last_prefix_field)]
     pub region_before: unsafe extern "C" fn(generation: GenerationRef, number: u32) -> Reply<RawBefore>,
+    /// The interface of another plugin, by the name under which this plugin's manifest requires it. An error text goes into
+    /// `transfer`. [attached, any thread]
+    #[sabi(last_prefix_field)]
+    pub peer: unsafe extern "C" fn(
+        generation: GenerationRef,
+        interface: RStr<'static>,
+        transfer: *mut Transfer,
+    ) -> Reply<RawPeer>,
 }
 
 const _: () = {

@@ -178,6 +178,38 @@ pub struct ManifestDesc {
     pub profile: &'static str,
     /// The interfaces it implements.
     pub interfaces: &'static [&'static InterfaceDesc],
+    /// The interfaces of other plugins that it calls.
+    pub requires: &'static [RequirementDesc],
+}
+
+/// An interface that a plugin calls and another one implements.
+#[derive(Debug)]
+pub struct RequirementDesc {
+    /// The interface, as the plugin was built with it.
+    pub interface: &'static InterfaceDesc,
+    /// The least version that will do.
+    pub version: Version,
+    /// Whether the plugin does without, too.
+    pub optional: bool,
+}
+
+impl RequirementDesc {
+    /// `version`: the least that will do; `None`: the one that the plugin was built with.
+    pub const fn new(
+        interface: &'static InterfaceDesc,
+        version: Option<(u32, u32)>,
+        optional: bool,
+    ) -> RequirementDesc {
+        let version = match version {
+            Some((major, minor)) => Version { major, minor },
+            None => interface.version,
+        };
+        assert!(
+            version.major == interface.version.major && version.minor <= interface.version.minor,
+            "a requirement names a version that the interface has had: of the major version that this crate is built with, and no later than that one"
+        );
+        RequirementDesc { interface, version, optional }
+    }
 }
 
 /// Whether `name` can be a plugin's name: `[a-z0-9][a-z0-9_-]{0,63}`. Names end up in file names, URLs

@@ -263,7 +263,10 @@ pub extern "C" fn host_layout() -> &'static TypeLayout {
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __export {
-    ($plugin:ty, $name:expr, $version:expr, [$($interface:ty),+ $(,)?], heap: $heap:expr) => {
+    (
+        $plugin:ty, $name:expr, $version:expr, [$($interface:ty),+ $(,)?],
+        requires: [$(($required:ty, $least:expr, $optional:expr)),* $(,)?], heap: $heap:expr
+    ) => {
         impl $crate::__private::Identity for $plugin {
             const NAME: &'static str = $name;
             const VERSION: &'static str = $version;
@@ -285,6 +288,11 @@ macro_rules! __export {
                 panic: if cfg!(panic = "unwind") { "unwind" } else { "abort" },
                 profile: if cfg!(debug_assertions) { "debug" } else { "release" },
                 interfaces: &[$(<$interface as __reseat::ExportedBy<$plugin>>::DESCRIPTION),+],
+                requires: &[$(__reseat::desc::RequirementDesc::new(
+                    <$required as __reseat::Interface>::DESC,
+                    $least,
+                    $optional,
+                )),*],
             };
 
             const _: () = assert!(

@@ -159,6 +159,12 @@ impl CallError {
             }
             Status::MALFORMED => CallError::BadArguments(text),
             Status::UNSUPPORTED => CallError::NotDynamic(text),
+            Status::NOT_LOADED => CallError::NotLoaded { plugin: text },
+            Status::CLOSED => CallError::Closed,
+            Status::TIMED_OUT => {
+                CallError::TimedOut { waited: std::time::Duration::from_nanos(text.parse().unwrap_or(0)) }
+            }
+            Status::CROWDED => CallError::Crowded { waiting: text.parse().unwrap_or(0) },
             Status(other) => {
                 CallError::Malformed(format!("outcome {other} is unknown to this build: {text}"))
             }

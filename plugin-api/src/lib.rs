@@ -72,8 +72,10 @@ pub mod heap;
 mod json;
 #[doc(hidden)]
 pub mod link;
+mod peer;
 
 pub use interface::{CallError, Interface};
+pub use peer::{Guard, Handle};
 pub use plugin::Plugin;
 pub use region::{Region, Shared};
 pub use services::{CancelToken, Counter, Level, PROBE_VARIABLE, Services, StopToken, log};
@@ -94,6 +96,10 @@ pub use reseat_plugin_api_macros::Shared;
 /// end of each generation what that has left behind: `it left 48 B in 1 block`. That costs two atomic additions for
 /// each allocation.
 ///
+/// With `requires = [Storage >= 1.1, optional Cache]` the plugin calls other plugins that implement these interfaces, which
+/// it gets from [`Services::plugin`]. It is loaded when those that are not optional are there, in that version or a later
+/// one of the same major version; without a version, in the one that it is built with.
+///
 /// Use it once per library, in the library's own crate.
 pub use reseat_plugin_api_macros::export_plugin;
 /// Declares a trait as an interface between plugins and hosts.
@@ -109,8 +115,8 @@ pub use anyhow::Result;
 /// All that a plugin usually needs.
 pub mod prelude {
     pub use crate::{
-        AbiType, CallError, CancelToken, Counter, Plugin, Region, Result, Saved, Section, Services, Shared,
-        StateWriter, StopToken, export_plugin, interface,
+        AbiType, CallError, CancelToken, Counter, Handle, Plugin, Region, Result, Saved, Section, Services,
+        Shared, StateWriter, StopToken, export_plugin, interface,
     };
     pub use anyhow::{Context as _, anyhow, bail, ensure};
     pub use serde::{Deserialize, Serialize};

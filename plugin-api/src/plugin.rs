@@ -101,7 +101,7 @@ pub trait Plugin: Sized + Send + Sync + 'static {
         ensure!(
             saved.encoding() == Encoding::None,
             "plugin `{}` has no `restore`: this build cannot take over state version {}",
-            host.plugin(),
+            host.name(),
             saved.version()
         );
         Self::create(host)

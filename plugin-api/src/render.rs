@@ -1,7 +1,7 @@
 //! Turns descriptions into text while the compiler runs: signatures, fingerprints and the manifest note.
 
 use crate::abi::BOUNDARY_VERSION;
-use crate::desc::{InterfaceDesc, ManifestDesc, MethodDesc, Payload, TypeDesc};
+use crate::desc::{InterfaceDesc, ManifestDesc, MethodDesc, Payload, RequirementDesc, TypeDesc};
 
 /// A writer that works in constant evaluation. With `N == 0` it only counts and hashes.
 pub struct Text<const N: usize> {
@@ -193,10 +193,22 @@ impl<const N: usize> Text<N> {
         self.str(interface.name);
         self.byte(b' ');
         self.version(interface.version);
+        self.methods("\nmethod ", interface);
+    }
+
+    const fn requirement(&mut self, requirement: &RequirementDesc) {
+        self.str(if requirement.optional { "\noptional " } else { "\nrequires " });
+        self.str(requirement.interface.name);
+        self.byte(b' ');
+        self.version(requirement.version);
+        self.methods("\nuses ", requirement.interface);
+    }
+
+    const fn methods(&mut self, word: &str, interface: &InterfaceDesc) {
         let mut i = 0;
         while i < interface.methods.len() {
             let method = &interface.methods[i];
-            self.str("\nmethod ");
+            self.str(word);
             self.hex(fingerprint(method));
             self.byte(b' ');
             self.version(method.since);
@@ -274,6 +286,11 @@ pub const fn manifest<const N: usize>(desc: &ManifestDesc) -> Text<N> {
     let mut i = 0;
     while i < desc.interfaces.len() {
         text.interface(desc.interfaces[i]);
+        i += 1;
+    }
+    let mut i = 0;
+    while i < desc.requires.len() {
+        text.requirement(&desc.requires[i]);
         i += 1;
     }
     text.byte(b'\n');

@@ -1,5 +1,7 @@
 //! What a host offers to a plugin: configuration, log, counters, threads; memory is in [`region`](crate::region).
 
+use std::any::TypeId;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -12,7 +14,9 @@ use anyhow::{Context, Result};
 use serde::de::DeserializeOwned;
 
 use crate::contain::describe;
+use crate::interface::Interface;
 use crate::link::link;
+use crate::peer::{Handle, Provider};
 use crate::region::OwnRegions;
 use crate::types::Lend;
 
@@ -29,6 +33,8 @@ struct Shared {
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// Where there is no host.
     regions: OwnRegions,
+    /// The same: what stands in for other plugins, by their interfaces.
+    provided: Mutex<BTreeMap<TypeId, Arc<dyn Provider>>>,
 }
 
 impl Services {
@@ -40,11 +46,12 @@ impl Services {
             stop: StopToken::default(),
             threads: Mutex::default(),
             regions: OwnRegions::default(),
+            provided: Mutex::default(),
         }))
     }
 
     /// The plugin's name.
-    pub fn plugin(&self) -> &str {
+    pub fn name(&self) -> &str {
         self.0.plugin
     }
 
@@ -112,6 +119,15 @@ impl Services {
     /// world is done a second time in the host: so it had better not bind ports, take locks, or send anything.
     pub fn is_probe(&self) -> bool {
         std::env::var_os(PROBE_VARIABLE).is_some()
+    }
+
+    /// From now on this implements an interface for a plugin without a host.
+    pub(crate) fn provide<I: Interface + ?Sized>(&self, provider: Arc<dyn Provider>) {
+        lock(&self.0.provided).insert(TypeId::of::<I>(), provider);
+    }
+
+    pub(crate) fn provided<I: Interface + ?Sized>(&self) -> Option<Handle<I>> {
+        lock(&self.0.provided).get(&TypeId::of::<I>()).cloned().map(Handle::of)
     }
 
     /// The regions of a plugin without a host.

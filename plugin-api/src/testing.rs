@@ -36,6 +36,7 @@
 //! ```
 
 use std::cell::Cell;
+use std::ffi::c_void;
 use std::fmt;
 use std::ops::Deref;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -44,8 +45,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::Result;
 use serde_json::Value;
 
+use crate::abi::InstanceRef;
 use crate::export;
-use crate::interface::{CallError, ExportedBy};
+use crate::interface::{CallError, ExportedBy, RawProxy};
+use crate::peer::Provider;
 use crate::plugin::{Identity, Plugin};
 use crate::services::{Level, Services};
 use crate::state::{Saved, StateWriter};
@@ -75,6 +78,69 @@ pub fn hand_over<Old: Plugin, New: Plugin>(old: &Old, host: &Services) -> Result
     let mut frame = Vec::new();
     save(old, Old::STATE_VERSION, &mut frame)?;
     New::restore(host, Saved::from_frame(&frame)?)
+}
+
+/// Has another plugin implement an interface for the one that gets these services: what a host does for what stands in
+/// `requires` of `export_plugin!`.
+///
+/// ```
+/// use plugin_api::prelude::*;
+/// use plugin_api::testing::{self, Instance};
+/// use serde_json::json;
+///
+/// #[plugin_api::interface(version = "1.0")]
+/// pub trait Clock {
+///     fn now(&self) -> u64;
+/// }
+///
+/// struct Stopped;
+/// impl Plugin for Stopped {
+///     fn create(_: &Services) -> Result<Self> {
+///         Ok(Stopped)
+///     }
+/// }
+/// impl Clock for Stopped {
+///     fn now(&self) -> u64 {
+///         7
+///     }
+/// }
+/// # mod clock { use super::*; export_plugin!(Stopped: Clock, name = "clock"); }
+///
+/// # fn main() -> Result<()> {
+/// let host = testing::services("mine", json!({}));
+/// testing::provide::<dyn Clock, _>(&host, Instance::<Stopped>::create(json!({}))?);
+/// let clock = host.plugin::<dyn Clock>()?;
+/// assert_eq!(clock.enter()?.now()?, 7);
+/// # Ok(())
+/// # }
+/// ```
+pub fn provide<I, P>(host: &Services, plugin: Instance<P>)
+where
+    I: ExportedBy<P> + ?Sized,
+    P: Plugin + Identity,
+{
+    let methods = I::METHODS.iter().map(|method| method.call).collect();
+    host.provide::<I>(Arc::new(StandIn { plugin, methods }));
+}
+
+/// A plugin in process, as another one calls it.
+struct StandIn<P: Plugin + Identity> {
+    plugin: Instance<P>,
+    methods: Box<[*const c_void]>,
+}
+
+// SAFETY: the methods are addresses of code; plugins are `Send + Sync`.
+unsafe impl<P: Plugin + Identity> Send for StandIn<P> {}
+// SAFETY: as above.
+unsafe impl<P: Plugin + Identity> Sync for StandIn<P> {}
+
+impl<P: Plugin + Identity> Provider for StandIn<P> {
+    fn proxy(&self) -> RawProxy {
+        let instance = InstanceRef(std::ptr::from_ref(&self.plugin.0).cast());
+        // SAFETY: `METHODS` has one entry for each method of the interface, in its order, for instances of `P`; whoever
+        // borrows the proxy borrows this.
+        unsafe { RawProxy::new(self.methods.as_ptr(), instance) }
+    }
 }
 
 /// An instance of an exported plugin that has been through the hooks that a host calls before it lets it serve, and

@@ -55,6 +55,10 @@ fn contract() -> String {
         ("PANICKED", Status::PANICKED),
         ("MALFORMED", Status::MALFORMED),
         ("UNSUPPORTED", Status::UNSUPPORTED),
+        ("NOT_LOADED", Status::NOT_LOADED),
+        ("CLOSED", Status::CLOSED),
+        ("TIMED_OUT", Status::TIMED_OUT),
+        ("CROWDED", Status::CROWDED),
     ] {
         writeln!(text, "status {value} {name}").unwrap();
     }
@@ -74,6 +78,9 @@ fn contract() -> String {
     structure!(text, RawRegion { start, serves, number, is_new });
     structure!(text, RawBefore { start, len, layout, owner, release });
     structure!(text, RawCallback { context, call });
+    structure!(text, RawPeer { peer, enter, leave });
+    structure!(text, RawEntered { methods, instance, note, generation, guard });
+    structure!(text, RawGuard { 0, 1 });
     structure!(text, RawMethod { name, fingerprint, call });
     structure!(text, InterfaceExport { name, major, minor, methods, dynamic });
     structure!(text, InstanceRef { 0 });
@@ -87,7 +94,7 @@ fn contract() -> String {
     });
     structure!(growing text, HostContract {
         log_enabled, log, counter, at_thread_exit, key_create, key_delete, thread_create, cancel_flag, region,
-        region_before
+        region_before, peer
     });
     text
 }

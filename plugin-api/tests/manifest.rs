@@ -1,7 +1,8 @@
 //! What stands in a library file: the manifest text, and the fingerprints by which builds recognise methods.
 
 use plugin_api::desc::{
-    FieldDesc, InterfaceDesc, ManifestDesc, MethodDesc, ParamDesc, StateDesc, TypeDesc, Version,
+    FieldDesc, InterfaceDesc, ManifestDesc, MethodDesc, ParamDesc, RequirementDesc, StateDesc, TypeDesc,
+    Version,
 };
 use plugin_api::prelude::*;
 use plugin_api::{Interface, render};
@@ -60,6 +61,7 @@ fn the_manifest_of_a_small_plugin_reads_as_it_always_has() {
         panic: "unwind",
         profile: "release",
         interfaces: &[LEDGER, <dyn small::Clock as Interface>::DESC],
+        requires: REQUIRES,
     };
     let text = rendered(&desc);
     // What the compiler and the machine add differs from place to place.
@@ -80,7 +82,13 @@ method 3d5baf488f4b4b94 2.0 enter(account: &str, entries: &[Entry{urgent:bool@0,
 method 7e658af81318570e 2.0 each(kinds: Vec<Kind|i32{Debit=-3,Credit=-2}>, f: &mut FnMut(u64,Event|u8{Opened=0,Moved=7(u32,String),Closed=8{by:Option<Kind|i32{Debit=-3,Credit=-2}>}})) -> ()
 method 8ee7b55bdff299e7 2.1 match(type: (u8,[i16;3])) -> ()
 interface Clock 0.3
-method 9d5e657e1fd5055a 0.0 now() -> u64";
+method 9d5e657e1fd5055a 0.0 now() -> u64
+requires Clock 0.3
+uses 9d5e657e1fd5055a 0.0 now() -> u64
+optional Ledger 2.0
+uses 3d5baf488f4b4b94 2.0 enter(account: &str, entries: &[Entry{urgent:bool@0,cents:i64@8,account:u32@16}#24/8], note: Option<String>) -> Result<Receipt{0:u16@0,1:String@8,2:Option<u32>@16}#24/8>
+uses 7e658af81318570e 2.0 each(kinds: Vec<Kind|i32{Debit=-3,Credit=-2}>, f: &mut FnMut(u64,Event|u8{Opened=0,Moved=7(u32,String),Closed=8{by:Option<Kind|i32{Debit=-3,Credit=-2}>}})) -> ()
+uses 8ee7b55bdff299e7 2.1 match(type: (u8,[i16;3])) -> ()";
     let golden: Vec<_> = golden.lines().collect();
     assert_eq!(text, golden, "\n{}\n", text.join("\n"));
 }
@@ -109,6 +117,11 @@ fn a_manifest_is_padded_with_newlines() {
     assert_eq!(text.hash, fnv1a(&text.bytes[..text.len]), "the padding is not part of the hash");
 }
 
+const REQUIRES: &[RequirementDesc] = &[
+    RequirementDesc::new(<dyn small::Clock as Interface>::DESC, None, false),
+    RequirementDesc::new(<dyn small::Ledger as Interface>::DESC, Some((2, 0)), true),
+];
+
 const CLOCK: ManifestDesc = ManifestDesc {
     plugin: "clock",
     version: "1.0.0",
@@ -116,6 +129,7 @@ const CLOCK: ManifestDesc = ManifestDesc {
     panic: "unwind",
     profile: "debug",
     interfaces: &[<dyn small::Clock as Interface>::DESC],
+    requires: &[],
 };
 
 fn rendered(desc: &ManifestDesc) -> String {

@@ -51,7 +51,7 @@ fn services_count_log_and_read_their_configuration() {
         size: u32,
     }
     assert_eq!(host.config::<Config>().unwrap().size, 3);
-    assert_eq!(host.plugin(), "lonely");
+    assert_eq!(host.name(), "lonely");
     let counter = host.counter("seen");
     counter.add(2);
     counter.add(3);

@@ -146,7 +146,7 @@ fn a_build_without_an_interface_that_is_in_use_is_refused() {
     let scene = Scene::with(&["two_interfaces"]);
     let echo = scene.handle::<dyn Echo>("two_interfaces");
     let misc = scene.handle::<dyn Misc>("two_interfaces");
-    let words = ["two_interfaces 0.1.0 no longer implements Misc 1.0, of which the host has handles"];
+    let words = ["two_interfaces 0.1.0 no longer implements Misc 1.0, which the host or another plugin uses"];
     scene.install("one_interface").refused().at(Step::Vet, &words);
     assert_eq!(misc.enter().unwrap().call("hi").unwrap(), "misc: hi");
     assert_eq!(echo.enter().unwrap().say("hi").unwrap(), "both: hi");

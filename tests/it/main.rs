@@ -81,6 +81,8 @@ mod readme;
 mod regions;
 /// The ways in which files change, and what follows from each.
 mod reloads;
+/// Plugins that call plugins.
+mod requirements;
 /// Units of work that see one generation of each plugin.
 mod scopes;
 /// What service managers, terminals and containers expect of a host.

@@ -115,12 +115,16 @@ struct PluginSettings {
     /// Handed to the plugin as it stands.
     #[serde(default)]
     config: serde_json::Map<String, serde_json::Value>,
+    /// Which plugin implements an interface for it, by the interface's name.
+    #[serde(default)]
+    bind: BTreeMap<String, String>,
     #[serde(flatten)]
     otherwise: Settings,
 }
 
 /// What may be otherwise for one plugin.
-const OF_A_PLUGIN: [&str; 16] = [
+const OF_A_PLUGIN: [&str; 17] = [
+    "bind",
     "config",
     "cooldown_ms",
     "drain_deadline_ms",
@@ -255,8 +259,8 @@ impl Settings {
                 ..terms
             }
         });
-        for (name, PluginSettings { config, otherwise }) in self.plugins {
-            let own = otherwise.of_a_plugin(options);
+        for (name, PluginSettings { config, bind, otherwise }) in self.plugins {
+            let own = PluginOptions { bind, ..otherwise.of_a_plugin(options) };
             options.plugins.insert(name.clone(), own);
             options.config.insert(name, serde_json::Value::Object(config));
         }
@@ -278,6 +282,7 @@ impl Settings {
             mode: mode.map(Into::into),
             lazy,
             cooldown: (own.cooldown != all.cooldown).then_some(own.cooldown),
+            ..PluginOptions::default()
         }
     }
 }

@@ -9,13 +9,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use abi_stable::prefix_type::WithMetadata;
 use abi_stable::std_types::RStr;
 use plugin_api::abi::{
-    GenerationRef, HostContract, HostContractRef, RawBefore, RawRegion, Reply, Status, ThreadExitFn,
+    GenerationRef, HostContract, HostContractRef, RawBefore, RawPeer, RawRegion, Reply, Status, ThreadExitFn,
     ThreadStartFn, Transfer,
 };
 use plugin_api::transfer::answer;
 
 use super::capture::Book;
-use super::region::{Asked, Views};
+use super::region::{Asked, Regions, Views};
 
 /// The counters of one plugin; they outlive its generations.
 #[derive(Default)]
@@ -41,6 +41,23 @@ impl Counters {
     }
 }
 
+/// The other plugins that a generation calls.
+pub(crate) trait Peers: Send + Sync {
+    /// By an interface of theirs, for as long as the generation is attached.
+    ///
+    /// # Errors
+    /// The generation's manifest does not name it.
+    fn find(&self, interface: &str) -> Result<RawPeer, String>;
+}
+
+/// What a plugin's generations find in their host.
+#[derive(Clone)]
+pub(crate) struct Surroundings {
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) regions: Arc<Regions>,
+    pub(crate) peers: Arc<dyn Peers>,
+}
+
 /// What a [`GenerationRef`] points to.
 pub(super) struct GenerationRecord {
     pub(super) plugin: String,
@@ -48,6 +65,7 @@ pub(super) struct GenerationRecord {
     pub(super) book: Arc<Book>,
     pub(super) counters: Arc<Counters>,
     pub(super) regions: Views,
+    pub(super) peers: Arc<dyn Peers>,
     /// 1: whoever is in a call is asked to leave soon. Read by the plugin.
     pub(super) leave: AtomicU32,
 }
@@ -63,6 +81,7 @@ const TABLE: &WithMetadata<HostContract> = &WithMetadata::new(HostContract {
     cancel_flag,
     region,
     region_before,
+    peer,
 });
 
 /// The table, as plugins get it.
@@ -120,6 +139,21 @@ unsafe extern "C" fn counter(generation: GenerationRef, name: RStr<'static>) -> 
 unsafe extern "C" fn cancel_flag(generation: GenerationRef) -> *const u32 {
     // SAFETY: an attached plugin passes its own reference.
     unsafe { record(generation) }.leave.as_ptr()
+}
+
+unsafe extern "C" fn peer(
+    generation: GenerationRef,
+    interface: RStr<'static>,
+    transfer: *mut Transfer,
+) -> Reply<RawPeer> {
+    // SAFETY: an attached plugin passes its own reference.
+    let record = unsafe { record(generation) };
+    let found = record.peers.find(&lent(interface));
+    if let Err(error) = &found {
+        // SAFETY: the plugin's transfer, for this call.
+        unsafe { answer(transfer, error.as_bytes()) };
+    }
+    reply(found.ok())
 }
 
 fn reply<T>(value: Option<T>) -> Reply<T> {

@@ -7,11 +7,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use plugin_api::CallError;
 use plugin_api::abi::{InstanceRef, InterfaceExport, RawState, Reply, Status, Transfer};
-use plugin_api::desc::InterfaceDesc;
 use plugin_api::transfer::Outgoing;
 use plugin_api::types::Lend;
 
 use super::image::Image;
+use crate::file::{InterfaceManifest, MethodManifest};
 
 /// An attached image without an instance. Holding one keeps the image mapped.
 #[derive(Clone)]
@@ -190,14 +190,19 @@ impl Tables {
     ///
     /// # Errors
     /// The image does not have the interface, in this major version, with these fingerprints; then why.
-    pub(crate) fn bind(&self, number: usize, desc: &InterfaceDesc, image: &Image) -> Result<(), String> {
+    pub(crate) fn bind(
+        &self,
+        number: usize,
+        wanted: &InterfaceManifest,
+        image: &Image,
+    ) -> Result<(), String> {
         let export = image
             .interfaces()
             .iter()
-            .find(|export| export.name == desc.name && export.major == desc.version.major)
-            .ok_or_else(|| format!("it does not implement {} {}", desc.name, desc.version))?;
+            .find(|export| export.name == *wanted.name && export.major == wanted.version.major)
+            .ok_or_else(|| format!("it does not implement {} {}", wanted.name, wanted.version))?;
         let table: Box<[*const c_void]> =
-            desc.methods.iter().map(|method| resolve(desc, method, export)).collect::<Result<_, _>>()?;
+            wanted.methods.iter().map(|method| resolve(wanted, method, export)).collect::<Result<_, _>>()?;
         let mut owned = self.owned.lock().unwrap_or_else(PoisonError::into_inner);
         owned.push(table);
         let table = owned.last().expect("just pushed").as_ptr();
@@ -224,23 +229,23 @@ impl Tables {
 }
 
 fn resolve(
-    desc: &InterfaceDesc,
-    method: &plugin_api::desc::MethodDesc,
+    wanted: &InterfaceManifest,
+    method: &MethodManifest,
     export: &InterfaceExport,
 ) -> Result<*const c_void, String> {
-    let Some(raw) = export.methods.iter().find(|raw| raw.name == method.name) else {
+    let Some(raw) = export.methods.iter().find(|raw| raw.name == *method.name) else {
         if method.since.minor > 0 {
             return Ok(std::ptr::null());
         }
         return Err(format!(
             "its {} lacks the method `{}`, which every {}.x has",
-            desc.name, method.name, desc.version.major
+            wanted.name, method.name, wanted.version.major
         ));
     };
-    if raw.fingerprint != plugin_api::render::fingerprint(method) {
+    if raw.fingerprint != method.fingerprint {
         return Err(format!(
             "its {}::{} has another signature than its manifest says",
-            desc.name, method.name
+            wanted.name, method.name
         ));
     }
     Ok(raw.call)

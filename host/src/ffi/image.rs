@@ -18,9 +18,9 @@ use plugin_api::abi::{
 };
 
 use super::capture::Book;
-use super::contract::{Counters, GenerationRecord, HOST};
+use super::contract::{GenerationRecord, HOST, Surroundings};
 use super::loader::{self, LoaderBusy};
-use super::region::{RegionError, Regions, Views};
+use super::region::{RegionError, Views};
 use super::{os_linux as os, second_check, witness};
 
 /// Why a library could not be opened. It is closed again.
@@ -109,8 +109,7 @@ impl Image {
         plugin: &str,
         number: u64,
         manifest_hash: u64,
-        counters: Arc<Counters>,
-        regions: Arc<Regions>,
+        around: Surroundings,
     ) -> Result<Image, OpenError> {
         let _turn = loader::turn(path, "constructors", TURN_LIMIT)?;
         if os::is_open(path) {
@@ -132,12 +131,14 @@ impl Image {
         }
         // SAFETY: the address of a symbol of the open library.
         unsafe { check(descriptor, manifest_hash) }?;
+        let Surroundings { counters, regions, peers } = around;
         let record = Box::new(GenerationRecord {
             plugin: plugin.to_owned(),
             number,
             book: Book::open(),
             counters,
             regions: Views::new(regions, number),
+            peers,
             leave: AtomicU32::new(0),
         });
         let image = Image {

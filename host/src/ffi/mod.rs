@@ -18,7 +18,7 @@ mod self_test;
 mod sync;
 mod witness;
 
-pub(crate) use contract::Counters;
+pub(crate) use contract::{Counters, Peers, Surroundings};
 pub(crate) use hooks::{Dynamic, Hooks, Instance, MAX_INTERFACES, Tables, dynamic_call};
 pub(crate) use image::{Closed, Gone, Image, OpenError, Remnant};
 pub(crate) use region::{Exhibit, Regions};
@@ -26,7 +26,6 @@ pub(crate) use self_test::self_test;
 pub(crate) use witness::TOGETHER;
 
 use std::path::Path;
-use std::sync::Arc;
 
 use crate::options::TrustedFile;
 
@@ -46,9 +45,8 @@ pub(crate) fn open_trusted(
     plugin: &str,
     number: u64,
     manifest_hash: u64,
-    counters: Arc<Counters>,
-    regions: Arc<Regions>,
+    around: Surroundings,
 ) -> Result<Image, OpenError> {
     // SAFETY: the origin is proof that somebody vouched for what the copy was made of.
-    unsafe { Image::open(copy, plugin, number, manifest_hash, counters, regions) }
+    unsafe { Image::open(copy, plugin, number, manifest_hash, around) }
 }

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use super::manifest::{
     InterfaceManifest, InterfaceVersion, Manifest, ManifestError, MethodManifest, PanicStrategy,
-    StateVersions, excerpt, number,
+    RequirementManifest, StateVersions, excerpt, number,
 };
 
 /// The lines read so far.
@@ -21,6 +21,7 @@ pub(super) struct Draft {
     rustc: Option<String>,
     features: Option<Vec<String>>,
     interfaces: Vec<InterfaceManifest>,
+    requires: Vec<RequirementManifest>,
 }
 
 impl Draft {
@@ -39,6 +40,9 @@ impl Draft {
             "features" => once(&mut self.features, value("features"), features),
             "interface" => self.interface(value("interface")),
             "method" => self.method(value("method")),
+            "requires" => self.requires(value("requires"), false),
+            "optional" => self.requires(value("optional"), true),
+            "uses" => self.uses(value("uses")),
             _ => Ok(()), // a fact that this host does not know yet, by invariant 3 of the manifest
         }
     }
@@ -58,32 +62,55 @@ impl Draft {
             rustc: self.rustc.ok_or(missing("rustc"))?,
             features: self.features.ok_or(missing("features"))?,
             interfaces: self.interfaces,
+            requires: self.requires,
         })
     }
 
     fn interface(&mut self, value: Value<'_>) -> Result<(), ManifestError> {
-        let expected = "a name and a version, as in `RateLimiter 1.1`";
-        let (name, version) = value.split(expected)?;
-        let named = is_name(name, |c| c.is_alphanumeric() || matches!(c, '_' | '.' | ':' | '-'));
-        let version = InterfaceVersion::from_str(version).ok().filter(|_| named);
-        let version = version.ok_or_else(|| value.bad(expected))?;
-        if self.interfaces.iter().any(|known| known.name == name) {
-            return Err(value.twice(format!("interface {name}")));
+        let interface = interface(&value)?;
+        if self.interfaces.iter().any(|known| known.name == interface.name) {
+            return Err(value.twice(format!("interface {}", interface.name)));
         }
-        self.interfaces.push(InterfaceManifest { name: name.to_owned(), version, methods: Vec::new() });
+        self.interfaces.push(interface);
+        Ok(())
+    }
+
+    fn requires(&mut self, value: Value<'_>, optional: bool) -> Result<(), ManifestError> {
+        let interface = interface(&value)?;
+        if self.requires.iter().any(|known| known.interface.name == interface.name) {
+            return Err(value.twice(format!("requirement {}", interface.name)));
+        }
+        self.requires.push(RequirementManifest { interface, optional });
         Ok(())
     }
 
     fn method(&mut self, value: Value<'_>) -> Result<(), ManifestError> {
-        let method = method(&value)?;
-        let interface =
-            self.interfaces.last_mut().ok_or(ManifestError::MethodOutsideInterface { line: value.line })?;
-        if interface.method(&method.name).is_some() {
-            return Err(value.twice(format!("method {} of {}", method.name, interface.name)));
-        }
-        interface.methods.push(method);
-        Ok(())
+        let outside = ManifestError::MethodOutsideInterface { line: value.line };
+        add_method(self.interfaces.last_mut().ok_or(outside)?, &value)
     }
+
+    fn uses(&mut self, value: Value<'_>) -> Result<(), ManifestError> {
+        let outside = ManifestError::MethodOutsideInterface { line: value.line };
+        add_method(&mut self.requires.last_mut().ok_or(outside)?.interface, &value)
+    }
+}
+
+fn interface(value: &Value<'_>) -> Result<InterfaceManifest, ManifestError> {
+    let expected = "a name and a version, as in `RateLimiter 1.1`";
+    let (name, version) = value.split(expected)?;
+    let named = is_name(name, |c| c.is_alphanumeric() || matches!(c, '_' | '.' | ':' | '-'));
+    let version = InterfaceVersion::from_str(version).ok().filter(|_| named);
+    let version = version.ok_or_else(|| value.bad(expected))?;
+    Ok(InterfaceManifest { name: name.to_owned(), version, methods: Vec::new() })
+}
+
+fn add_method(interface: &mut InterfaceManifest, value: &Value<'_>) -> Result<(), ManifestError> {
+    let method = method(value)?;
+    if interface.method(&method.name).is_some() {
+        return Err(value.twice(format!("method {} of {}", method.name, interface.name)));
+    }
+    interface.methods.push(method);
+    Ok(())
 }
 
 /// What follows the first word of a line.

@@ -43,6 +43,17 @@ pub struct Manifest {
     pub features: Vec<String>,
     /// The interfaces it implements, each name once.
     pub interfaces: Vec<InterfaceManifest>,
+    /// The interfaces of other plugins that it calls, each name once.
+    pub requires: Vec<RequirementManifest>,
+}
+
+/// An interface that a plugin calls and another one implements.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RequirementManifest {
+    /// As the plugin was built with it, but with the least version that will do.
+    pub interface: InterfaceManifest,
+    /// Whether the plugin does without, too.
+    pub optional: bool,
 }
 
 impl Manifest {

@@ -43,7 +43,7 @@ pub use hash::{ContentHash, InvalidContentHash};
 pub(crate) use identity::FileIdentity;
 pub use manifest::{
     InterfaceManifest, InterfaceVersion, InvalidInterfaceVersion, MANIFEST_LIMIT, MANIFEST_VERSION, Manifest,
-    ManifestError, MethodManifest, PanicStrategy, StateVersions,
+    ManifestError, MethodManifest, PanicStrategy, RequirementManifest, StateVersions,
 };
 pub use settle::{Progress, Settling, UNWITNESSED, WaitReason};
 pub use signature::{

@@ -48,6 +48,26 @@ impl<T: Send + Sync + 'static> Guard<'_, T> {
         self.frame.note()
     }
 
+    /// Takes it apart, for a way through code that knows nothing of guards. Until it is put together again it is held.
+    #[inline(always)]
+    pub fn into_words(self) -> [*const std::ffi::c_void; 2] {
+        const { assert!(size_of::<Self>() == size_of::<[*const std::ffi::c_void; 2]>()) };
+        let this = std::mem::ManuallyDrop::new(self);
+        // SAFETY: a guard is two pointers (above, and `frame`), and is not used any more.
+        unsafe { std::mem::transmute_copy(&*this) }
+    }
+
+    /// Puts it together again.
+    ///
+    /// # Safety
+    /// The words came from [`into_words`](Self::into_words) of a guard of this type, are used for the first time, and on the
+    /// same thread; the slot is still there.
+    #[inline(always)]
+    pub unsafe fn from_words(words: [*const std::ffi::c_void; 2]) -> Self {
+        // SAFETY: promised by the caller.
+        unsafe { std::mem::transmute_copy(&words) }
+    }
+
     /// Where it is noted.
     #[inline(always)]
     pub fn spot(&self) -> Spot {

@@ -10,8 +10,9 @@ use rustix::process::{Resource, Rlimit, Signal};
 
 use super::{Report, Request};
 use crate::events::Step;
-use crate::ffi::{self, Counters, Hooks, Regions};
+use crate::ffi::{self, Hooks, Regions, Surroundings};
 use crate::options::TrustedFile;
+use crate::peer::Nobody;
 use crate::snapshot::Frame;
 
 /// What a helper program does: answers the one request that is on its standard input. Call this first in its `main`:
@@ -80,15 +81,10 @@ impl Helper {
         self.say(&Report::At(Step::Open))?;
         // The host has vouched for the file before it started this.
         let origin = TrustedFile::watched(request.library.clone());
-        let image = ffi::open_trusted(
-            &origin,
-            &request.library,
-            &request.plugin,
-            0,
-            request.manifest_hash,
-            Arc::new(Counters::default()),
-            self.regions.clone(),
-        )?;
+        let around =
+            Surroundings { counters: Arc::default(), regions: self.regions.clone(), peers: Arc::new(Nobody) };
+        let image =
+            ffi::open_trusted(&origin, &request.library, &request.plugin, 0, request.manifest_hash, around)?;
         let hooks = Hooks::new(image);
         let with_state = state.is_some();
         let instance = match state {

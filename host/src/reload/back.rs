@@ -161,9 +161,10 @@ impl Reload<'_> {
     }
 
     fn note(&self, number: u64, published: &mut Published) -> bool {
+        let calls = self.calls.get().expect("found before it was opened").clone();
         let is_judged = self.core.options().probation_of(&self.plugin.name).is_some();
         let mut record = self.plugin.record();
-        let left = record.serving.replace(Serving { number, build: self.build.clone() });
+        let left = record.serving.replace(Serving { number, build: self.build.clone(), calls });
         record.last_refusal = None;
         (record.awaiting, record.deferred) = (None, None);
         record.reloaded = left.is_some().then(Instant::now);

@@ -10,6 +10,7 @@ use crate::file::{Staged, StateVersions};
 use crate::mode::ReloadMode;
 use crate::observer::{self, Change};
 use crate::outcome::Outcome;
+use crate::peer::Calls;
 use crate::plugin::{Build, Loaded};
 use crate::probe::{Candidate, Failed};
 use crate::refusal::RefusalReason;
@@ -81,6 +82,24 @@ impl Reload<'_> {
         let kept = self.core.store.state_of(&self.plugin.name);
         let kept = kept.map_err(|why| refuse(RefusalReason::KeptState(why)))?;
         kept.map(|(version, state)| self.reads(version).map_err(refuse).map(|()| state)).transpose()
+    }
+
+    /// The plugins that implement what this one calls. One that it cannot do without has to be there.
+    pub(super) fn find_whom_it_calls(&self) -> Result<(), Stop> {
+        let (of, manifest) = (&self.plugin.name, &self.build.manifest);
+        if !manifest.requires.is_empty() {
+            // Until it serves: others may wait for it as it does for them.
+            self.core.note_waiting(manifest);
+        }
+        let found =
+            manifest.requires.iter().map(|requirement| match self.core.provide(of, &requirement.interface) {
+                Ok(target) => Ok((requirement.clone(), Some(target))),
+                Err(_) if requirement.optional => Ok((requirement.clone(), None)),
+                Err(reason) => Err(stop(Step::Vet, reason)),
+            });
+        let calls = Calls::new(self.core, of, found.collect::<Result<_, _>>()?);
+        let _ = self.calls.set(calls);
+        Ok(())
     }
 
     /// Step 2: what it does in a process that may die of it.

@@ -5,7 +5,7 @@ use std::path::Path;
 use plugin_api::abi::BOUNDARY_VERSION;
 
 use crate::file::{self, Expect, Manifest, StateVersions};
-use crate::plugin::{Build, Plugin, stated};
+use crate::plugin::{Build, Plugin};
 use crate::refusal::RefusalReason;
 
 /// What this host needs of a file.
@@ -17,14 +17,14 @@ pub(crate) fn expect(origin: &Path) -> Expect {
 pub(crate) fn fits(plugin: &Plugin, serving: Option<&Build>, build: &Build) -> Result<(), RefusalReason> {
     let manifest = &build.manifest;
     let interfaces = plugin.record().interfaces.clone();
-    for desc in interfaces {
-        let ours = stated(desc);
+    for used in interfaces.iter().filter(|used| used.is_in_use()) {
+        let ours = &used.interface;
         let theirs = manifest.interface(&ours.name).ok_or_else(|| RefusalReason::InterfaceGone {
             plugin: manifest.plugin.clone(),
             version: manifest.version.clone(),
             interface: format!("{} {}", ours.name, ours.version),
         })?;
-        file::compare(&ours, theirs, &manifest.plugin, &manifest.version)?;
+        file::compare(ours, theirs, &manifest.plugin, &manifest.version)?;
     }
     serving.map_or(Ok(()), |serving| continues(&serving.manifest, manifest))
 }

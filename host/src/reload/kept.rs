@@ -26,11 +26,33 @@ pub(crate) fn go_on(core: &Arc<Core>) {
     let begins = |kept: &&Kept| is_watched(core, &kept.pair.file) && !core.options().is_lazy(&kept.plugin);
     let kept: Vec<_> = kept.iter().filter(begins).collect();
     core.store.note_begin(&kept);
-    std::thread::scope(|scope| {
-        for kept in kept {
-            scope.spawn(move || go_on_with(core, kept));
+    let mut left = kept;
+    loop {
+        let before = left.len();
+        let outcomes = std::thread::scope(|scope| {
+            let all: Vec<_> =
+                left.iter().map(|kept| (*kept, scope.spawn(|| go_on_with(core, kept)))).collect();
+            all.into_iter().map(|(kept, thread)| (kept, thread.join())).collect::<Vec<_>>()
+        });
+        // Those that call others may have come before them.
+        let waits = |(kept, outcome): (_, std::thread::Result<_>)| {
+            outcome.is_ok_and(|went_on: WentOn| went_on == WentOn::NotYet).then_some(kept)
+        };
+        left = outcomes.into_iter().filter_map(waits).collect();
+        if left.is_empty() || left.len() == before {
+            // What is in the directory waits for whoever is missing.
+            return;
         }
-    });
+    }
+}
+
+/// What became of a plugin that was to go on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum WentOn {
+    /// It serves, or it has been told why not.
+    Done,
+    /// It calls others, who are not there.
+    NotYet,
 }
 
 fn is_watched(core: &Core, file: &Path) -> bool {
@@ -38,23 +60,27 @@ fn is_watched(core: &Core, file: &Path) -> bool {
     watched && file.exists()
 }
 
-fn go_on_with(core: &Arc<Core>, kept: &Kept) {
+fn go_on_with(core: &Arc<Core>, kept: &Kept) -> WentOn {
     let copy = core.store.build(kept.pair.hash);
     if !copy.exists() {
         // What is in the directory is all there is.
-        return;
+        return WentOn::Done;
     }
     let progress = Progress::begin(kept.pair.file.clone(), None, Instant::now());
     match progress.contain(|| begin_again(core, kept, &copy, &progress)) {
         Ok(()) => {}
         // The same is said of what is in the directory.
         Err(ReloadError::Refused(Refusal { reason: RefusalReason::KeptState(_), .. })) => {}
+        Err(ReloadError::Refused(Refusal { reason: RefusalReason::Unmet { .. }, .. })) => {
+            return WentOn::NotYet;
+        }
         Err(ReloadError::Refused(refusal)) => core.report(&refusal),
         Err(error) => {
             let what = format!("{} does not go on where it was: {error}", kept.plugin);
             core.journal.record(Event::Trouble { what });
         }
     }
+    WentOn::Done
 }
 
 fn begin_again(core: &Arc<Core>, kept: &Kept, copy: &Path, progress: &Progress) -> Result<(), ReloadError> {

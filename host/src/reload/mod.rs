@@ -13,7 +13,7 @@ mod kept;
 mod trial;
 mod wait;
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,12 +22,13 @@ use plugin_api::CallError;
 
 use crate::deputy::{Deputy, Stuck};
 use crate::events::{Event, RolledBackState, Step};
-use crate::ffi::{Hooks, Tables, open_trusted};
+use crate::ffi::{Hooks, Surroundings, Tables, open_trusted};
 use crate::file::{self, Incoming, Kept, Staged};
 use crate::gate::{Paused, Retired};
 use crate::meter::Meter;
 use crate::options::TrustedFile;
 use crate::outcome::Outcome;
+use crate::peer::Calls;
 use crate::plugin::{Build, Loaded, Plugin, Serving, Transaction};
 use crate::probation;
 use crate::refusal::RefusalReason;
@@ -92,6 +93,8 @@ struct Reload<'a> {
     progress: &'a Progress,
     /// How it was tried, if it was and has passed.
     passed: Cell<Option<Tried>>,
+    /// The other plugins that it calls.
+    calls: OnceCell<Arc<Calls>>,
 }
 
 impl<'a> Reload<'a> {
@@ -107,7 +110,20 @@ impl<'a> Reload<'a> {
         let (serving, build) = (plugin.record().serving.clone(), Arc::new(build));
         let Settled { origin, noticed, .. } = settled;
         let passed = Cell::new(None);
-        Reload { core, plugin, turn, origin, serving, build, noticed: *noticed, wish, progress, passed }
+        let calls = OnceCell::new();
+        Reload {
+            core,
+            plugin,
+            turn,
+            origin,
+            serving,
+            build,
+            noticed: *noticed,
+            wish,
+            progress,
+            passed,
+            calls,
+        }
     }
 }
 
@@ -134,6 +150,7 @@ impl Reload<'_> {
     fn run(&self, incoming: Incoming) -> Result<Outcome, Stop> {
         let _span = tracing::debug_span!("reload", plugin = %self.plugin.name).entered();
         self.fits()?;
+        self.find_whom_it_calls()?;
         let kept = self.kept_state()?;
         // Taken when it is opened: nobody else takes one during this turn.
         let number = self.plugin.record().next;
@@ -227,11 +244,14 @@ impl Reload<'_> {
         let kept = staged.keep_for_later().map_err(|e| self.cannot_keep(&e)).ok();
         let open = {
             let (origin, name) = (self.origin.clone(), self.plugin.name.clone());
-            let (manifest_hash, counters) = (self.build.facts.manifest_hash, self.plugin.counters.clone());
-            let regions = self.plugin.regions.clone();
+            let manifest_hash = self.build.facts.manifest_hash;
+            let around = Surroundings {
+                counters: self.plugin.counters.clone(),
+                regions: self.plugin.regions.clone(),
+                peers: self.calls.get().expect("found before").clone(),
+            };
             move || {
-                let image =
-                    open_trusted(&origin, staged.path(), &name, number, manifest_hash, counters, regions);
+                let image = open_trusted(&origin, staged.path(), &name, number, manifest_hash, around);
                 image.map(|image| (Hooks::new(image), staged))
             }
         };
@@ -331,9 +351,9 @@ impl Reload<'_> {
         let on_probation = options.probation_of(&self.plugin.name).is_some() && self.wish.back.is_none();
         let tables = Tables::new(on_probation || options.measure_calls);
         let interfaces = self.plugin.record().interfaces.clone();
-        for (number, desc) in interfaces.into_iter().enumerate() {
+        for (number, used) in interfaces.iter().enumerate().filter(|(_, used)| used.is_in_use()) {
             tables
-                .bind(number, desc, trial.hooks().image())
+                .bind(number, &used.interface, trial.hooks().image())
                 .map_err(|reason| stop(Step::Open, RefusalReason::Open(reason)))?;
         }
         // Last: from here on it is published.
@@ -407,6 +427,10 @@ impl Reload<'_> {
             }
         };
         self.core.journal.record(event);
+        self.core.note_served(&self.plugin.name);
+        if from.is_none() {
+            self.core.on_load.get().inspect(|tell| tell());
+        }
         if self.wish.back.is_none() {
             probation::begin(self.core, self.plugin, number, published.meter.clone(), may_go_back);
         }

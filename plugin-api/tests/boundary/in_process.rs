@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, Once};
 use abi_stable::prefix_type::WithMetadata;
 use abi_stable::std_types::RStr;
 use plugin_api::abi::{
-    GenerationRef, HostContract, HostContractRef, InstanceRef, RawBefore, RawRegion, RawState, Reply, Status,
-    Transfer,
+    GenerationRef, HostContract, HostContractRef, InstanceRef, RawBefore, RawEntered, RawGuard, RawPeer,
+    RawRegion, RawState, Reply, Status, Transfer,
 };
 use plugin_api::export::Hooks;
 use plugin_api::interface::{ExportedBy, RawProxy};
@@ -174,6 +174,7 @@ static HOST: &WithMetadata<HostContract> = &WithMetadata::new(HostContract {
     cancel_flag,
     region,
     region_before,
+    peer,
 });
 
 unsafe extern "C" fn log_enabled(_: GenerationRef, level: u32) -> bool {
@@ -225,6 +226,24 @@ unsafe extern "C" fn region(
 
 /// How many have been given back.
 pub static RELEASED: AtomicU32 = AtomicU32::new(0);
+
+/// Another plugin that is not there, as a host without any has it.
+unsafe extern "C" fn peer(_: GenerationRef, _: RStr<'static>, _: *mut Transfer) -> Reply<RawPeer> {
+    unsafe extern "C" fn enter(
+        _: *const c_void,
+        _: *mut MaybeUninit<RawEntered>,
+        transfer: *mut Transfer,
+    ) -> Status {
+        // SAFETY: lent for the call.
+        unsafe { plugin_api::transfer::answer(transfer, b"nobody") };
+        Status::NOT_LOADED
+    }
+    unsafe extern "C" fn leave(_: RawGuard) {
+        unreachable!("nobody was entered");
+    }
+    let peer = RawPeer { peer: std::ptr::null(), enter, leave };
+    Reply { status: Status::OK, value: MaybeUninit::new(peer) }
+}
 
 unsafe extern "C" fn region_before(_: GenerationRef, number: u32) -> Reply<RawBefore> {
     unsafe extern "C" fn release(owner: *mut c_void) {

@@ -350,7 +350,7 @@ impl Plugin for Falling {
 
 impl Drop for Falling {
     fn drop(&mut self) {
-        panic!("in drop of {}", self.0.plugin())
+        panic!("in drop of {}", self.0.name())
     }
 }
 

@@ -1,0 +1,208 @@
+//! Other plugins, as a plugin calls them: what its manifest requires, and the way in.
+//!
+//! Invariants:
+//! 1. A [`Peer`] is at one address for as long as the generation that calls it is attached: its record keeps the [`Calls`].
+//! 2. What a peer leads to is never taken from under a call: a target that another has replaced is kept with it.
+
+#![allow(unsafe_code)] // the plugin's side calls in by address
+
+use std::ffi::c_void;
+use std::mem::MaybeUninit;
+use std::ptr;
+use std::sync::atomic::{AtomicPtr, Ordering};
+use std::sync::{Arc, Mutex, Weak};
+
+use plugin_api::abi::{RawEntered, RawGuard, RawPeer, Status, Transfer};
+use plugin_api::transfer::answer;
+
+use crate::ffi::Peers;
+use crate::file::RequirementManifest;
+use crate::gate::{EnterError, Guard};
+use crate::handle;
+use crate::lock::lock;
+use crate::plugin::{Loaded, Plugin};
+use crate::registry::Core;
+
+/// The plugins that one generation calls.
+pub(crate) struct Calls(Vec<Box<Peer>>);
+
+/// A requirement of a generation, and which plugin it leads to.
+struct Peer {
+    core: Weak<Core>,
+    /// Whose requirement it is.
+    of: String,
+    requirement: RequirementManifest,
+    /// Null: nobody implements it yet.
+    target: AtomicPtr<Target>,
+    /// All there have been, by invariant 2.
+    targets: Mutex<Vec<Arc<Target>>>,
+}
+
+/// A plugin that implements an interface.
+pub(crate) struct Target {
+    pub(crate) plugin: Arc<Plugin>,
+    /// The interface's number there.
+    pub(crate) number: usize,
+    /// As long as this is there, builds that do not fit the interface are refused.
+    #[allow(dead_code)] // it is counted
+    pub(crate) in_use: Arc<()>,
+}
+
+impl Calls {
+    /// Those of a plugin. What it cannot do without has been found.
+    pub(crate) fn new(
+        core: &Arc<Core>,
+        of: &str,
+        found: Vec<(RequirementManifest, Option<Target>)>,
+    ) -> Arc<Calls> {
+        let peers = found.into_iter().map(|(requirement, target)| {
+            let peer = Peer {
+                core: Arc::downgrade(core),
+                of: of.to_owned(),
+                requirement,
+                target: AtomicPtr::default(),
+                targets: Mutex::default(),
+            };
+            if let Some(target) = target {
+                peer.lead_to(target);
+            }
+            Box::new(peer)
+        });
+        Arc::new(Calls(peers.collect()))
+    }
+
+    /// Its requirements, each with the plugin that it leads to.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (&RequirementManifest, Option<Arc<Plugin>>)> {
+        self.0.iter().map(|peer| (&peer.requirement, peer.target().map(|target| target.plugin.clone())))
+    }
+}
+
+impl Peers for Calls {
+    fn find(&self, interface: &str) -> Result<RawPeer, String> {
+        let peer = self.0.iter().find(|peer| peer.requirement.interface.name == interface);
+        let peer = peer.ok_or_else(|| {
+            format!(
+                "this plugin does not state that it calls {interface}: add it to `requires = […]` of export_plugin!"
+            )
+        })?;
+        Ok(RawPeer { peer: ptr::from_ref(&**peer).cast(), enter, leave })
+    }
+}
+
+impl Peer {
+    fn target(&self) -> Option<&Target> {
+        // SAFETY: null, or from an `Arc` that `targets` keeps, by invariant 2.
+        unsafe { self.target.load(Ordering::Acquire).as_ref() }
+    }
+
+    fn lead_to(&self, target: Target) -> &Target {
+        let target = Arc::new(target);
+        let address = Arc::as_ptr(&target);
+        lock(&self.targets).push(target);
+        self.target.store(address.cast_mut(), Ordering::Release);
+        // SAFETY: as above.
+        unsafe { &*address }
+    }
+
+    /// Looks for somebody who implements it, if nobody does now: one that may be missing has come, or another one.
+    #[cold]
+    fn look(&self) -> Option<&Target> {
+        let core = self.core.upgrade()?;
+        let found = core.provide(&self.of, &self.requirement.interface).ok()?;
+        Some(self.lead_to(found))
+    }
+
+    #[cold]
+    fn name(&self) -> String {
+        self.target().map_or_else(
+            || format!("(any that implements {})", self.requirement.interface.name),
+            |target| target.plugin.name.clone(),
+        )
+    }
+}
+
+/// [attached, any thread], see [`RawPeer::enter`].
+unsafe extern "C" fn enter(
+    peer: *const c_void,
+    entered: *mut MaybeUninit<RawEntered>,
+    transfer: *mut Transfer,
+) -> Status {
+    // SAFETY: a plugin hands back what `find` gave it, while its generation is attached (invariant 1).
+    let peer = unsafe { &*peer.cast::<Peer>() };
+    // SAFETY: the plugin lends both for this call.
+    let entered = unsafe { &mut *entered };
+    let result = match peer.target().or_else(|| peer.look()) {
+        None => Err(EnterError::Empty),
+        Some(target) => enter_target(target, entered),
+    };
+    let result = match result {
+        // It has been unloaded, and perhaps somebody else implements the interface now.
+        Err(EnterError::Empty) => peer.look().map_or(Err(EnterError::Empty), |it| enter_target(it, entered)),
+        result => result,
+    };
+    match result {
+        Ok(()) => Status::OK,
+        // SAFETY: as above.
+        Err(error) => unsafe { refuse(peer, &error, transfer) },
+    }
+}
+
+fn enter_target(target: &Target, entered: &mut MaybeUninit<RawEntered>) -> Result<(), EnterError> {
+    let guard = target.plugin.slot.enter()?;
+    let methods = handle::methods(&guard, target.number, guard.spot());
+    if methods.is_null() {
+        return Err(EnterError::Empty);
+    }
+    entered.write(RawEntered {
+        methods,
+        instance: guard.raw_instance(),
+        note: ptr::from_ref(guard.note()).cast(),
+        generation: guard.number,
+        guard: {
+            let [generation, frame] = guard.into_words();
+            RawGuard(generation, frame)
+        },
+    });
+    Ok(())
+}
+
+/// # Safety
+/// The transfer is lent by whoever is refused.
+#[cold]
+unsafe fn refuse(peer: &Peer, error: &EnterError, transfer: *mut Transfer) -> Status {
+    let (status, text) = match error {
+        EnterError::TimedOut { waited } => (Status::TIMED_OUT, waited.as_nanos().to_string()),
+        EnterError::Crowded { waiting } => (Status::CROWDED, waiting.to_string()),
+        _ if peer.core.upgrade().is_none_or(|core| core.is_closed()) => (Status::CLOSED, String::new()),
+        _ => (Status::NOT_LOADED, peer.name()),
+    };
+    // SAFETY: promised by the caller.
+    unsafe { answer(transfer, text.as_bytes()) };
+    status
+}
+
+/// [attached, the entering thread], see [`RawPeer::leave`].
+unsafe extern "C" fn leave(guard: RawGuard) {
+    // SAFETY: a plugin leaves once what it has entered, on the same thread: its guard is neither `Send` nor `Clone`. The
+    // slot is kept by the peer (invariant 2).
+    drop(unsafe { Guard::<Loaded>::from_words([guard.0, guard.1]) });
+}
+
+/// Where a build is only tried there is nobody else.
+pub(crate) struct Nobody;
+
+impl Peers for Nobody {
+    fn find(&self, _: &str) -> Result<RawPeer, String> {
+        Ok(RawPeer { peer: ptr::null(), enter: nobody, leave })
+    }
+}
+
+unsafe extern "C" fn nobody(
+    _: *const c_void,
+    _: *mut MaybeUninit<RawEntered>,
+    transfer: *mut Transfer,
+) -> Status {
+    // SAFETY: the plugin lends it for this call.
+    unsafe { answer(transfer, b"(any: this build is only tried)") };
+    Status::NOT_LOADED
+}

@@ -1,0 +1,131 @@
+//! Who implements what plugins call, in which order they come and go, and what is missing.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use crate::error::PluginError;
+use crate::file::{self, InterfaceManifest, InterfaceVersion, Manifest};
+use crate::lock::lock;
+use crate::peer::Target;
+use crate::plugin::Plugin;
+use crate::refusal::RefusalReason;
+use crate::registry::Core;
+
+/// How many are named of those that stand in the way.
+const NAMED: usize = 5;
+
+impl Core {
+    /// The plugin that implements an interface for another: the only one that serves and fits, or the one that its options
+    /// name.
+    pub(crate) fn provide(&self, of: &str, wanted: &InterfaceManifest) -> Result<Target, RefusalReason> {
+        let named = self.options().plugins.get(of).and_then(|own| own.bind.get(&wanted.name).cloned());
+        let (mut fitting, mut unfit) = (Vec::new(), Vec::new());
+        for plugin in self.all() {
+            let asked = plugin.name != of && named.as_ref().is_none_or(|name| *name == plugin.name);
+            let serving = plugin.record().serving.clone();
+            let Some(serving) = serving.filter(|_| asked) else { continue };
+            match implements(&serving.build.manifest, wanted) {
+                None => {}
+                Some(Ok(())) => fitting.push(plugin),
+                Some(Err(why)) => unfit.push(why),
+            }
+        }
+        let unmet = |found: Vec<String>| RefusalReason::Unmet {
+            interface: wanted.name.clone(),
+            version: wanted.version,
+            plugin: named.clone(),
+            found,
+        };
+        match &fitting[..] {
+            [] => Err(self.cycle(of, wanted).unwrap_or_else(|| unmet(unfit))),
+            [plugin] => self.lead_to(plugin, wanted).map_err(|error| unmet(vec![error.to_string()])),
+            several => {
+                let by = several.iter().map(|plugin| plugin.name.clone()).collect();
+                Err(RefusalReason::Ambiguous { plugin: of.to_owned(), interface: wanted.name.clone(), by })
+            }
+        }
+    }
+
+    fn lead_to(&self, plugin: &Arc<Plugin>, wanted: &InterfaceManifest) -> Result<Target, PluginError> {
+        let (number, in_use) = self.register(plugin, wanted, false)?;
+        Ok(Target { plugin: plugin.clone(), number, in_use })
+    }
+
+    /// The plugins whose serving generations cannot do without this one.
+    pub(crate) fn dependents(&self, on: &Plugin) -> Vec<String> {
+        let mut dependents = Vec::new();
+        for plugin in self.all() {
+            let serving = plugin.record().serving.clone();
+            let leads_here = serving.is_some_and(|serving| {
+                let mut calls = serving.calls.all();
+                calls.any(|(requirement, target)| {
+                    !requirement.optional && target.is_some_and(|target| std::ptr::eq(&*target, on))
+                })
+            });
+            if leads_here {
+                dependents.push(plugin.name.clone());
+            }
+        }
+        dependents
+    }
+
+    /// A build waits until somebody implements what it calls.
+    pub(crate) fn note_waiting(&self, manifest: &Manifest) {
+        lock(&self.waiting).insert(manifest.plugin.clone(), manifest.clone());
+    }
+
+    /// It does not wait any more.
+    pub(crate) fn note_served(&self, plugin: &str) {
+        lock(&self.waiting).remove(plugin);
+    }
+
+    /// The circle that would have to be broken first, if one leads from what `of` wants back to it.
+    fn cycle(&self, of: &str, wanted: &InterfaceManifest) -> Option<RefusalReason> {
+        let waiting = lock(&self.waiting);
+        let mut path = vec![(of.to_owned(), wanted.name.clone())];
+        let mut seen = BTreeSet::new();
+        let mut next = wanted.clone();
+        loop {
+            let by =
+                waiting.values().find(|it| it.plugin != of && matches!(implements(it, &next), Some(Ok(()))));
+            let by = by.filter(|by| seen.insert(by.plugin.clone()))?;
+            let back = waiting.get(of).map(|own| &own.interfaces).into_iter().flatten();
+            let back: Vec<_> = back.map(|interface| interface.name.as_str()).collect();
+            for requirement in by.requires.iter().filter(|requirement| !requirement.optional) {
+                let name = &requirement.interface.name;
+                if back.contains(&name.as_str()) {
+                    path.push((by.plugin.clone(), name.clone()));
+                    return Some(RefusalReason::Circle { path });
+                }
+            }
+            let onward = by.requires.iter().find(|requirement| {
+                let somebody = |it: &Manifest| matches!(implements(it, &requirement.interface), Some(Ok(())));
+                !requirement.optional && waiting.values().any(somebody)
+            })?;
+            path.push((by.plugin.clone(), onward.interface.name.clone()));
+            next = onward.interface.clone();
+        }
+    }
+}
+
+/// Whether a build implements an interface as it is wanted; `None`: not at all.
+fn implements(manifest: &Manifest, wanted: &InterfaceManifest) -> Option<Result<(), String>> {
+    let theirs = manifest.interface(&wanted.name)?;
+    let InterfaceVersion { major, minor } = theirs.version;
+    if major == wanted.version.major && minor < wanted.version.minor {
+        let Manifest { plugin, version, .. } = manifest;
+        return Some(Err(format!("{plugin} {version} implements {} {}", theirs.name, theirs.version)));
+    }
+    let compared = file::compare(wanted, theirs, &manifest.plugin, &manifest.version);
+    Some(compared.map(drop).map_err(|difference| difference.to_string()))
+}
+
+/// The first of those that stand in the way, and how many others do.
+pub(crate) fn some_of(names: &[String]) -> String {
+    let (first, others) = names.split_at(names.len().min(NAMED));
+    let others = match others.len() {
+        0 => String::new(),
+        count => format!(" and {count} more"),
+    };
+    format!("{}{others}", first.join(", "))
+}
