@@ -35,6 +35,10 @@ pub mod cells;
 #[path = "interfaces/misc.rs"]
 pub mod misc;
 
+/// Calls that last until they are told to leave.
+#[path = "interfaces/streams.rs"]
+pub mod streams;
+
 /// Waiting inside of a plugin, until a test says go.
 #[path = "interfaces/held.rs"]
 pub mod held;

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use plugin_api::{CallError, Interface};
+use plugin_api::{CallError, Interface, Stopping};
 
 use crate::builds::CrateBuild;
 use crate::check::Inspection;
@@ -58,6 +58,7 @@ impl Host {
         let core = Core::new(options, staging, journal, reaper)?;
         let intake = Intake::start(core.clone())?;
         let snapshots = Snapshots::start(&core).map_err(StartError::Thread)?;
+        core.note_start();
         Ok(Host { core, intake: Mutex::new(Some(intake)), snapshots: Mutex::new(snapshots) })
     }
 
@@ -316,7 +317,7 @@ impl Host {
             plugin.begin(Step::Publish).map_err(|error| UnloadError::Busy { busy: error.to_string() })?;
         if let Some(old) = self.core.take_down(&plugin) {
             let generation = old.value().number;
-            self.core.reaper.retire(plugin.clone(), old, false);
+            self.core.reaper.retire(plugin.clone(), old, Stopping::Removed, false);
             self.core.store.forget(&plugin.name);
             self.core.journal.record(Event::Removed { plugin: plugin.name.clone(), generation });
         }
@@ -423,7 +424,7 @@ impl Host {
         // All of them are closed before the first is waited for.
         for (mut old, plugin) in closed.collect::<Vec<_>>() {
             self.core.keep_last_state(&plugin, &mut old, deadline);
-            self.core.reaper.retire(plugin, old, false);
+            self.core.reaper.retire(plugin, old, Stopping::HostEnds, false);
         }
         while self.core.reaper.unfinished() > 0 && !left().is_zero() {
             // This thread may have called: what it has to clear away, nobody else can.

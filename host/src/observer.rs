@@ -1,11 +1,22 @@
-//! Those who want to know of a reload before it happens, and may object.
+//! Those who want to know what becomes of plugins: who may object before a build is opened, and are told when one serves
+//! and when one goes.
+//!
+//! Invariants:
+//! 1. None of it runs on the thread of a caller, of a plugin or of the reaper.
+//! 2. Each is waited for within a limit, so that one that panics or hangs is named and keeps no other from being told.
+//! 3. Up in the order in which they were added, down in the reverse.
 
+use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::deputy::Deputy;
+use plugin_api::Stopping;
+
+use crate::deputy::{Deputy, Pending};
+use crate::events::Event;
+use crate::journal::Journal;
 use crate::reload::text_of;
 
 /// What is about to change, or has changed.
@@ -14,9 +25,11 @@ use crate::reload::text_of;
 pub struct Change {
     /// The plugin.
     pub plugin: String,
-    /// The generation that serves; `None` when it is loaded for the first time.
+    /// The generation that serves; `None` when none does: it is loaded for the first time, or again.
     pub from: Option<u64>,
-    /// The version of the build that is to follow it.
+    /// The number of the generation that is to follow it.
+    pub to: u64,
+    /// The version of its build.
     pub version: String,
     /// Where that came from.
     pub file: PathBuf,
@@ -24,31 +37,91 @@ pub struct Change {
     pub hash: String,
 }
 
+/// A generation that serves no more.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Retirement {
+    /// The plugin.
+    pub plugin: String,
+    /// The generation that goes.
+    pub generation: u64,
+    /// The version of its build.
+    pub version: String,
+    /// Why it does.
+    pub why: Stopping,
+}
+
 /// Somebody who is asked before a plugin is loaded or reloaded, and told afterwards. See
 /// [`Options::observers`](crate::Options::observers).
 ///
-/// Both run on a thread of the host, one reload at a time for each plugin, within
-/// [`Options::hook_deadline`](crate::Options::hook_deadline). A panic counts as an objection.
+/// Observers are asked one after another, each on a thread of the host's own that nobody else needs: no caller waits for
+/// them. For one plugin this is the order, with that of the plugin's own hooks:
+///
+/// | | observers | the plugin |
+/// | --- | --- | --- |
+/// | a build comes | `before_reload` of each, in the order in which they were added | |
+/// | it is opened | | `save` of the old one, `create` or `restore`, `started`, `self_check` |
+/// | it serves | `after_load` or `after_reload`, then `prepare`, in that order | |
+/// | nobody is in the old one any more | `before_unload`, in the reverse order | |
+/// | | | `stopping`, then it is dropped |
+/// | it is out of memory | `after_unload`, in the reverse order | |
+///
+/// The last three go on beside the two before them, and one plugin's beside another's, so an observer may be asked two
+/// things at a time. On the way up each has [`Options::hook_deadline`](crate::Options::hook_deadline), on the way down all of
+/// them together have, in equal shares. When it passes, that is told as [`Event::Trouble`], with the observer's name, and the
+/// next one is asked; so is a panic. The transaction that an observer is told of is still under way: a reload of
+/// that plugin, asked for by the observer, is refused as busy.
 pub trait Observer: Send + Sync {
+    /// What it is called where it has objected, panicked or hung. Asked once, when it is added.
+    fn name(&self) -> String {
+        std::any::type_name::<Self>().to_owned()
+    }
+
+    /// What follows from the plugins that serve is to be computed anew: once when the host has started and has loaded
+    /// what is there, before [`Host::start`](crate::Host::start) returns, and again after each load or reload.
+    fn prepare(&self) {}
+
     /// A build has been looked at and tried, and is about to be opened. The serving generation answers calls, also
-    /// those of this observer.
+    /// those of this observer. Nobody is asked about the way back from a bad build.
     ///
     /// # Errors
-    /// The reload is refused, for this reason.
+    /// The reload is refused, for this reason and in this observer's name. A panic or a hang is an objection, too.
     fn before_reload(&self, change: &Change) -> Result<(), String> {
         let _ = change;
         Ok(())
     }
 
-    /// The build serves.
+    /// A plugin that did not serve does.
+    fn after_load(&self, change: &Change) {
+        let _ = change;
+    }
+
+    /// A generation has taken over from another one.
     fn after_reload(&self, change: &Change) {
         let _ = change;
     }
+
+    /// Nobody is in a generation any more that had served, nobody will be, and its last hooks are about to run. They
+    /// wait for this.
+    fn before_unload(&self, retirement: &Retirement) {
+        let _ = retirement;
+    }
+
+    /// It is out of memory: that was asked, and is so. Not called for one that lingers, for as long as it does.
+    fn after_unload(&self, retirement: &Retirement) {
+        let _ = retirement;
+    }
+}
+
+#[derive(Clone)]
+struct Named {
+    name: Arc<str>,
+    observer: Arc<dyn Observer>,
 }
 
 /// The observers of a host, in the order in which they are asked.
 #[derive(Clone, Default)]
-pub struct Observers(Vec<Arc<dyn Observer>>);
+pub struct Observers(Vec<Named>);
 
 impl Observers {
     /// None.
@@ -56,55 +129,134 @@ impl Observers {
         Observers::default()
     }
 
-    /// With one more, which is asked and told last.
+    /// With one more, which is asked last on the way up, and first on the way down.
     #[must_use]
     pub fn and(mut self, observer: impl Observer + 'static) -> Self {
-        self.0.push(Arc::new(observer));
+        let name = observer.name().into();
+        self.0.push(Named { name, observer: Arc::new(observer) });
         self
     }
 
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
+
+    /// Asks all of them, until one objects.
+    ///
+    /// # Errors
+    /// Who has, and why.
+    pub(crate) fn before_reload(&self, change: &Change, limit: Duration) -> Result<(), String> {
+        self.0.iter().try_for_each(|named| {
+            let change = change.clone();
+            let answer = named.ask(limit, move |observer| observer.before_reload(&change))?;
+            answer.map_err(|reason| format!("the observer `{}` objects: {reason}", named.name))
+        })
+    }
+
+    /// Tells all of them, one after another, and returns when they were.
+    pub(crate) fn tell(&self, moment: &Moment, limit: Duration, journal: &Journal) {
+        let tell = |named: &Named, limit| {
+            let told = moment.clone();
+            if let Err(why) = named.ask(limit, move |observer| told.tell(observer)) {
+                journal.record(Event::Trouble { what: format!("{moment}: {why}") });
+            }
+        };
+        if moment.is_on_the_way_down() {
+            let share = limit / u32::try_from(self.0.len().max(1)).unwrap_or(u32::MAX);
+            self.0.iter().rev().for_each(|named| tell(named, share));
+        } else {
+            self.0.iter().for_each(|named| tell(named, limit));
+        }
+    }
+
+    /// The same, for somebody who may not wait: `told` is called when they were. `None`: there is nobody to be told.
+    pub(crate) fn begin_telling(
+        &self,
+        moment: Moment,
+        limit: Duration,
+        journal: &Arc<Journal>,
+        told: impl FnOnce() + Send + 'static,
+    ) -> Option<Pending<()>> {
+        if self.is_empty() {
+            return None;
+        }
+        let (observers, to) = (self.clone(), journal.clone());
+        match Deputy::start("observers") {
+            // Its thread ends with the job.
+            Ok(thread) => Some(thread.begin("observers", told, move || observers.tell(&moment, limit, &to))),
+            Err(error) => {
+                let what = format!("{moment}: no thread for the observers: {error}");
+                journal.record(Event::Trouble { what });
+                None
+            }
+        }
+    }
 }
 
-impl std::fmt::Debug for Observers {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Observers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} observers", self.0.len())
     }
 }
 
-/// Asks all of them, until one objects.
-pub(crate) fn before_reload(observers: &Observers, change: &Change, limit: Duration) -> Result<(), String> {
-    observers.0.iter().try_for_each(|observer| {
-        let (observer, change) = (observer.clone(), change.clone());
-        ask(limit, move || observer.before_reload(&change)).and_then(|answer| answer)
-    })
-}
-
-/// Tells all of them. What went wrong.
-pub(crate) fn after_reload(observers: &Observers, change: &Change, limit: Duration) -> Vec<String> {
-    let told = observers.0.iter().map(|observer| {
-        let (observer, change) = (observer.clone(), change.clone());
-        ask(limit, move || observer.after_reload(&change))
-    });
-    told.filter_map(Result::err).map(|why| format!("after a reload of {}: {why}", change.plugin)).collect()
-}
-
-/// On a thread of its own, so that one that hangs holds up nobody for longer than this.
-fn ask<R: Send + 'static>(
-    limit: Duration,
-    question: impl FnOnce() -> R + Send + 'static,
-) -> Result<R, String> {
-    let thread = Deputy::start("observer").map_err(|e| format!("no thread for an observer: {e}"))?;
-    let answer = thread.run("an observer", limit, || {
-        catch_unwind(AssertUnwindSafe(question)).map_err(|payload| text_of(&*payload))
-    });
-    match answer {
-        Ok(answer) => {
-            thread.end();
-            answer.map_err(|text| format!("an observer panicked: {text}"))
+impl Named {
+    /// On a thread of its own, so that one that hangs holds up nobody for longer than this.
+    fn ask<R: Send + 'static>(
+        &self,
+        limit: Duration,
+        question: impl FnOnce(&dyn Observer) -> R + Send + 'static,
+    ) -> Result<R, String> {
+        let (name, observer) = (&self.name, self.observer.clone());
+        let thread = Deputy::start("observer")
+            .map_err(|error| format!("no thread for the observer `{name}`: {error}"))?;
+        let answer = thread.run("an observer", limit, move || {
+            catch_unwind(AssertUnwindSafe(|| question(&*observer))).map_err(|payload| text_of(&*payload))
+        });
+        match answer {
+            Ok(answer) => {
+                thread.end();
+                answer.map_err(|text| format!("the observer `{name}` panicked: {text}"))
+            }
+            Err(_) => Err(format!("the observer `{name}` has not answered within {limit:?}")),
         }
-        Err(_) => Err(format!("an observer has not answered within {limit:?}")),
+    }
+}
+
+/// What observers are told.
+#[derive(Clone)]
+pub(crate) enum Moment {
+    Prepare,
+    AfterLoad(Change),
+    AfterReload(Change),
+    BeforeUnload(Retirement),
+    AfterUnload(Retirement),
+}
+
+impl Moment {
+    fn tell(&self, observer: &dyn Observer) {
+        match self {
+            Moment::Prepare => observer.prepare(),
+            Moment::AfterLoad(change) => observer.after_load(change),
+            Moment::AfterReload(change) => observer.after_reload(change),
+            Moment::BeforeUnload(retirement) => observer.before_unload(retirement),
+            Moment::AfterUnload(retirement) => observer.after_unload(retirement),
+        }
+    }
+
+    fn is_on_the_way_down(&self) -> bool {
+        matches!(self, Moment::BeforeUnload(_) | Moment::AfterUnload(_))
+    }
+}
+
+impl fmt::Display for Moment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (hook, generation, plugin) = match self {
+            Moment::Prepare => return f.write_str("prepare"),
+            Moment::AfterLoad(change) => ("after_load", change.to, &change.plugin),
+            Moment::AfterReload(change) => ("after_reload", change.to, &change.plugin),
+            Moment::BeforeUnload(left) => ("before_unload", left.generation, &left.plugin),
+            Moment::AfterUnload(left) => ("after_unload", left.generation, &left.plugin),
+        };
+        write!(f, "{hook} of generation {generation} of {plugin}")
     }
 }

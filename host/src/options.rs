@@ -101,7 +101,7 @@ pub struct Options {
     /// Whether calls are counted all the time, and one in 32 of them timed, as all are while a build is on probation:
     /// see [`Host::figures`](crate::Host::figures). Off, calls cost what they always cost.
     pub measure_calls: bool,
-    /// Who is asked before a reload, and told after it.
+    /// Who is asked before a reload, and told of what comes and goes.
     pub observers: Observers,
     /// What is otherwise for single plugins, by name.
     pub plugins: BTreeMap<String, PluginOptions>,

@@ -14,6 +14,7 @@ use crate::gate::Retired;
 use crate::journal::Journal;
 use crate::lock::lock;
 use crate::mode::ReloadMode;
+use crate::observer::Moment;
 use crate::options::{Options, TrustedFile};
 use crate::outcome::Outcome;
 use crate::plugin::{Build, Loaded, Plugin, Record, Used};
@@ -38,6 +39,7 @@ pub(crate) struct Core {
     pub(crate) waiting: Mutex<BTreeMap<String, Manifest>>,
     /// Told when a plugin serves for the first time.
     pub(crate) on_load: OnceLock<Box<dyn Fn() + Send + Sync>>,
+    started: AtomicBool,
     closed: AtomicBool,
 }
 
@@ -61,6 +63,7 @@ impl Core {
             waiting: Mutex::default(),
             on_load: OnceLock::new(),
             plugins: Mutex::default(),
+            started: AtomicBool::new(false),
             closed: AtomicBool::new(false),
         }))
     }
@@ -76,6 +79,22 @@ impl Core {
             &mut *self.options.write().unwrap_or_else(PoisonError::into_inner),
             Arc::new(options),
         )
+    }
+
+    /// What was there at the start is loaded.
+    pub(crate) fn note_start(&self) {
+        self.started.store(true, Ordering::SeqCst);
+        self.tell_observers(&Moment::Prepare);
+    }
+
+    pub(crate) fn has_started(&self) -> bool {
+        self.started.load(Ordering::SeqCst)
+    }
+
+    /// Returns when all observers were told.
+    pub(crate) fn tell_observers(&self, moment: &Moment) {
+        let options = self.options();
+        options.observers.tell(moment, options.hook_deadline, &self.journal);
     }
 
     /// Closes the host for newcomers; whether it was open.

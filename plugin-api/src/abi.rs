@@ -272,6 +272,24 @@ pub struct Descriptor {
 // SAFETY: a constant of the library: function addresses and text, which nobody changes.
 unsafe impl Sync for Descriptor {}
 
+/// Why an instance stops.
+#[repr(transparent)]
+#[derive(StableAbi, Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RawStopping(pub u32);
+
+impl RawStopping {
+    /// It never served: it was refused after it had been created.
+    pub const NEVER_SERVED: RawStopping = RawStopping(0);
+    /// A newer build has taken over.
+    pub const REPLACED: RawStopping = RawStopping(1);
+    /// The build before has taken over again.
+    pub const ROLLED_BACK: RawStopping = RawStopping(2);
+    /// The plugin was taken out of service, and the host goes on.
+    pub const REMOVED: RawStopping = RawStopping(3);
+    /// The host ends.
+    pub const HOST_ENDS: RawStopping = RawStopping(4);
+}
+
 /// The functions of a plugin's life, in the order in which they are called.
 #[repr(C)]
 #[derive(StableAbi)]
@@ -302,8 +320,12 @@ pub struct PluginContract {
     pub started: unsafe extern "C" fn(instance: InstanceRef, transfer: *mut Transfer) -> Reply<()>,
     /// Is the instance fit to serve? [created or serving, a thread of the host]
     pub self_check: unsafe extern "C" fn(instance: InstanceRef, transfer: *mut Transfer) -> Reply<()>,
+    /// Calls are in flight that something waits for: those that last are to end. The instance may serve on afterwards.
+    /// [serving or draining, once for each drain, a thread of the host, beside calls]
+    pub leave_now: unsafe extern "C" fn(instance: InstanceRef, transfer: *mut Transfer) -> Reply<()>,
     /// No call will come any more: join threads, drop runtimes. [drained, once, a thread of the host]
-    pub stopping: unsafe extern "C" fn(instance: InstanceRef, transfer: *mut Transfer) -> Reply<()>,
+    pub stopping:
+        unsafe extern "C" fn(instance: InstanceRef, why: RawStopping, transfer: *mut Transfer) -> Reply<()>,
     /// Drops the instance. [stopped, once, a thread of the host]
     pub destroy: unsafe extern "C" fn(instance: InstanceRef, transfer: *mut Transfer) -> Reply<()>,
     /// Disconnects: nothing of the host is used any more. [destroyed, once, last]

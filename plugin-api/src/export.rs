@@ -11,13 +11,13 @@ use abi_stable::type_layout::TypeLayout;
 use anyhow::{Result, bail, ensure};
 
 use crate::abi::{
-    GenerationRef, HostContractRef, InstanceRef, PluginContract, PluginContractRef, RawState, Reply, Status,
-    Transfer,
+    GenerationRef, HostContractRef, InstanceRef, PluginContract, PluginContractRef, RawState, RawStopping,
+    Reply, Status, Transfer,
 };
 use crate::contain::{Failure, contain, contain_raw, install_hook, remove_hook};
 use crate::interface::{CallError, ExportedBy};
 use crate::link;
-use crate::plugin::{Identity, Plugin};
+use crate::plugin::{Identity, Plugin, Stopping};
 use crate::services::Services;
 use crate::state::{HostBytes, Saved, Section, SharedBytes, StateWriter};
 use crate::transfer::{Outgoing, answer};
@@ -77,9 +77,9 @@ impl<P: Plugin + Identity> Instance<P> {
     }
 
     /// The end of an instance that no host has: what `stopping` does, without its door.
-    pub(crate) fn stop(&self) {
+    pub(crate) fn stop(&self, why: Stopping) {
         self.services.stop_token().stop();
-        self.plugin.stopping();
+        self.plugin.stopping(why);
         self.services.join_threads();
     }
 
@@ -143,6 +143,7 @@ impl<P: Plugin + Identity> Hooks<P> {
         save: Self::save,
         started: Self::started,
         self_check: Self::self_check,
+        leave_now: Self::leave_now,
         stopping: Self::stopping,
         destroy: Self::destroy,
         detach: Self::detach,
@@ -208,13 +209,27 @@ impl<P: Plugin + Identity> Hooks<P> {
         unsafe { contain(transfer, || Ok(Self::instance(instance).plugin.self_check()?)) }
     }
 
-    unsafe extern "C" fn stopping(instance: InstanceRef, transfer: *mut Transfer) -> Reply<()> {
+    unsafe extern "C" fn leave_now(instance: InstanceRef, transfer: *mut Transfer) -> Reply<()> {
+        // SAFETY: as for `save`.
+        unsafe {
+            contain_raw(transfer, || {
+                Self::instance(instance).plugin.leave_now();
+                Ok(())
+            })
+        }
+    }
+
+    unsafe extern "C" fn stopping(
+        instance: InstanceRef,
+        why: RawStopping,
+        transfer: *mut Transfer,
+    ) -> Reply<()> {
         // SAFETY: as for `save`.
         unsafe {
             let instance = Self::instance(instance);
             instance.services.stop_token().stop();
             let told = contain_raw(transfer, || {
-                instance.plugin.stopping();
+                instance.plugin.stopping(Stopping::of(why));
                 Ok(())
             });
             // Joined whether the hook panicked or not: a thread that runs on would keep the library.

@@ -76,7 +76,7 @@ mod peer;
 
 pub use interface::{CallError, Interface};
 pub use peer::{Guard, Handle};
-pub use plugin::Plugin;
+pub use plugin::{Plugin, Stopping};
 pub use region::{Region, Shared};
 pub use services::{CancelToken, Counter, Level, PROBE_VARIABLE, Services, StopToken, log};
 pub use state::{Saved, Section, StateWriter};
@@ -116,7 +116,7 @@ pub use anyhow::Result;
 pub mod prelude {
     pub use crate::{
         AbiType, CallError, CancelToken, Counter, Handle, Plugin, Region, Result, Saved, Section, Services,
-        Shared, StateWriter, StopToken, export_plugin, interface,
+        Shared, StateWriter, StopToken, Stopping, export_plugin, interface,
     };
     pub use anyhow::{Context as _, anyhow, bail, ensure};
     pub use serde::{Deserialize, Serialize};

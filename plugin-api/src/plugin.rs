@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 
-use crate::abi::PluginContractRef;
+use crate::abi::{PluginContractRef, RawStopping};
 use crate::desc::StateDesc;
 use crate::export::Hooks;
 use crate::services::Services;
@@ -11,7 +11,10 @@ use crate::state::{Encoding, Saved, StateWriter};
 /// A plugin: what is created when its library is loaded, called by many threads at once, and replaced by
 /// the next build's.
 ///
-/// All hooks run on threads of the host, one at a time. A hook that returns an error or panics *before* the
+/// All hooks run on threads of the host, one at a time, in this order: [`create`](Plugin::create) or
+/// [`restore`](Plugin::restore), [`started`](Plugin::started), [`self_check`](Plugin::self_check); while it serves perhaps
+/// [`save`](Plugin::save), `self_check` again and [`leave_now`](Plugin::leave_now); at the end
+/// [`stopping`](Plugin::stopping), and then it is dropped. A hook that returns an error or panics *before* the
 /// new generation serves refuses the reload: the old one keeps answering, with its state untouched.
 ///
 /// # What is not promised
@@ -123,9 +126,64 @@ pub trait Plugin: Sized + Send + Sync + 'static {
         Ok(())
     }
 
+    /// Something has begun to wait for the calls that are in flight: a reload, or the end of this instance. Ends those that
+    /// would last (streams, long polls, calls that wait for something), so that nobody waits for them until a deadline; calls
+    /// that are short need nothing. It runs beside calls, once for each such wait, and not at all if nobody is inside.
+    ///
+    /// It tells those who are inside now, and is no farewell: a reload may yet be refused, and then this instance serves
+    /// on, and calls come again.
+    fn leave_now(&self) {}
+
     /// No call will come any more. Stop what runs on its own (threads of [`Services::spawn`] have been told
-    /// already and are joined after this).
-    fn stopping(&self) {}
+    /// already and are joined after this). `why` says what comes after: what another build goes on with need not be
+    /// undone by one that is [`Replaced`](Stopping::Replaced), say.
+    fn stopping(&self, why: Stopping) {
+        let _ = why;
+    }
+}
+
+/// Why an instance stops: see [`Plugin::stopping`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Stopping {
+    /// A newer build has taken over, with the state if there is one.
+    Replaced,
+    /// The build before has taken over again.
+    RolledBack,
+    /// The plugin was taken out of service, and the host goes on. Its state is gone.
+    Removed,
+    /// The host ends. A state is kept for the next one, if that was asked for.
+    HostEnds,
+    /// It has never served: it was refused after it had been created.
+    NeverServed,
+    /// A newer host has a reason that this build does not know.
+    Other(u32),
+}
+
+impl Stopping {
+    pub(crate) fn of(raw: RawStopping) -> Self {
+        match raw {
+            RawStopping::REPLACED => Stopping::Replaced,
+            RawStopping::ROLLED_BACK => Stopping::RolledBack,
+            RawStopping::REMOVED => Stopping::Removed,
+            RawStopping::HOST_ENDS => Stopping::HostEnds,
+            RawStopping::NEVER_SERVED => Stopping::NeverServed,
+            RawStopping(other) => Stopping::Other(other),
+        }
+    }
+
+    /// As it crosses the boundary.
+    #[doc(hidden)]
+    pub fn raw(self) -> RawStopping {
+        match self {
+            Stopping::Replaced => RawStopping::REPLACED,
+            Stopping::RolledBack => RawStopping::ROLLED_BACK,
+            Stopping::Removed => RawStopping::REMOVED,
+            Stopping::HostEnds => RawStopping::HOST_ENDS,
+            Stopping::NeverServed => RawStopping::NEVER_SERVED,
+            Stopping::Other(other) => RawStopping(other),
+        }
+    }
 }
 
 /// Name and version of a plugin; written by `export_plugin!`.

@@ -49,7 +49,7 @@ use crate::abi::InstanceRef;
 use crate::export;
 use crate::interface::{CallError, ExportedBy, RawProxy};
 use crate::peer::Provider;
-use crate::plugin::{Identity, Plugin};
+use crate::plugin::{Identity, Plugin, Stopping};
 use crate::services::{Level, Services};
 use crate::state::{Saved, StateWriter};
 
@@ -136,7 +136,7 @@ unsafe impl<P: Plugin + Identity> Sync for StandIn<P> {}
 
 impl<P: Plugin + Identity> Provider for StandIn<P> {
     fn proxy(&self) -> RawProxy {
-        let instance = InstanceRef(std::ptr::from_ref(&self.plugin.0).cast());
+        let instance = InstanceRef(std::ptr::from_ref(&self.plugin.instance).cast());
         // SAFETY: `METHODS` has one entry for each method of the interface, in its order, for instances of `P`; whoever
         // borrows the proxy borrows this.
         unsafe { RawProxy::new(self.methods.as_ptr(), instance) }
@@ -144,8 +144,12 @@ impl<P: Plugin + Identity> Provider for StandIn<P> {
 }
 
 /// An instance of an exported plugin that has been through the hooks that a host calls before it lets it serve, and
-/// whose last hook is called when it is dropped. Dereferences to the plugin.
-pub struct Instance<P: Plugin + Identity>(export::Instance<P>);
+/// whose last hook is called when it is dropped: as if it were taken out of service, unless [`Instance::stop`] says
+/// otherwise. Dereferences to the plugin.
+pub struct Instance<P: Plugin + Identity> {
+    instance: export::Instance<P>,
+    why: Stopping,
+}
 
 impl<P: Plugin + Identity> Instance<P> {
     /// What a host does to load a plugin: `create`, `started`, `self_check`.
@@ -163,7 +167,7 @@ impl<P: Plugin + Identity> Instance<P> {
     /// What a host would refuse the reload for.
     pub fn hand_over<New: Plugin + Identity>(&self, config: Value) -> Result<Instance<New>> {
         let mut frame = Vec::new();
-        self.0.save(P::STATE_VERSION, &mut |bytes| frame.extend_from_slice(bytes))?;
+        self.instance.save(P::STATE_VERSION, &mut |bytes| frame.extend_from_slice(bytes))?;
         Saved::from_frame(&frame)?;
         Instance::begin(export::Instance::restore(config.to_string(), Arc::new(frame))?)
     }
@@ -176,15 +180,21 @@ impl<P: Plugin + Identity> Instance<P> {
     where
         I: ExportedBy<P> + ?Sized,
     {
-        let json = self.0.call::<I>(method, &arguments.to_string())?;
+        let json = self.instance.call::<I>(method, &arguments.to_string())?;
         serde_json::from_str(&json).map_err(|error| CallError::Malformed(error.to_string()))
+    }
+
+    /// Ends it for this reason: `stopping`, and then it is dropped.
+    pub fn stop(mut self, why: Stopping) {
+        self.why = why;
     }
 
     /// Dropped, it stops what it may have begun.
     fn begin(instance: export::Instance<P>) -> Result<Self> {
-        let instance = Instance(instance);
+        let mut instance = Instance { instance, why: Stopping::NeverServed };
         instance.started()?;
         instance.self_check()?;
+        instance.why = Stopping::Removed;
         Ok(instance)
     }
 }
@@ -192,13 +202,13 @@ impl<P: Plugin + Identity> Instance<P> {
 impl<P: Plugin + Identity> Deref for Instance<P> {
     type Target = P;
     fn deref(&self) -> &P {
-        self.0.plugin()
+        self.instance.plugin()
     }
 }
 
 impl<P: Plugin + Identity> Drop for Instance<P> {
     fn drop(&mut self) {
-        self.0.stop();
+        self.instance.stop(self.why);
     }
 }
 

@@ -69,7 +69,17 @@ fn contract() -> String {
     ] {
         writeln!(text, "{name} = {}", plain(ty)).unwrap();
     }
+    for (name, RawStopping(value)) in [
+        ("NEVER_SERVED", RawStopping::NEVER_SERVED),
+        ("REPLACED", RawStopping::REPLACED),
+        ("ROLLED_BACK", RawStopping::ROLLED_BACK),
+        ("REMOVED", RawStopping::REMOVED),
+        ("HOST_ENDS", RawStopping::HOST_ENDS),
+    ] {
+        writeln!(text, "stopping {value} {name}").unwrap();
+    }
     structure!(text, Status { 0 });
+    structure!(text, RawStopping { 0 });
     structure!(text, Reply, Reply<u64> { status, value });
     structure!(text, Reply, Reply<()> { status, value });
     structure!(text, Transfer { append, tail });
@@ -90,7 +100,7 @@ fn contract() -> String {
     });
     structure!(text, HeapUse { blocks, bytes });
     structure!(growing text, PluginContract {
-        attach, create, restore, save, started, self_check, stopping, destroy, detach
+        attach, create, restore, save, started, self_check, leave_now, stopping, destroy, detach
     });
     structure!(growing text, HostContract {
         log_enabled, log, counter, at_thread_exit, key_create, key_delete, thread_create, cancel_flag, region,

@@ -390,6 +390,12 @@ fn an_observer_that_objects_panics_or_hangs_costs_a_refusal_and_is_told_of_what_
                 }
             }
         }
+        fn name(&self) -> String {
+            "strict".into()
+        }
+        fn after_load(&self, change: &reseat::Change) {
+            self.after_reload(change);
+        }
         fn after_reload(&self, change: &reseat::Change) {
             self.told.lock().unwrap().push(format!("{} {}", change.plugin, change.version));
         }
@@ -405,9 +411,9 @@ fn an_observer_that_objects_panics_or_hangs_costs_a_refusal_and_is_told_of_what_
     });
     assert_eq!(*told.lock().unwrap(), ["counter 0.1.0"]);
     for (number, words) in [
-        (1, "not while Some(1) is in use"),
-        (2, "an observer panicked: an observer that cannot cope"),
-        (3, "an observer has not answered within 500ms"),
+        (1, "the observer `strict` objects: not while Some(1) is in use"),
+        (2, "the observer `strict` panicked: an observer that cannot cope"),
+        (3, "the observer `strict` has not answered within 500ms"),
     ] {
         mood.store(number, Ordering::Relaxed);
         scene.host.reload("counter").unwrap_err();

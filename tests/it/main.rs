@@ -71,6 +71,8 @@ mod metrics;
 mod modes;
 /// What `reseat new` writes: it builds, passes its tests, and serves.
 mod new_plugin;
+/// Who is told of what comes and goes, and in which order.
+mod observers;
 /// Builds that have taken over and prove bad, and the way back.
 mod probation;
 /// Builds that are tried in a helper process, and what they do there.

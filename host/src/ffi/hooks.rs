@@ -5,10 +5,10 @@ use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use plugin_api::CallError;
 use plugin_api::abi::{InstanceRef, InterfaceExport, RawState, Reply, Status, Transfer};
 use plugin_api::transfer::Outgoing;
 use plugin_api::types::Lend;
+use plugin_api::{CallError, Stopping};
 
 use super::image::Image;
 use crate::file::{InterfaceManifest, MethodManifest};
@@ -119,8 +119,12 @@ impl Instance {
     }
 
     /// No call will come any more.
-    pub(crate) fn stopping(&self) -> Result<(), CallError> {
-        self.hook(self.image.contract().stopping())
+    pub(crate) fn stopping(&self, why: Stopping) -> Result<(), CallError> {
+        let mut outgoing = Outgoing::new();
+        let stopping = self.image.contract().stopping();
+        // SAFETY: as for `hook`.
+        let reply = unsafe { stopping(self.instance, why.raw(), outgoing.head()) };
+        value(outgoing, reply).map(|((), _)| ())
     }
 
     /// Drops the plugin's value. The caller sees to it that no call is in flight, and that no clone is used

@@ -11,6 +11,7 @@ use crate::events::{Event, Left, Step};
 use crate::ffi::{Closed, Gone, Image, Remnant, TOGETHER};
 use crate::file::Staged;
 use crate::gate;
+use crate::observer::Moment;
 use crate::refusal::RefusalReason;
 use crate::status::Phase;
 
@@ -153,7 +154,11 @@ impl Round {
             Gone::Unloaded(left) => {
                 departure.left = left.map(|left| Left { blocks: left.blocks, bytes: left.bytes });
                 staged.unlink();
-                (Stage::Gone, true)
+                departure.lingers = None;
+                match self.tell_observers(departure, Moment::AfterUnload) {
+                    Some(pending) => (Stage::Reported(pending), false),
+                    None => (Stage::Gone, true),
+                }
             }
             Gone::Mapped(remnant) => {
                 if departure.since.elapsed() >= NAME_HOLDERS_AFTER {

@@ -4,11 +4,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::NAME_HOLDERS_AFTER;
+use plugin_api::Stopping;
+
 use crate::deputy::{Deputy, Pending};
 use crate::events::Left;
 use crate::ffi::{Closed, Hooks, Image, Instance, OpenError, Remnant};
 use crate::file::Staged;
 use crate::gate::Retired;
+use crate::observer::Retirement;
 use crate::plugin::{Loaded, Old, Plugin};
 use crate::status::Phase;
 
@@ -17,8 +20,8 @@ pub(super) struct Departure {
     pub(super) plugin: Arc<Plugin>,
     pub(super) number: u64,
     pub(super) version: String,
-    /// It never served; nobody needs to hear of its end.
-    pub(super) quiet: bool,
+    /// Why. One that never served is not told of.
+    pub(super) why: Stopping,
     /// It is to stay in memory when all else is done.
     pub(super) leak: bool,
     pub(super) since: Instant,
@@ -45,6 +48,8 @@ pub(super) enum Stage {
     Opening(Pending<Result<(Hooks, Staged), OpenError>>),
     Draining(Retired<Loaded>),
     Drained(Instance, Staged),
+    /// Observers are told before its last hooks run.
+    Announced(Pending<()>, Instance, Staged),
     Unused(Hooks, Staged),
     Stopping(Pending<Stopped>, Staged, Instant),
     /// Something may yet keep it.
@@ -55,6 +60,8 @@ pub(super) enum Stage {
     Mapped(Remnant, Staged),
     /// Its thread is gone without an answer. It stays mapped, and nothing more can be done about it.
     Stuck,
+    /// It is out of memory, and observers are told.
+    Reported(Pending<()>),
     /// It is out of the reaper's hands.
     Gone,
     /// It stays in memory because somebody asked for that.
@@ -68,12 +75,18 @@ pub(super) struct Stopped {
 }
 
 impl Departure {
-    pub(super) fn new(plugin: Arc<Plugin>, number: u64, version: String, quiet: bool, stage: Stage) -> Self {
+    pub(super) fn new(
+        plugin: Arc<Plugin>,
+        number: u64,
+        version: String,
+        why: Stopping,
+        stage: Stage,
+    ) -> Self {
         Departure {
             plugin,
             number,
             version,
-            quiet,
+            why,
             leak: false,
             since: Instant::now(),
             name_at: NAME_HOLDERS_AFTER,
@@ -107,8 +120,23 @@ impl Departure {
         }
     }
 
+    /// For observers.
+    pub(super) fn retirement(&self) -> Retirement {
+        Retirement {
+            plugin: self.plugin.name.clone(),
+            generation: self.number,
+            version: self.version.clone(),
+            why: self.why,
+        }
+    }
+
+    /// It never served; nobody needs to hear of its end.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.why == Stopping::NeverServed
+    }
+
     pub(super) fn phase(&self, phase: Phase, reason: Option<String>) {
-        if !self.quiet || phase == Phase::Lingering {
+        if !self.is_quiet() || phase == Phase::Lingering {
             let version = self.version.clone();
             let lingers = self.lingers.as_ref().filter(|_| phase == Phase::Lingering);
             let bytes = lingers.map(|(_, bytes)| *bytes);
@@ -117,9 +145,9 @@ impl Departure {
     }
 }
 
-pub(super) fn run_last_hooks(instance: Instance) -> Stopped {
+pub(super) fn run_last_hooks(instance: Instance, why: Stopping) -> Stopped {
     let mut complaints = Vec::new();
-    if let Err(error) = instance.stopping() {
+    if let Err(error) = instance.stopping(why) {
         complaints.push(format!("stopping: {error}"));
     }
     if let Err(error) = instance.destroy() {

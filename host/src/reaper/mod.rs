@@ -13,6 +13,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crossbeam_channel::{Sender, unbounded};
+use plugin_api::Stopping;
 
 use crate::deputy::{Deputy, Pending};
 use crate::ffi::{Hooks, Instance, OpenError};
@@ -77,9 +78,9 @@ impl Reaper {
     }
 
     /// An old generation, perhaps still in use.
-    pub(crate) fn retire(&self, plugin: Arc<Plugin>, old: Retired<Loaded>, leak: bool) {
+    pub(crate) fn retire(&self, plugin: Arc<Plugin>, old: Retired<Loaded>, why: Stopping, leak: bool) {
         let (number, version) = (old.value().number, old.value().build.manifest.version.clone());
-        let departure = Departure::new(plugin, number, version, false, Stage::Draining(old));
+        let departure = Departure::new(plugin, number, version, why, Stage::Draining(old));
         self.take(Departure { leak, ..departure });
     }
 
@@ -100,7 +101,7 @@ impl Reaper {
             }
             None => Stage::Unused(hooks, staged),
         };
-        let departure = Departure::new(plugin, number, version, true, stage);
+        let departure = Departure::new(plugin, number, version, Stopping::NeverServed, stage);
         self.take(Departure { deputy: Some(deputy), ..departure });
     }
 
@@ -113,7 +114,8 @@ impl Reaper {
         pending: Pending<Result<(Hooks, Staged), OpenError>>,
         deputy: Deputy,
     ) {
-        let departure = Departure::new(plugin, number, version, true, Stage::Opening(pending));
+        let departure =
+            Departure::new(plugin, number, version, Stopping::NeverServed, Stage::Opening(pending));
         self.take(Departure { deputy: Some(deputy), ..departure });
     }
 

@@ -15,6 +15,7 @@ use crate::ffi::{Hooks, Instance, OpenError};
 use crate::file::Staged;
 use crate::gate::{self, Retired};
 use crate::journal::Journal;
+use crate::observer::{Moment, Observers, Retirement};
 use crate::options::Options;
 use crate::plugin::Loaded;
 use crate::reload::text_of;
@@ -27,6 +28,7 @@ pub(super) struct Round {
     pub(super) hook_deadline: Duration,
     /// Whether stacks are looked through before anything is closed.
     pub(super) second_witness: bool,
+    pub(super) observers: Observers,
     /// After which time thread-locals are destroyed for threads that do not come by.
     pub(super) adopt_after: Option<Duration>,
     #[cfg(feature = "faults")]
@@ -53,6 +55,7 @@ impl Round {
             journal,
             hook_deadline: options.hook_deadline,
             second_witness: options.second_witness,
+            observers: options.observers.clone(),
             adopt_after: options.adopt_after,
             #[cfg(feature = "faults")]
             faults: options.faults.clone(),
@@ -166,6 +169,10 @@ impl Round {
             Stage::Opening(pending) => self.await_open(departure, pending),
             Stage::Draining(old) => self.drain(departure, old),
             Stage::Drained(instance, staged) => self.begin_stop(departure, instance, staged),
+            Stage::Announced(pending, instance, staged) => match pending.poll() {
+                Some(_) => (self.order_last_hooks(departure, instance, staged), false),
+                None => (Stage::Announced(pending, instance, staged), false),
+            },
             Stage::Unused(hooks, staged) => match hooks.into_image() {
                 Ok(image) => (self.retire(departure, image, staged), true),
                 Err(hooks) => {
@@ -178,6 +185,10 @@ impl Round {
             Stage::Counted(image, staged) => (Stage::Counted(image, staged), false),
             Stage::Closing(pending, staged, since) => self.finish_close(departure, pending, staged, since),
             Stage::Mapped(remnant, staged) => self.look(departure, remnant, staged),
+            Stage::Reported(pending) => match pending.poll() {
+                Some(_) => (Stage::Gone, true),
+                None => (Stage::Reported(pending), false),
+            },
             Stage::Stuck => (Stage::Stuck, false),
             Stage::Leaked => (Stage::Leaked, false),
             Stage::Gone => (Stage::Gone, false),
@@ -230,7 +241,7 @@ impl Round {
         (Stage::Draining(old), false)
     }
 
-    /// The last hooks.
+    /// What comes before its last hooks.
     fn begin_stop(&self, departure: &mut Departure, instance: Instance, staged: Staged) -> (Stage, bool) {
         if instance.is_shared() {
             self.linger(departure, "one of its hooks has not returned".into(), instance.image().bytes());
@@ -241,9 +252,30 @@ impl Round {
             return (Stage::Drained(instance, staged), false);
         }
         departure.phase(Phase::Retiring, None);
-        let pending =
-            departure.deputy().begin("its last hooks", self.nudge(), move || run_last_hooks(instance));
-        (Stage::Stopping(pending, staged, Instant::now()), false)
+        match self.tell_observers(departure, Moment::BeforeUnload) {
+            Some(pending) => (Stage::Announced(pending, instance, staged), false),
+            None => (self.order_last_hooks(departure, instance, staged), false),
+        }
+    }
+
+    /// On a thread of their own: the reaper does not wait for them. `None`: there is nobody to be told.
+    pub(super) fn tell_observers(
+        &self,
+        departure: &Departure,
+        moment: fn(Retirement) -> Moment,
+    ) -> Option<Pending<()>> {
+        if departure.is_quiet() {
+            return None;
+        }
+        let moment = moment(departure.retirement());
+        self.observers.begin_telling(moment, self.hook_deadline, &self.journal, self.nudge())
+    }
+
+    fn order_last_hooks(&self, departure: &Departure, instance: Instance, staged: Staged) -> Stage {
+        let why = departure.why;
+        let last_hooks = move || run_last_hooks(instance, why);
+        let pending = departure.deputy().begin("its last hooks", self.nudge(), last_hooks);
+        Stage::Stopping(pending, staged, Instant::now())
     }
 
     fn finish_stop(
@@ -303,7 +335,7 @@ impl Round {
         departure.plugin.forget_old(departure.number);
         // Counted down before it is told, so that whoever hears of the last one finds none.
         self.unfinished.fetch_sub(1, Ordering::SeqCst);
-        if !departure.quiet {
+        if !departure.is_quiet() {
             let (plugin, generation) = (departure.plugin.name.clone(), departure.number);
             self.journal.record(Event::Unloaded { plugin, generation, left: departure.left });
         }

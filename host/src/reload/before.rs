@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use super::wait::held_back;
 use super::{Reload, Stop, fits, stop};
-use crate::events::{Event, Step};
+use crate::events::Step;
 use crate::file::{Staged, StateVersions};
 use crate::mode::ReloadMode;
-use crate::observer::{self, Change};
+use crate::observer::{Change, Moment};
 use crate::outcome::Outcome;
 use crate::peer::Calls;
 use crate::plugin::{Build, Loaded};
@@ -183,10 +183,11 @@ impl Reload<'_> {
         }
     }
 
-    fn change(&self) -> Change {
+    fn change(&self, to: u64) -> Change {
         Change {
             plugin: self.plugin.name.clone(),
             from: self.serving.as_ref().map(|serving| serving.number),
+            to,
             version: self.build.manifest.version.clone(),
             file: self.build.file.clone(),
             hash: self.build.hash.to_string(),
@@ -194,23 +195,31 @@ impl Reload<'_> {
     }
 
     /// Step 3.
-    pub(super) fn ask_observers(&self) -> Result<(), Stop> {
+    pub(super) fn ask_observers(&self, number: u64) -> Result<(), Stop> {
         let options = self.core.options();
         // Nobody can object to leaving what is bad.
         if options.observers.is_empty() || self.wish.back.is_some() {
             return Ok(());
         }
         self.at(Step::Observe)?;
-        observer::before_reload(&options.observers, &self.change(), options.hook_deadline)
-            .map_err(|reason| stop(Step::Observe, RefusalReason::Vetoed(reason)))
+        let asked = options.observers.before_reload(&self.change(number), options.hook_deadline);
+        asked.map_err(|reason| stop(Step::Observe, RefusalReason::Vetoed(reason)))
     }
 
     /// After all is done: nobody can object any more.
-    pub(super) fn tell_observers(&self) {
-        let options = self.core.options();
-        let troubles = observer::after_reload(&options.observers, &self.change(), options.hook_deadline);
-        for what in troubles {
-            self.core.journal.record(Event::Trouble { what });
+    pub(super) fn tell_observers(&self, number: u64) {
+        if self.core.options().observers.is_empty() {
+            return;
+        }
+        let change = self.change(number);
+        let moment = match change.from {
+            None => Moment::AfterLoad(change),
+            Some(_) => Moment::AfterReload(change),
+        };
+        self.core.tell_observers(&moment);
+        // While the host loads what is there, that is for its start to do, once.
+        if self.core.has_started() {
+            self.core.tell_observers(&Moment::Prepare);
         }
     }
 }

@@ -18,7 +18,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use plugin_api::CallError;
+use plugin_api::{CallError, Stopping};
 
 use crate::deputy::{Deputy, Stuck};
 use crate::events::{Event, RolledBackState, Step};
@@ -159,7 +159,7 @@ impl Reload<'_> {
         if self.wish.dry_run {
             return Ok(self.would_be_accepted());
         }
-        self.ask_observers()?; //                             3
+        self.ask_observers(number)?; //                       3
         let mut trial = self.open(number, staged)?; //        4: from here on, dropping the trial undoes it
         let mut published = if self.hands_over() {
             self.hand_over(&mut trial)? //                    6 to 9
@@ -174,9 +174,10 @@ impl Reload<'_> {
         let old = published.old.take();
         self.whatever_happens(number, || self.record(number, &mut published)); // 10 and 11
         if let Some(old) = old {
-            self.core.reaper.retire(self.plugin.clone(), old, self.wish.leak_old); // 12
+            let why = if self.wish.back.is_some() { Stopping::RolledBack } else { Stopping::Replaced };
+            self.core.reaper.retire(self.plugin.clone(), old, why, self.wish.leak_old); // 12
         }
-        self.whatever_happens(number, || self.tell_observers());
+        self.whatever_happens(number, || self.tell_observers(number));
         Ok(self.outcome(number))
     }
 

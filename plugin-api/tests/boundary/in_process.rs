@@ -9,7 +9,7 @@ use abi_stable::prefix_type::WithMetadata;
 use abi_stable::std_types::RStr;
 use plugin_api::abi::{
     GenerationRef, HostContract, HostContractRef, InstanceRef, RawBefore, RawEntered, RawGuard, RawPeer,
-    RawRegion, RawState, Reply, Status, Transfer,
+    RawRegion, RawState, RawStopping, Reply, Status, Transfer,
 };
 use plugin_api::export::Hooks;
 use plugin_api::interface::{ExportedBy, RawProxy};
@@ -62,9 +62,14 @@ impl<P: Plugin + Identity> Loaded<P> {
         call(|transfer| unsafe { Hooks::<P>::CONTRACT.self_check()(self.instance, transfer) }).map(drop)
     }
 
-    pub fn stopping(&self) -> Result<(), CallError> {
+    pub fn leave_now(&self) -> Result<(), CallError> {
         // SAFETY: as for `save`.
-        call(|transfer| unsafe { Hooks::<P>::CONTRACT.stopping()(self.instance, transfer) }).map(drop)
+        call(|transfer| unsafe { Hooks::<P>::CONTRACT.leave_now()(self.instance, transfer) }).map(drop)
+    }
+
+    pub fn stopping(&self, why: RawStopping) -> Result<(), CallError> {
+        // SAFETY: as for `save`.
+        call(|transfer| unsafe { Hooks::<P>::CONTRACT.stopping()(self.instance, why, transfer) }).map(drop)
     }
 
     /// Destroys it now, and says how that ended.

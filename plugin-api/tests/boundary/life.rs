@@ -1,6 +1,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 use std::time::Duration;
 
+use plugin_api::abi::RawStopping;
 use plugin_api::prelude::*;
 
 use crate::in_process::{Loaded, logged};
@@ -235,7 +236,7 @@ impl Plugin for Threaded {
             JOINED.fetch_add(1, SeqCst);
         })
     }
-    fn stopping(&self) {
+    fn stopping(&self, _: Stopping) {
         assert!(self.0.stop_token().is_stopped(), "threads are told before the hook");
     }
 }
@@ -245,7 +246,7 @@ fn threads_of_an_instance_are_told_and_joined_when_it_stops() {
     let threaded = Loaded::<Threaded>::create();
     threaded.started().unwrap();
     assert_eq!(JOINED.load(SeqCst), 0);
-    threaded.stopping().unwrap();
+    threaded.stopping(RawStopping::REPLACED).unwrap();
     assert_eq!(JOINED.load(SeqCst), 3);
 }
 
@@ -343,7 +344,10 @@ impl Plugin for Falling {
     fn self_check(&self) -> Result<()> {
         panic!("in self_check")
     }
-    fn stopping(&self) {
+    fn leave_now(&self) {
+        panic!("in leave_now")
+    }
+    fn stopping(&self, _: Stopping) {
         panic!("in stopping")
     }
 }
@@ -361,7 +365,8 @@ fn a_panic_in_any_hook_ends_that_hook_only() {
     assert_eq!(panic_message(Loaded::<Falling>::restore(&Saved::none().to_frame())), "in restore");
     assert_eq!(panic_message(falling.started()), "in started");
     assert_eq!(panic_message(falling.self_check()), "in self_check");
-    assert_eq!(panic_message(falling.stopping()), "in stopping");
+    assert_eq!(panic_message(falling.leave_now()), "in leave_now");
+    assert_eq!(panic_message(falling.stopping(RawStopping::HOST_ENDS)), "in stopping");
     assert!(FALLING_JOINED.load(SeqCst), "threads are joined although the hook panicked");
     assert_eq!(panic_message(falling.destroy()), "in drop of falling");
 }
@@ -397,7 +402,7 @@ fn a_hook_that_refuses_gives_its_reason() {
 #[test]
 fn a_thread_that_panics_is_logged_with_place_and_message() {
     let stumbling = Loaded::<Stumbling>::create();
-    stumbling.stopping().unwrap();
+    stumbling.stopping(RawStopping::REPLACED).unwrap();
     let lines = logged("thread `clumsy` panicked at ");
     let line = lines.first().expect("it is logged");
     assert!(line.starts_with("1 stumbling: "), "{line}");

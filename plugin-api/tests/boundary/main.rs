@@ -8,6 +8,8 @@ mod kinds;
 
 /// Closures of the caller, called by the plugin.
 mod callbacks;
+/// What a plugin is told of why it stops.
+mod ending;
 /// Calls by name, with JSON.
 mod json;
 /// The hooks of a plugin's life, through the contract.
