@@ -8,6 +8,7 @@ use std::ffi::c_void;
 use std::marker::PhantomData;
 use std::ops::Deref;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use plugin_api::interface::RawProxy;
@@ -186,7 +187,8 @@ impl<I: Interface + ?Sized> Deref for Guard<'_, I> {
 }
 
 /// Keeps one generation callable, from any thread and across `.await`. Counted: taking one costs about 10 ns,
-/// more when many threads do.
+/// more when many threads do. Whoever keeps one for long asks it now and then whether it [is to
+/// leave](Lease::is_to_leave).
 pub struct Lease<I: Interface + ?Sized> {
     proxy: I::Proxy,
     held: gate::Lease<Loaded>,
@@ -202,6 +204,12 @@ impl<I: Interface + ?Sized> Lease<I> {
     /// The generation that is held.
     pub fn generation(&self) -> u64 {
         self.held.number
+    }
+
+    /// Whether something waits for this lease to be dropped: a reload, or the end of the generation. A reload that is
+    /// refused waits no more, so it may be `false` again.
+    pub fn is_to_leave(&self) -> bool {
+        self.held.is_to_leave.load(Ordering::Relaxed)
     }
 }
 

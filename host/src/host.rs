@@ -421,8 +421,10 @@ impl Host {
             let _turn = plugin.begin_within(Step::Publish, left()).ok()?;
             Some((self.core.take_down(&plugin)?, plugin))
         });
-        // All of them are closed before the first is waited for.
-        for (mut old, plugin) in closed.collect::<Vec<_>>() {
+        // All of them are closed, and told, before the first is waited for.
+        let mut closed: Vec<_> = closed.collect();
+        closed.iter_mut().for_each(|(old, plugin)| self.core.leave_now(plugin, old));
+        for (mut old, plugin) in closed {
             self.core.keep_last_state(&plugin, &mut old, deadline);
             self.core.reaper.retire(plugin, old, Stopping::HostEnds, false);
         }

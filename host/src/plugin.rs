@@ -14,12 +14,13 @@ use plugin_api::desc::InterfaceDesc;
 
 use crate::deputy::Deputy;
 use crate::error::ReloadError;
-use crate::events::Step;
+use crate::events::{Event, Step};
 use crate::ffi::{Counters, Instance, Regions, Tables};
 use crate::file::{
     ContentHash, Facts, InterfaceManifest, InterfaceVersion, Kept, Manifest, MethodManifest, Staged,
 };
 use crate::gate::{Slot, Stragglers};
+use crate::journal::Journal;
 use crate::meter::{Meter, Reading};
 use crate::options::TrustedFile;
 use crate::peer::Calls;
@@ -57,9 +58,33 @@ pub(crate) struct Loaded {
     pub(crate) deputy: Deputy,
     /// Counts and times calls, while that is asked for.
     pub(crate) meter: Arc<Meter>,
+    /// Something waits for those who are inside.
+    pub(crate) is_to_leave: AtomicBool,
 }
 
 impl Loaded {
+    /// Something waits for those who are inside: has the plugin end what lasts, once until [`Loaded::let_stay`]. Does not
+    /// wait for that.
+    pub(crate) fn leave_now(&self, plugin: &str, journal: &Arc<Journal>) {
+        if self.is_to_leave.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let (instance, journal) = (self.instance.clone(), journal.clone());
+        let whose = format!("generation {} of {plugin}", self.number);
+        let hook = move || {
+            if let Err(error) = instance.leave_now() {
+                journal.record(Event::Trouble { what: format!("{whose}: leave_now: {error}") });
+            }
+        };
+        drop(self.deputy.begin("leave_now", || {}, hook));
+    }
+
+    /// It serves on, and nobody need leave any more.
+    pub(crate) fn let_stay(&self) {
+        self.is_to_leave.store(false, Ordering::Relaxed);
+        self.instance.image().ask_to_leave(false);
+    }
+
     /// What methods are called on.
     #[inline(always)]
     pub(crate) fn raw_instance(&self) -> InstanceRef {

@@ -18,7 +18,7 @@ use crate::observer::Moment;
 use crate::options::{Options, TrustedFile};
 use crate::outcome::Outcome;
 use crate::plugin::{Build, Loaded, Plugin, Record, Used};
-use crate::reaper::Reaper;
+use crate::reaper::{LEAVE_AFTER, Reaper};
 use crate::refusal::{Refusal, RefusalReason};
 use crate::reload::{self, Settled, Wish};
 use crate::snapshot::{self, Taken};
@@ -306,6 +306,13 @@ impl Core {
         }
         plugin.regions.clear();
         Some(old)
+    }
+
+    /// Has a plugin that was taken down end the calls that last, if there are any after a moment.
+    pub(crate) fn leave_now(&self, plugin: &Plugin, old: &mut Retired<Loaded>) {
+        if old.drain(LEAVE_AFTER).is_err() {
+            old.value().leave_now(&plugin.name, &self.journal);
+        }
     }
 
     /// Keeps the state of a generation that was taken down, for the next host, when nobody is in it any more. If it is

@@ -188,4 +188,11 @@ impl OwnedScope {
         };
         Lease::new(lease, handle).ok_or_else(|| plugin.not_loaded())
     }
+
+    /// Whether something waits for this scope to end, on account of any plugin that it has called. See
+    /// [`Lease::is_to_leave`].
+    pub fn is_to_leave(&self) -> bool {
+        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        held.iter().any(|entered| entered.held.is_to_leave.load(Ordering::Relaxed))
+    }
 }

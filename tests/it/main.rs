@@ -61,6 +61,8 @@ mod kept;
 mod killed;
 /// Plugins that are opened at their first call.
 mod lazy;
+/// Calls that last, and are told when something waits for them.
+mod leaving;
 /// What the dashboard is made from: the stream of events and states, and what is done over HTTP.
 mod live;
 /// Every shape of plugin, a hundred times over; an outside observer says what is mapped. And the soak.

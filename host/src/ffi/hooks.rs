@@ -118,6 +118,11 @@ impl Instance {
         self.hook(self.image.contract().self_check())
     }
 
+    /// Somebody waits for the calls that are in flight.
+    pub(crate) fn leave_now(&self) -> Result<(), CallError> {
+        self.hook(self.image.contract().leave_now())
+    }
+
     /// No call will come any more.
     pub(crate) fn stopping(&self, why: Stopping) -> Result<(), CallError> {
         let mut outgoing = Outgoing::new();

@@ -25,6 +25,8 @@ pub(super) struct Departure {
     /// It is to stay in memory when all else is done.
     pub(super) leak: bool,
     pub(super) since: Instant,
+    /// Since when it has been drained, but for a hook that has not returned.
+    pub(super) in_hook: Option<Instant>,
     /// When its holders are next named.
     pub(super) name_at: Duration,
     /// What it has left on the heap, once it is gone, if it kept count.
@@ -89,6 +91,7 @@ impl Departure {
             why,
             leak: false,
             since: Instant::now(),
+            in_hook: None,
             name_at: NAME_HOLDERS_AFTER,
             left: None,
             adopted: false,

@@ -31,6 +31,9 @@ mod round;
 use departure::{Departure, Stage};
 use round::Round;
 
+/// How soon a plugin is told that somebody waits for its calls: most are over before.
+pub(crate) const LEAVE_AFTER: Duration = Duration::from_millis(1);
+
 /// How soon a holder is named.
 pub(crate) const NAME_HOLDERS_AFTER: Duration = Duration::from_millis(50);
 

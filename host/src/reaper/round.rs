@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use super::departure::{Departure, Stage, Stopped, run_last_hooks};
-use super::{Lingering, Message, SAMPLE_EVERY};
+use super::{LEAVE_AFTER, Lingering, Message, NAME_HOLDERS_AFTER, SAMPLE_EVERY};
 use crate::deputy::Pending;
 use crate::events::{Event, Step};
 use crate::ffi::{Hooks, Instance, OpenError};
@@ -225,6 +225,9 @@ impl Round {
             };
         }
         let since = departure.since.elapsed();
+        if since >= LEAVE_AFTER {
+            old.value().leave_now(&departure.plugin.name, &self.journal);
+        }
         let stragglers = (since >= departure.name_at).then(|| old.stragglers());
         let holders = stragglers.filter(|s| !s.is_empty()).map(|s| old.value().holders(&s));
         departure.phase(Phase::Draining, holders.clone().or(departure.told.clone()));
@@ -244,7 +247,11 @@ impl Round {
     /// What comes before its last hooks.
     fn begin_stop(&self, departure: &mut Departure, instance: Instance, staged: Staged) -> (Stage, bool) {
         if instance.is_shared() {
-            self.linger(departure, "one of its hooks has not returned".into(), instance.image().bytes());
+            // `leave_now` may be about to return.
+            let since = *departure.in_hook.get_or_insert_with(Instant::now);
+            if since.elapsed() >= NAME_HOLDERS_AFTER {
+                self.linger(departure, "one of its hooks has not returned".into(), instance.image().bytes());
+            }
             return (Stage::Drained(instance, staged), false);
         }
         if let Err(reason) = self.pass(Step::Retire) {

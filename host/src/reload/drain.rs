@@ -8,7 +8,7 @@ use crate::gate::{PauseError, Paused, Stragglers};
 use crate::mode::ReloadMode;
 use crate::options::DrainPolicy;
 use crate::plugin::Loaded;
-use crate::reaper::NAME_HOLDERS_AFTER;
+use crate::reaper::{LEAVE_AFTER, NAME_HOLDERS_AFTER};
 use crate::refusal::RefusalReason;
 
 /// How soon a cancellation is noticed.
@@ -32,7 +32,7 @@ impl Reload<'_> {
             }
             // The gate opens: a scope has begun just before it was closed, or it was all in vain. In either case nobody in
             // the old generation need leave any more.
-            pause.value().instance.image().ask_to_leave(false);
+            pause.value().let_stay();
             drained?;
             drop(pause);
             self.wait_for_scopes()?;
@@ -57,8 +57,9 @@ impl Reload<'_> {
         is_asked_to && self.serving.is_some() && self.noticed.elapsed() < options.scope_wait
     }
 
-    /// Waits until nobody is in the old generation, as long as its policy allows. Those who are still there at half
-    /// time are asked to leave. `false`: it was to come between scopes, and has come into one.
+    /// Waits until nobody is in the old generation, as long as its policy allows. The plugin is told of those who are in
+    /// it after a moment; those who are still there at half time are asked to leave. `false`: it was to come between
+    /// scopes, and has come into one.
     fn drain(&self, pause: &mut Paused<'_, Loaded>) -> Result<bool, Stop> {
         let options = self.core.options();
         let policy = options.drain_policy_of(&self.plugin.name);
@@ -95,10 +96,14 @@ impl Reload<'_> {
         ask_at: Duration,
     ) -> Result<(), Left> {
         let begun = Instant::now();
-        let (mut named, mut asked) = (false, false);
+        let (mut is_told, mut named, mut asked) = (false, false, false);
         loop {
             let waited = begun.elapsed();
-            let look = if self.keeps_out_of_scopes() { BRIEF } else { LOOK };
+            let look = match is_told {
+                false => LEAVE_AFTER,
+                true if self.keeps_out_of_scopes() => BRIEF,
+                true => LOOK,
+            };
             let stragglers = match pause.drain(look.min(limit.saturating_sub(waited))) {
                 Ok(()) => return Ok(()),
                 Err(stragglers) => stragglers,
@@ -113,6 +118,8 @@ impl Reload<'_> {
             if self.turn.is_cancelled() {
                 return Err(Left::Cancelled);
             }
+            is_told = true;
+            pause.value().leave_now(&self.plugin.name, &self.core.journal);
             if waited >= NAME_HOLDERS_AFTER && !named {
                 named = true;
                 self.name_holders(pause.value(), &stragglers, waited);

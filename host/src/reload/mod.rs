@@ -200,7 +200,7 @@ impl Reload<'_> {
         let (mut pause, closed) = self.close()?; //           6
         let carried = self.carry_over(&mut pause, trial).inspect_err(|_| {
             // The old generation serves on, and nobody in it need leave any more.
-            pause.value().instance.image().ask_to_leave(false);
+            pause.value().let_stay();
         });
         let Carried { state, fate, loaded, kept } = carried?;
         let meter = loaded.meter.clone();

@@ -1,6 +1,7 @@
 //! A generation on its way to being published, and how it is undone.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use crate::deputy::Deputy;
 use crate::ffi::{Hooks, Instance, Tables};
@@ -60,7 +61,16 @@ impl Trial {
         if !on_probation {
             meter.time_only_some();
         }
-        Loaded { number: self.number, tables, instance, build: self.build.clone(), staged, deputy, meter }
+        Loaded {
+            number: self.number,
+            tables,
+            instance,
+            build: self.build.clone(),
+            staged,
+            deputy,
+            meter,
+            is_to_leave: AtomicBool::new(false),
+        }
     }
 
     /// Publishing failed after all.
