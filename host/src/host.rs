@@ -28,6 +28,7 @@ use crate::reload::Wish;
 use crate::snapshot::{self, Callers, Snapshots};
 use crate::status::{CallFigures, HostStatus};
 use crate::store::{Committed, Denial};
+use crate::unit::Units;
 
 /// A running host. Dropping it shuts it down.
 ///
@@ -36,6 +37,8 @@ use crate::store::{Committed, Denial};
 /// that something still uses is never unloaded by force; it lingers, and the host says why.
 pub struct Host {
     pub(crate) core: Arc<Core>,
+    /// If somebody is to be told of them.
+    pub(crate) units: Option<Arc<Units>>,
     intake: Mutex<Option<Intake>>,
     snapshots: Mutex<Option<Snapshots>>,
 }
@@ -55,11 +58,12 @@ impl Host {
         let staging = StagingDir::open(&options.state_dir).map_err(StartError::StateDir)?;
         let journal = Arc::new(Journal::default());
         let reaper = Reaper::start(journal.clone(), &options).map_err(StartError::Thread)?;
+        let units = Units::of(options.observers.of_scopes(), &journal);
         let core = Core::new(options, staging, journal, reaper)?;
         let intake = Intake::start(core.clone())?;
         let snapshots = Snapshots::start(&core).map_err(StartError::Thread)?;
         core.note_start();
-        Ok(Host { core, intake: Mutex::new(Some(intake)), snapshots: Mutex::new(snapshots) })
+        Ok(Host { core, units, intake: Mutex::new(Some(intake)), snapshots: Mutex::new(snapshots) })
     }
 
     /// A handle of a plugin, typed by one of its interfaces.

@@ -65,6 +65,7 @@ mod source;
 mod status;
 mod step;
 mod store;
+mod unit;
 pub mod watch;
 
 pub use builds::{BuildFailure, CrateBuild, FailedBuild};
@@ -90,3 +91,4 @@ pub use status::{
     CallFigures, GenerationStatus, HostStatus, InterfaceStatus, MethodStatus, Phase, PluginStatus,
 };
 pub use store::{Committed, Denial, SavedState, StoreError};
+pub use unit::ScopeObserver;

@@ -18,6 +18,7 @@ use crate::deputy::{Deputy, Pending};
 use crate::events::Event;
 use crate::journal::Journal;
 use crate::reload::text_of;
+use crate::unit::{self, ScopeObserver};
 
 /// What is about to change, or has changed.
 #[derive(Clone, Debug)]
@@ -121,7 +122,10 @@ struct Named {
 
 /// The observers of a host, in the order in which they are asked.
 #[derive(Clone, Default)]
-pub struct Observers(Vec<Named>);
+pub struct Observers {
+    told: Vec<Named>,
+    around: Vec<unit::Named>,
+}
 
 impl Observers {
     /// None.
@@ -133,12 +137,25 @@ impl Observers {
     #[must_use]
     pub fn and(mut self, observer: impl Observer + 'static) -> Self {
         let name = observer.name().into();
-        self.0.push(Named { name, observer: Arc::new(observer) });
+        self.told.push(Named { name, observer: Arc::new(observer) });
         self
     }
 
+    /// With one more who is told of units of work: last when one begins, first when one is complete. If there is none,
+    /// a scope costs what it costs.
+    #[must_use]
+    pub fn around_scopes(mut self, observer: impl ScopeObserver + 'static) -> Self {
+        self.around.push((observer.name().into(), Arc::new(observer)));
+        self
+    }
+
+    pub(crate) fn of_scopes(&self) -> &[unit::Named] {
+        &self.around
+    }
+
+    /// Nobody is to be told of what comes and goes.
     pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.told.is_empty()
     }
 
     /// Asks all of them, until one objects.
@@ -146,7 +163,7 @@ impl Observers {
     /// # Errors
     /// Who has, and why.
     pub(crate) fn before_reload(&self, change: &Change, limit: Duration) -> Result<(), String> {
-        self.0.iter().try_for_each(|named| {
+        self.told.iter().try_for_each(|named| {
             let change = change.clone();
             let answer = named.ask(limit, move |observer| observer.before_reload(&change))?;
             answer.map_err(|reason| format!("the observer `{}` objects: {reason}", named.name))
@@ -162,10 +179,10 @@ impl Observers {
             }
         };
         if moment.is_on_the_way_down() {
-            let share = limit / u32::try_from(self.0.len().max(1)).unwrap_or(u32::MAX);
-            self.0.iter().rev().for_each(|named| tell(named, share));
+            let share = limit / u32::try_from(self.told.len().max(1)).unwrap_or(u32::MAX);
+            self.told.iter().rev().for_each(|named| tell(named, share));
         } else {
-            self.0.iter().for_each(|named| tell(named, limit));
+            self.told.iter().for_each(|named| tell(named, limit));
         }
     }
 
@@ -195,7 +212,7 @@ impl Observers {
 
 impl fmt::Debug for Observers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} observers", self.0.len())
+        write!(f, "{} observers", self.told.len() + self.around.len())
     }
 }
 

@@ -13,6 +13,7 @@ use crate::handle::{Handle, Lease, proxy};
 use crate::host::Host;
 use crate::meter;
 use crate::plugin::{Loaded, Plugin};
+use crate::unit::{At, Unit, Units};
 
 /// The scopes that hold a plugin, counted while that is asked for: it costs each scope two writes to a shared line.
 #[derive(Default)]
@@ -103,12 +104,16 @@ impl Host {
     /// # }
     /// ```
     pub fn scope<'h, R>(&'h self, work: impl FnOnce(&Scope<'h>) -> R) -> R {
-        work(&Scope { held: RefCell::default(), _host: PhantomData })
+        // Declared first, so that the unit is complete when the scope has left all plugins.
+        let _at = self.units.as_ref().and_then(Units::current).map(At::work);
+        let scope = Scope { held: RefCell::default(), _host: PhantomData };
+        work(&scope)
     }
 
-    /// A unit of work as a value, for frameworks that cannot use a closure: it may cross threads and `.await`.
+    /// A unit of work as a value, for frameworks that cannot use a closure: it may cross threads and `.await`. Made
+    /// inside of another unit, it belongs to that.
     pub fn owned_scope(&self) -> OwnedScope {
-        OwnedScope { held: Mutex::default() }
+        OwnedScope { held: Mutex::default(), unit: self.units.as_ref().and_then(Units::current) }
     }
 }
 
@@ -160,6 +165,8 @@ impl<I: Interface + ?Sized> Deref for Scoped<'_, I> {
 #[derive(Default)]
 pub struct OwnedScope {
     held: Mutex<Vec<Entered<Arc<Plugin>, gate::Lease<Loaded>>>>,
+    /// Dropped after what is held.
+    unit: Option<Arc<Unit>>,
 }
 
 impl OwnedScope {
@@ -187,6 +194,13 @@ impl OwnedScope {
             }
         };
         Lease::new(lease, handle).ok_or_else(|| plugin.not_loaded())
+    }
+
+    /// Does part of this work on the calling thread: scopes that begin in it belong to the same unit, so that
+    /// [`ScopeObserver`](crate::ScopeObserver)s are told once. Between two `.await`s, say.
+    pub fn inside<R>(&self, part: impl FnOnce() -> R) -> R {
+        let _at = self.unit.clone().map(At::work);
+        part()
     }
 
     /// Whether something waits for this scope to end, on account of any plugin that it has called. See

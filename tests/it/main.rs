@@ -103,6 +103,8 @@ mod stuck;
 mod threads;
 /// House rules that a machine can check.
 mod tidy;
+/// Who is told around units of work.
+mod units;
 /// Whether what is replaced is out of memory, and why not.
 mod unload;
 /// Builds of five state versions: which take over from which, and what becomes of the state.
