@@ -102,7 +102,7 @@ pub(crate) fn live(file: &Path, plugin: &Plugin, trusted: &[TrustedKey]) -> Resu
     Ok(inspection)
 }
 
-fn read(path: &Path) -> Result<Build, CheckError> {
+pub(crate) fn read(path: &Path) -> Result<Build, CheckError> {
     let vet = |reason| CheckError::Vet { file: path.to_owned(), reason };
     let Vetted { manifest, facts } = file::vet_path(path, &expect(path)).map_err(vet)?;
     let bytes = std::fs::read(path).map_err(|source| vet(file::VetError::Unreadable { source }))?;

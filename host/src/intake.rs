@@ -5,6 +5,8 @@
 //! calls take long holds up nobody else's reload. There is at most one transaction per path, and the newest
 //! content of a path wins: it is read when its turn comes.
 
+mod later;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,11 +17,10 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 
 use crate::error::{ReloadError, StartError};
 use crate::events::Event;
-use crate::file::{FileIdentity, Progress, Settling, StageError, signature_of};
+use crate::file::{FileIdentity, Progress, Settling, signature_of};
 use crate::lock::be_ready_to_wait;
 use crate::options::TrustedFile;
 use crate::outcome::Outcome;
-use crate::refusal::{Refusal, RefusalReason};
 use crate::registry::Core;
 use crate::reload::{self, Settled, Wish};
 use crate::source::{self, LookAt, WatchSource};
@@ -391,85 +392,6 @@ impl Desk {
             }
             Err(ReloadError::Refused(refusal)) => self.refused(path, &refusal, noticed, put_off, told),
         }
-    }
-
-    fn refused(
-        &mut self,
-        path: PathBuf,
-        refusal: &Refusal,
-        noticed: Instant,
-        put_off: u32,
-        told: Option<String>,
-    ) {
-        let incomplete = match &refusal.reason {
-            RefusalReason::Vet(error) => error.may_be_incomplete(),
-            RefusalReason::Stage(error) => matches!(error, StageError::ChangedWhileCopied),
-            RefusalReason::NotSigned(error) => error.may_be_incomplete(),
-            _ => false,
-        };
-        if incomplete && noticed.elapsed() < GRACE {
-            return self.put_off(path, noticed, Duration::from_millis(50), 0, told);
-        }
-        if let RefusalReason::Vet(error) = &refusal.reason {
-            let serves = self.core.all().iter().any(|plugin| plugin.record().file == path);
-            if !serves && !error.claims_to_be_plugin() {
-                return tracing::debug!("{} is not a plugin: {error}", path.display());
-            }
-        }
-        if !refusal.reason.is_passing() {
-            return self.core.report(refusal);
-        }
-        if let RefusalReason::Unmet { .. } = refusal.reason {
-            return self.unmet(path, refusal, noticed, put_off, told);
-        }
-        // Told once; then tried again quietly, less and less often.
-        let kind = format!("{} {}", refusal.step, refusal.reason.kind());
-        if told.as_ref() != Some(&kind) {
-            self.core.report(refusal);
-        }
-        let pause = FIRST_PAUSE * 2u32.pow(put_off.min(6));
-        self.put_off(path, noticed, pause, put_off + 1, Some(kind));
-    }
-
-    /// Whoever is missing may be about to be loaded, so it is told only when it is still missing a moment later.
-    fn unmet(
-        &mut self,
-        path: PathBuf,
-        refusal: &Refusal,
-        noticed: Instant,
-        put_off: u32,
-        told: Option<String>,
-    ) {
-        if self.begun.remove(&path).is_some_and(|loads| loads < self.loads) {
-            return self.put_off(path, noticed, Duration::ZERO, 0, told);
-        }
-        let reason = refusal.reason.to_string();
-        if put_off > 0 && told.as_ref() != Some(&reason) {
-            self.core.journal.record(Event::Unmet {
-                plugin: refusal.plugin.clone(),
-                file: path.clone(),
-                reason: reason.clone(),
-            });
-            let pause = FIRST_PAUSE * 2u32.pow(put_off.min(6));
-            return self.put_off(path, noticed, pause, put_off + 1, Some(reason));
-        }
-        let pause = FIRST_PAUSE * 2u32.pow(put_off.min(6));
-        self.put_off(path, noticed, pause, put_off + 1, told);
-    }
-
-    /// Looks at the path again later, unless something newer has come.
-    fn put_off(
-        &mut self,
-        path: PathBuf,
-        noticed: Instant,
-        pause: Duration,
-        put_off: u32,
-        told: Option<String>,
-    ) {
-        self.settled.remove(&path);
-        let settling = Settling::start(&path);
-        let due = Instant::now() + pause;
-        self.waiting.entry(path).or_insert(Waiting { settling, noticed, due, put_off, told });
     }
 }
 

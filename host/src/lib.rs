@@ -60,6 +60,7 @@ mod registry;
 mod reload;
 mod requirements;
 mod scope;
+mod shutdown;
 mod snapshot;
 mod source;
 mod status;

@@ -3,8 +3,10 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use crate::check;
 use crate::error::PluginError;
 use crate::file::{self, InterfaceManifest, InterfaceVersion, Manifest};
+use crate::lazy;
 use crate::lock::lock;
 use crate::peer::Target;
 use crate::plugin::Plugin;
@@ -17,7 +19,12 @@ const NAMED: usize = 5;
 impl Core {
     /// The plugin that implements an interface for another: the only one that serves and fits, or the one that its options
     /// name.
-    pub(crate) fn provide(&self, of: &str, wanted: &InterfaceManifest) -> Result<Target, RefusalReason> {
+    pub(crate) fn provide(
+        self: &Arc<Self>,
+        of: &str,
+        wanted: &InterfaceManifest,
+    ) -> Result<Target, RefusalReason> {
+        self.wake(of, wanted);
         let named = self.options().plugins.get(of).and_then(|own| own.bind.get(&wanted.name).cloned());
         let (mut fitting, mut unfit) = (Vec::new(), Vec::new());
         for plugin in self.all() {
@@ -42,6 +49,18 @@ impl Core {
             several => {
                 let by = several.iter().map(|plugin| plugin.name.clone()).collect();
                 Err(RefusalReason::Ambiguous { plugin: of.to_owned(), interface: wanted.name.clone(), by })
+            }
+        }
+    }
+
+    /// Loads the plugins that have waited for somebody to call them, if they implement this.
+    fn wake(self: &Arc<Self>, of: &str, wanted: &InterfaceManifest) {
+        for plugin in self.all().iter().filter(|plugin| plugin.name != of) {
+            let deferred = plugin.record().deferred.as_ref().map(|file| file.path().to_owned());
+            let build = deferred.and_then(|file| check::read(&file).ok());
+            if build.is_some_and(|build| matches!(implements(&build.manifest, wanted), Some(Ok(())))) {
+                // If it is refused, that is told, and nobody implements it.
+                let _ = lazy::load_first(self, plugin);
             }
         }
     }

@@ -187,3 +187,17 @@ fn a_call_of_a_plugin_ends_when_the_host_does() {
     assert!(scene.host.shutdown(crate::waiting::DEADLINE));
     assert!(matches!(caller.enter().err(), Some(CallError::Closed)));
 }
+
+#[test]
+fn a_plugin_that_waits_to_be_called_is_loaded_by_whoever_requires_it() {
+    let scene = Scene::with_options(&[], |options| {
+        let own = PluginOptions { lazy: Some(true), ..PluginOptions::default() };
+        options.plugins.insert("counter".into(), own);
+    });
+    drop(scene.install("counter_v2"));
+    scene.eventually(|scene| scene.host.status().plugins.iter().any(|plugin| plugin.name == "counter"));
+    assert_eq!(scene.generation("counter"), None);
+    assert_eq!(scene.install("calls_counter").published(), 1);
+    assert_eq!(scene.generation("counter"), Some(1));
+    assert_eq!(add(&scene.handle::<dyn Misc>("caller"), 5), Ok(5));
+}

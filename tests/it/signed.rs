@@ -125,7 +125,7 @@ fn a_signature_may_come_before_the_library_that_is_to_take_over() {
     let next = stamped(2);
     let library = scene.plugins().join(next.file_name());
     fs::write(signature_of(&library), author.signature(next.bytes())).expect("it can be written");
-    std::thread::sleep(Duration::from_millis(500));
+    scene.host.rescan();
     put(&library, &next);
     scene.eventually(|scene| generation(&scene.host) == Some(2));
     assert!(scene.refusals().is_empty(), "{scene}");

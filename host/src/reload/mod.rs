@@ -10,6 +10,7 @@ mod before;
 mod drain;
 mod fits;
 mod kept;
+mod record;
 mod trial;
 mod wait;
 
@@ -30,7 +31,6 @@ use crate::options::TrustedFile;
 use crate::outcome::Outcome;
 use crate::peer::Calls;
 use crate::plugin::{Build, Loaded, Plugin, Serving, Transaction};
-use crate::probation;
 use crate::refusal::RefusalReason;
 use crate::registry::Core;
 use crate::snapshot::{self, Frame};
@@ -375,66 +375,6 @@ impl Reload<'_> {
         })?;
         let (closed_for, fate) = (Duration::ZERO, RolledBackState::None);
         Ok(Published { old, closed_for, state, fate, kept, meter })
-    }
-
-    /// Steps 10 and 11. Nothing can fail any more.
-    fn record(&self, number: u64, published: &mut Published) {
-        let may_go_back = self.remember(number, published);
-        if let Err(error) = self.core.pass(Step::Record) {
-            // What it could not write is missing, and that is all.
-            self.core.journal.record(Event::Trouble { what: error.to_string() });
-        }
-        let plugin = self.plugin.name.clone();
-        let version = self.build.manifest.version.clone();
-        let file = self.build.file.clone();
-        let took_ms = millis(self.noticed.elapsed());
-        let steps = self.progress.times();
-        let closed_ms = millis(published.closed_for);
-        let from = self.serving.as_ref().map(|serving| serving.number);
-        let state_bytes = published.state.as_ref().map_or(0, |state| state.len());
-        let event = match (from, &self.wish.back) {
-            (Some(from), Some(back)) => Event::RolledBack {
-                plugin: plugin.clone(),
-                from,
-                generation: number,
-                version,
-                reason: back.reason.clone(),
-                state: published.fate,
-                closed_ms,
-                steps,
-            },
-            (Some(from), None) => Event::Reloaded {
-                plugin: plugin.clone(),
-                from,
-                generation: number,
-                version,
-                file,
-                took_ms,
-                closed_ms,
-                state_bytes,
-                steps,
-            },
-            (None, _) => {
-                self.core.reaper.watch_calls();
-                Event::Loaded {
-                    plugin: plugin.clone(),
-                    generation: number,
-                    version,
-                    file,
-                    took_ms,
-                    state_bytes,
-                    steps,
-                }
-            }
-        };
-        self.core.journal.record(event);
-        self.core.note_served(&self.plugin.name);
-        if from.is_none() {
-            self.core.on_load.get().inspect(|tell| tell());
-        }
-        if self.wish.back.is_none() {
-            probation::begin(self.core, self.plugin, number, published.meter.clone(), may_go_back);
-        }
     }
 
     fn outcome(&self, number: u64) -> Outcome {

@@ -1,0 +1,82 @@
+//! The end of a host, and of its plugins in their order.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::events::Step;
+use crate::gate;
+use crate::host::Host;
+use crate::lock::lock;
+use crate::plugin::Plugin;
+
+impl Host {
+    /// Ends the host: new calls end with [`CallError::Closed`], those in flight finish, all plugins are stopped
+    /// and unloaded. `false`: something was still in use after `limit`; it is left as it is.
+    pub fn shutdown(&self, limit: Duration) -> bool {
+        let deadline = Instant::now() + limit;
+        let left = || deadline.saturating_duration_since(Instant::now());
+        // Nothing new comes in; a transaction under way stops, unless it is as good as over.
+        let first = self.core.close();
+        for plugin in self.core.all() {
+            plugin.cancel();
+        }
+        if let Some(intake) = lock(&self.intake).take() {
+            intake.end();
+        }
+        if let Some(snapshots) = lock(&self.snapshots).take() {
+            snapshots.end(left());
+        }
+        let mut rest = self.core.all();
+        while !rest.is_empty() {
+            // Whoever calls others goes before them: its last hooks may still call.
+            let (needed, free): (Vec<_>, Vec<_>) =
+                rest.into_iter().partition(|plugin| !self.core.dependents(plugin).is_empty());
+            let (now, later) = if free.is_empty() { (needed, Vec::new()) } else { (free, needed) };
+            self.end_plugins(now, deadline);
+            rest = later;
+        }
+        let clean = self.core.reaper.unfinished() == 0;
+        if first {
+            self.core.reaper.end();
+            self.core.store.close(left().max(LAST_WORDS));
+            self.core.journal.close();
+        }
+        clean
+    }
+}
+
+impl Host {
+    /// Has these plugins stopped and unloaded, until the deadline.
+    fn end_plugins(&self, plugins: Vec<Arc<Plugin>>, deadline: Instant) {
+        let left = || deadline.saturating_duration_since(Instant::now());
+        let closed = plugins.into_iter().filter_map(|plugin| {
+            plugin.set_closed();
+            let _turn = plugin.begin_within(Step::Publish, left()).ok()?;
+            Some((self.core.take_down(&plugin)?, plugin))
+        });
+        // All of them are closed, and told, before the first is waited for.
+        let mut closed: Vec<_> = closed.collect();
+        closed.iter_mut().for_each(|(old, plugin)| self.core.leave_now(plugin, old));
+        for (mut old, plugin) in closed {
+            self.core.keep_last_state(&plugin, &mut old, deadline);
+            self.core.reaper.retire(plugin, old, Stopping::HostEnds, false);
+        }
+        while self.core.reaper.unfinished() > 0 && !left().is_zero() {
+            // This thread may have called: what it has to clear away, nobody else can.
+            gate::run_errands();
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+/// How long the end of a host waits for a disk, at least.
+const LAST_WORDS: Duration = Duration::from_secs(10);
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        if !self.core.is_closed() {
+            self.shutdown(self.core.options().drain_deadline);
+        }
+    }
+}
+
