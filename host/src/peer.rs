@@ -24,7 +24,7 @@ use crate::plugin::{Loaded, Plugin};
 use crate::registry::Core;
 
 /// The plugins that one generation calls.
-pub(crate) struct Calls(Vec<Box<Peer>>);
+pub(crate) struct Calls(Box<[Peer]>);
 
 /// A requirement of a generation, and which plugin it leads to.
 struct Peer {
@@ -66,7 +66,7 @@ impl Calls {
             if let Some(target) = target {
                 peer.lead_to(target);
             }
-            Box::new(peer)
+            peer
         });
         Arc::new(Calls(peers.collect()))
     }
@@ -85,7 +85,7 @@ impl Peers for Calls {
                 "this plugin does not state that it calls {interface}: add it to `requires = […]` of export_plugin!"
             )
         })?;
-        Ok(RawPeer { peer: ptr::from_ref(&**peer).cast(), enter, leave })
+        Ok(RawPeer { peer: ptr::from_ref(peer).cast(), enter, leave })
     }
 }
 

@@ -1,6 +1,5 @@
 use std::fs;
 use std::path::Path;
-use std::time::Duration;
 
 use minisign::KeyPair;
 use reseat::file::signature_of;

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::sample;
 use crate::file::{
     InterfaceManifest, InterfaceVersion, Manifest, ManifestError, MethodManifest, PanicStrategy,
-    StateVersions, is_plugin_name,
+    RequirementManifest, StateVersions, is_plugin_name,
 };
 
 fn parse(text: &str) -> Result<Manifest, ManifestError> {
@@ -37,7 +37,7 @@ fn padding_behind_a_manifest_means_nothing() {
 
 #[test]
 fn a_line_from_the_future_is_skipped() {
-    let future = sample::manifest().replace("features -", "features -\nrequires Clock 2.0\nodd");
+    let future = sample::manifest().replace("features -", "features -\nforesees Clock 2.0\nodd");
     assert_eq!(parse(&future).unwrap(), parse(&sample::manifest()).unwrap());
 }
 
@@ -143,11 +143,15 @@ fn text(manifest: &Manifest) -> String {
         manifest.profile,
         manifest.rustc
     );
-    for interface in &manifest.interfaces {
-        text += &format!("interface {} {}\n", interface.name, interface.version);
-        for method in &interface.methods {
-            text += &format!("method {:016x} {} {}\n", method.fingerprint, method.since, method.signature);
+    let mut add = |word: &str, each: &str, interface: &InterfaceManifest| {
+        text += &format!("{word} {} {}\n", interface.name, interface.version);
+        for MethodManifest { fingerprint, since, signature, .. } in &interface.methods {
+            text += &format!("{each} {fingerprint:016x} {since} {signature}\n");
         }
+    };
+    manifest.interfaces.iter().for_each(|interface| add("interface", "method", interface));
+    for RequirementManifest { interface, optional } in &manifest.requires {
+        add(if *optional { "optional" } else { "requires" }, "uses", interface);
     }
     text
 }
@@ -172,8 +176,15 @@ fn manifests() -> impl Strategy<Value = Manifest> {
     let interfaces = prop::collection::btree_map("[A-Z][A-Za-z0-9]{0,12}", (version(), methods), 0..4);
     let interfaces = interfaces.prop_map(|interfaces| {
         let named = interfaces.into_iter();
-        named.map(|(name, (version, methods))| InterfaceManifest { name, version, methods }).collect()
+        let named = named.map(|(name, (version, methods))| InterfaceManifest { name, version, methods });
+        named.collect::<Vec<_>>()
     });
+    let requires = prop::collection::vec(any::<bool>(), 0..4);
+    let requires = (interfaces.clone(), requires).prop_map(|(interfaces, optional)| {
+        let each = interfaces.into_iter().zip(optional);
+        each.map(|(interface, optional)| RequirementManifest { interface, optional }).collect()
+    });
+    let interfaces = (interfaces, requires);
     let state =
         prop::option::of((any::<[u32; 3]>(), any::<bool>()).prop_map(|(mut versions, beside_calls)| {
             versions.sort_unstable();
@@ -193,7 +204,8 @@ fn manifests() -> impl Strategy<Value = Manifest> {
         profile: tail.1,
         rustc: tail.2,
         features,
-        interfaces,
+        interfaces: interfaces.0,
+        requires: interfaces.1,
     })
 }
 
