@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use plugin_api::Stopping;
+
 use crate::events::Step;
 use crate::gate;
 use crate::host::Host;
@@ -79,4 +81,3 @@ impl Drop for Host {
         }
     }
 }
-
