@@ -6,7 +6,7 @@
 //!
 //! Invariants:
 //! 1. A deputy that is dropped keeps its thread, as an image that is dropped stays mapped; only
-//!    [`Deputy::end`] ends it.
+//!    [`Deputy::end`] and [`Deputy::end_afterwards`] end it.
 //! 2. Jobs run one after the other, and one that nobody waits for any more is not begun.
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,11 +19,17 @@ use crossbeam_channel::{Sender, unbounded};
 use crate::gate;
 use crate::lock::lock;
 
-type Job = Box<dyn FnOnce() + Send>;
+enum Order {
+    Run(Box<dyn FnOnce() + Send>),
+    End,
+}
+
+/// What a thread is at that nobody has ended: by invariant 1 it is kept, and does nothing.
+const KEPT: &str = "nothing, but its library may be there";
 
 /// See the module.
 pub(crate) struct Deputy {
-    jobs: Sender<Job>,
+    orders: Sender<Order>,
     thread: JoinHandle<()>,
     busy: Arc<Mutex<Option<Busy>>>,
 }
@@ -100,15 +106,25 @@ impl<R> Drop for Teller<R> {
 
 impl Deputy {
     pub(crate) fn start(plugin: &str) -> std::io::Result<Deputy> {
-        let (jobs, incoming) = unbounded::<Job>();
+        let (orders, incoming) = unbounded::<Order>();
+        let busy = Arc::<Mutex<Option<Busy>>>::default();
+        let kept = busy.clone();
         let thread = std::thread::Builder::new().name(format!("reseat-{plugin}")).spawn(move || {
             // So that what a hook registers for the end of its thread is looked after.
             let _ = gate::current_thread();
-            for job in incoming {
-                job();
+            loop {
+                match incoming.recv() {
+                    Ok(Order::Run(job)) => job(),
+                    Ok(Order::End) => return,
+                    Err(_) => break,
+                }
+            }
+            *lock(&kept) = Some(Busy { job: KEPT, since: Instant::now() });
+            loop {
+                std::thread::park();
             }
         })?;
-        Ok(Deputy { jobs, thread, busy: Arc::default() })
+        Ok(Deputy { orders, thread, busy })
     }
 
     /// Hands in a job, and does not wait for it. `told` is called when it is done.
@@ -134,8 +150,8 @@ impl Deputy {
             drop(teller);
             told();
         };
-        // Its thread takes jobs for as long as there is a sender.
-        let _ = self.jobs.send(Box::new(task));
+        // Its thread takes orders for as long as there is a sender.
+        let _ = self.orders.send(Order::Run(Box::new(task)));
         Pending { outcome, claimed, busy: self.busy.clone() }
     }
 
@@ -152,10 +168,15 @@ impl Deputy {
         self.begin(job, || {}, run).wait(limit, || false).map_err(|(stuck, _)| stuck)
     }
 
+    /// Ends the thread when it has done what was handed in, and does not wait for that.
+    pub(crate) fn end_afterwards(self) {
+        let _ = self.orders.send(Order::End);
+    }
+
     /// Ends the thread, if it is idle. Otherwise it ends when its job does.
     pub(crate) fn end(self) {
-        let Deputy { jobs, thread, busy } = self;
-        drop(jobs);
+        let Deputy { orders, thread, busy } = self;
+        let _ = orders.send(Order::End);
         if lock(&busy).is_none() {
             // Jobs do not panic: panics of hooks end in the plugin.
             let _ = thread.join();
@@ -220,6 +241,37 @@ mod tests {
         assert_eq!(first, second);
         assert_ne!(first, std::thread::current().id());
         deputy.end();
+    }
+
+    #[test]
+    fn a_thread_that_nobody_has_ended_is_kept_and_one_that_was_ended_is_not() {
+        struct AtTheEnd(std::sync::mpsc::Sender<()>);
+        impl Drop for AtTheEnd {
+            fn drop(&mut self) {
+                let _ = self.0.send(());
+            }
+        }
+        thread_local! {
+            static END: std::cell::RefCell<Option<AtTheEnd>> = const { std::cell::RefCell::new(None) };
+        }
+        let watched = || {
+            let (told, ended) = channel();
+            let deputy = Deputy::start("test").unwrap();
+            deputy.run("first", LONG, move || END.set(Some(AtTheEnd(told)))).unwrap();
+            (deputy, ended)
+        };
+        let (deputy, ended) = watched();
+        deputy.end();
+        ended.recv_timeout(LONG).unwrap();
+        let (deputy, ended) = watched();
+        let busy = deputy.busy.clone();
+        drop(deputy);
+        let begun = Instant::now();
+        while !lock(&busy).is_some_and(|busy| busy.job == KEPT) {
+            assert!(begun.elapsed() < LONG, "it is not kept");
+            std::thread::yield_now();
+        }
+        assert_eq!(ended.try_recv(), Err(std::sync::mpsc::TryRecvError::Empty));
     }
 
     #[test]

@@ -199,8 +199,11 @@ impl Observers {
         }
         let (observers, to) = (self.clone(), journal.clone());
         match Deputy::start("observers") {
-            // Its thread ends with the job.
-            Ok(thread) => Some(thread.begin("observers", told, move || observers.tell(&moment, limit, &to))),
+            Ok(thread) => {
+                let telling = thread.begin("observers", told, move || observers.tell(&moment, limit, &to));
+                thread.end_afterwards();
+                Some(telling)
+            }
             Err(error) => {
                 let what = format!("{moment}: no thread for the observers: {error}");
                 journal.record(Event::Trouble { what });
@@ -229,11 +232,10 @@ impl Named {
         let answer = thread.run("an observer", limit, move || {
             catch_unwind(AssertUnwindSafe(|| question(&*observer))).map_err(|payload| text_of(&*payload))
         });
+        // At once, or when it has answered after all.
+        thread.end_afterwards();
         match answer {
-            Ok(answer) => {
-                thread.end();
-                answer.map_err(|text| format!("the observer `{name}` panicked: {text}"))
-            }
+            Ok(answer) => answer.map_err(|text| format!("the observer `{name}` panicked: {text}")),
             Err(_) => Err(format!("the observer `{name}` has not answered within {limit:?}")),
         }
     }

@@ -268,9 +268,12 @@ impl Reload<'_> {
                 Err(failed(error.to_string()))
             }
             Err((stuck, pending)) => {
-                if let Some(pending) = pending {
-                    let version = self.build.manifest.version.clone();
-                    self.core.reaper.await_open(self.plugin.clone(), number, version, pending, deputy);
+                let version = self.build.manifest.version.clone();
+                match pending {
+                    Some(pending) => {
+                        self.core.reaper.await_open(self.plugin.clone(), number, version, pending, deputy);
+                    }
+                    None => deputy.end_afterwards(),
                 }
                 Err(stop(
                     Step::Open,
