@@ -12,7 +12,7 @@ use crate::lock::lock;
 use crate::plugin::Plugin;
 
 impl Host {
-    /// Ends the host: new calls end with [`CallError::Closed`], those in flight finish, all plugins are stopped
+    /// Ends the host: new calls end with [`CallError::Closed`](crate::CallError::Closed), those in flight finish, all plugins are stopped
     /// and unloaded. `false`: something was still in use after `limit`; it is left as it is.
     pub fn shutdown(&self, limit: Duration) -> bool {
         let deadline = Instant::now() + limit;
