@@ -410,7 +410,10 @@ mod tests {
         let error = format!("{:#}", Settings::parse("drain_deadline = 5").unwrap_err());
         assert_eq!(error, "line 1: unknown key `drain_deadline`: did you mean `drain_deadline_ms`?");
         let error = format!("{:#}", Settings::parse("[plugins.limiter]\nburst = 3").unwrap_err());
-        assert!(error.contains("`burst` of [plugins.limiter]: there is `config`, `cooldown_ms`"), "{error}");
+        assert!(
+            error.contains("`burst` of [plugins.limiter]: there is `bind`, `config`, `cooldown_ms`"),
+            "{error}"
+        );
     }
 
     #[test]
