@@ -131,12 +131,9 @@ unsafe extern "C" fn enter(
     let peer = unsafe { &*peer.cast::<Peer>() };
     // SAFETY: the plugin lends both for this call.
     let entered = unsafe { &mut *entered };
-    let result = match peer.target().or_else(|| peer.look()) {
-        None => Err(EnterError::Empty),
-        Some(target) => enter_target(target, entered),
-    };
-    let result = match result {
-        // It has been unloaded, and perhaps somebody else implements the interface now.
+    let known = peer.target().map_or(Err(EnterError::Empty), |target| enter_target(target, entered));
+    let result = match known {
+        // There was nobody, or it has been unloaded: perhaps somebody implements the interface now.
         Err(EnterError::Empty) => peer.look().map_or(Err(EnterError::Empty), |it| enter_target(it, entered)),
         result => result,
     };

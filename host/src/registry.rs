@@ -338,7 +338,9 @@ impl Core {
 
 /// The number that an interface has already.
 fn known(record: &mut Record, interface: &InterfaceManifest, for_the_host: bool) -> Option<(usize, Arc<()>)> {
-    let number = record.interfaces.iter().position(|used| *used.interface == *interface)?;
+    // What nobody uses is not resolved for the builds that have come since.
+    let stands = |used: &Used| used.is_in_use() && *used.interface == *interface;
+    let number = record.interfaces.iter().position(stands)?;
     let used = &mut record.interfaces[number];
     used.by_the_host |= for_the_host;
     Some((number, used.calls.clone()))

@@ -201,3 +201,13 @@ fn a_plugin_that_waits_to_be_called_is_loaded_by_whoever_requires_it() {
     assert_eq!(scene.generation("counter"), Some(1));
     assert_eq!(add(&scene.handle::<dyn Misc>("caller"), 5), Ok(5));
 }
+
+#[test]
+fn a_plugin_that_comes_back_calls_builds_that_have_come_while_nobody_called() {
+    let scene = Scene::with(&["calls_counter", "counter_v1"]);
+    scene.host.unload("caller").unwrap();
+    scene.unloaded("caller", 1);
+    scene.install("counter_v2").published();
+    scene.host.reload("caller").unwrap();
+    assert_eq!(add(&scene.handle::<dyn Misc>("caller"), 5), Ok(5));
+}

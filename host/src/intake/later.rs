@@ -60,17 +60,13 @@ impl Desk {
             return self.put_off(path, noticed, Duration::ZERO, 0, told);
         }
         let reason = refusal.reason.to_string();
-        if put_off > 0 && told.as_ref() != Some(&reason) {
-            self.core.journal.record(Event::Unmet {
-                plugin: refusal.plugin.clone(),
-                file: path.clone(),
-                reason: reason.clone(),
-            });
-            let pause = FIRST_PAUSE * 2u32.pow(put_off.min(6));
-            return self.put_off(path, noticed, pause, put_off + 1, Some(reason));
+        let is_news = put_off > 0 && told.as_ref() != Some(&reason);
+        if is_news {
+            let (plugin, file, reason) = (refusal.plugin.clone(), path.clone(), reason.clone());
+            self.core.journal.record(Event::Unmet { plugin, file, reason });
         }
         let pause = FIRST_PAUSE * 2u32.pow(put_off.min(6));
-        self.put_off(path, noticed, pause, put_off + 1, told);
+        self.put_off(path, noticed, pause, put_off + 1, if is_news { Some(reason) } else { told });
     }
 
     /// Looks at the path again later, unless something newer has come.
