@@ -262,15 +262,16 @@ impl Plugin {
         self.record().serving.as_ref().map(|serving| serving.number)
     }
 
-    /// Begins a transaction.
+    /// Begins a transaction. One that is only looking at bytes, or has published already, is waited for: it is as good as
+    /// over, and whoever acts on the event that it has just recorded, or asks right when a file has changed, would
+    /// otherwise find it still under way.
     ///
     /// # Errors
-    /// One is under way: which step, since when.
+    /// Another is under way: which step, since when.
     pub(crate) fn begin(self: &Arc<Self>, step: Step) -> Result<Transaction, ReloadError> {
-        /// No code of a plugin runs at *publish*, so it is as good as over. Whoever acts on the event that it has
-        /// just recorded would otherwise find it still under way.
         const ALMOST_OVER: Duration = Duration::from_secs(1);
-        self.begin_after(step, ALMOST_OVER, false, |turn| turn.step == Step::Publish || turn.gives_way)
+        let brief = |turn: &Turn| turn.gives_way || turn.step <= Step::Vet || turn.step == Step::Publish;
+        self.begin_after(step, ALMOST_OVER, false, brief)
     }
 
     /// Begins a transaction that changes nothing, and gives way to any other.

@@ -1,7 +1,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
 use std::os::unix::fs::symlink;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use reseat::{Event, Outcome, PluginStatus, ReloadError, Step, TrustedDir};
 use reseat_tests::echo::Echo;
@@ -342,6 +342,23 @@ fn a_second_request_while_a_reload_waits_is_busy() {
     hold.release();
     assert_eq!(expecting.published(), 2);
     assert_eq!(blocked.join().unwrap(), 1);
+}
+
+#[test]
+fn whoever_asks_right_while_the_host_looks_at_a_file_by_itself_is_not_told_that_it_is_busy() {
+    let scene = Scene::with(&["echo_v1"]);
+    let _echo = scene.handle::<dyn Echo>("echo");
+    for round in 0..100 {
+        let expecting = scene.install("echo_changed_layout");
+        // Anywhere in the few milliseconds in which it is looked at.
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_micros(round * 60) {
+            std::hint::spin_loop();
+        }
+        let error = scene.host.reload("echo").unwrap_err();
+        assert!(matches!(error, ReloadError::Refused(_)), "round {round}: {error}");
+        expecting.refused();
+    }
 }
 
 #[test]
