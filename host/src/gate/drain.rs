@@ -10,6 +10,7 @@ use super::generation::{Generation, Header, Kept};
 use super::os;
 use super::record::{Place, Record, TAGS, UNVALIDATED, wake};
 use super::registry::registry;
+use super::set::Set;
 use super::stragglers::{Held, Straggler, Stragglers};
 use super::sync::{Deadline, Ordering};
 use super::thread::{self, ThreadRef};
@@ -57,7 +58,11 @@ impl<T: Send + Sync + 'static> Retired<T> {
     ///
     /// W3 and then W4: guards become leases and never the other way, so in this order none is missed.
     pub fn poll(&mut self) -> bool {
-        self.drained = self.drained || (self.inside().next().is_none() && self.leases() == 0);
+        self.drained = self.drained
+            || match self.set() {
+                Some(set) => set.poll(),
+                None => self.inside().next().is_none() && self.own_leases() == 0,
+            };
         self.drained
     }
 
@@ -131,11 +136,25 @@ impl<T: Send + Sync + 'static> Retired<T> {
 
     /// W3 and W4 once more, and whether it is safe to sleep (case 6).
     fn look(&self, asked: &[&'static Record]) -> Look {
+        match self.set() {
+            Some(set) => {
+                let (inside, leases) = set.look();
+                Self::compare(asked, inside.into_iter(), || leases)
+            }
+            None => Self::compare(asked, self.inside(), || self.own_leases()),
+        }
+    }
+
+    fn compare(
+        asked: &[&'static Record],
+        inside: impl Iterator<Item = &'static Record>,
+        leases: impl FnOnce() -> usize,
+    ) -> Look {
         // Both are in the order of the registry, so one walk over `asked` compares them.
         let mut asked = asked.iter();
-        let mut inside = self.inside().map(|record| asked.any(|one| ptr::eq(*one, record)));
+        let mut inside = inside.map(|record| asked.any(|one| ptr::eq(*one, record)));
         match inside.next() {
-            None if self.leases() == 0 => Look::Drained,
+            None if leases() == 0 => Look::Drained,
             None => Look::AllAsked, // the last lease notifies unasked
             Some(first) if first && inside.all(|asked| asked) => Look::AllAsked,
             Some(_) => Look::SomeUnasked,
@@ -157,19 +176,32 @@ impl<T: Send + Sync + 'static> Retired<T> {
         &self.generation.value
     }
 
-    /// Who is inside.
+    /// Who is inside: of what this gives way with as well, since all of them are waited for.
     pub fn stragglers(&self) -> Stragglers {
+        let leases = self.set().map_or_else(|| self.own_leases(), |set| set.look().1);
+        self.found(leases, |held| self.is_waited_for(held))
+    }
+
+    /// Who is inside of this very generation.
+    pub fn own_stragglers(&self) -> Stragglers {
+        self.found(self.own_leases(), |held| ptr::eq(held, self.header()))
+    }
+
+    fn found(&self, leases: usize, is_it: impl Fn(*const Header) -> bool) -> Stragglers {
         let marked = Marked::look();
-        Stragglers {
-            threads: self.inside().filter_map(|record| self.straggler(record, &marked)).collect(),
-            leases: self.leases(),
-            self_deadlock: self.is_held_here(),
-        }
+        let inside = registry().inside(&is_it);
+        let threads = inside.filter_map(|record| self.straggler(record, &marked, &is_it)).collect();
+        Stragglers { threads, leases, self_deadlock: self.is_held_here() }
     }
 
     /// `None` if it has left meanwhile.
-    fn straggler(&self, record: &'static Record, marked: &Marked) -> Option<Straggler> {
-        let guards: Vec<_> = record.places().filter_map(|place| self.held(place, marked)).collect();
+    fn straggler(
+        &self,
+        record: &'static Record,
+        marked: &Marked,
+        is_it: &impl Fn(*const Header) -> bool,
+    ) -> Option<Straggler> {
+        let guards: Vec<_> = record.places().filter_map(|place| self.held(place, marked, is_it)).collect();
         let (os_tid, orphaned) = (record.os_tid(), record.is_orphaned());
         let name_now = if orphaned { None } else { os::name_of_thread(os_tid) };
         (!guards.is_empty()).then(|| Straggler {
@@ -181,33 +213,45 @@ impl<T: Send + Sync + 'static> Retired<T> {
         })
     }
 
-    fn held(&self, place: &Place, marked: &Marked) -> Option<Held> {
-        let word = place.holds(self.header())?;
+    fn held(&self, place: &Place, marked: &Marked, is_it: &impl Fn(*const Header) -> bool) -> Option<Held> {
+        let word = place.holds(is_it)?;
         // Case 9.
         let since_retirement = (word.addr() & UNVALIDATED == 0).then(|| self.since.elapsed());
         let note = NonZeroUsize::new(place.note.load(Ordering::Relaxed).addr());
         Some(Held { since: marked.age(&place.frame, word).max(since_retirement), note })
     }
 
-    /// W3: the records with a frame of this generation.
+    /// W3: the records with a frame of this generation, or of one that it gives way with.
     fn inside(&self) -> impl Iterator<Item = &'static Record> {
-        registry().inside(self.header())
+        registry().inside(|held| self.is_waited_for(held))
+    }
+
+    fn is_waited_for(&self, held: *const Header) -> bool {
+        self.set().map_or_else(|| ptr::eq(held, self.header()), |set| set.has(held))
     }
 
     /// W4.
-    fn leases(&self) -> usize {
+    fn own_leases(&self) -> usize {
         self.generation.header.leases.count()
+    }
+
+    fn set(&self) -> Option<&Set> {
+        self.generation.header.set()
     }
 
     /// Whether this thread is in a call of this generation, or of one of its leases.
     fn is_held_here(&self) -> bool {
         thread::current().is_some_and(|record| {
             let mut own = record.occupied_below(record.depth());
-            own.any(|word| word.map_addr(|a| a & !TAGS).cast_const() == self.header())
+            own.any(|word| self.is_waited_for(word.map_addr(|a| a & !TAGS).cast_const()))
         })
     }
 
     fn header(&self) -> *const Header {
+        self.header_mut()
+    }
+
+    pub(super) fn header_mut(&self) -> *mut Header {
         self.generation.as_ptr().as_ptr().cast()
     }
 }

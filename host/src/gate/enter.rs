@@ -12,6 +12,7 @@ use super::guard::Guard;
 use super::lease::Lease;
 use super::record::{ANNOTATION, Record, SEEN, TAGS, UNVALIDATED};
 use super::registry::registry;
+use super::set::Set;
 use super::slot::{Slot, State};
 use super::sync::{Deadline, Ordering, fence};
 use super::thread;
@@ -80,6 +81,17 @@ impl<T: Send + Sync + 'static> Slot<T> {
     /// As for `enter`.
     pub fn lease(&self) -> Result<Lease<T>, EnterError> {
         Ok(self.enter()?.lease())
+    }
+
+    /// A lease of what gives way together with what these leases hold, if it does, and otherwise what
+    /// [`lease`](Self::lease) would give: for work that goes from thread to thread and holds leases only.
+    ///
+    /// # Errors
+    ///
+    /// As for `enter`.
+    pub fn lease_beside(&self, held: &[&Lease<T>]) -> Result<Lease<T>, EnterError> {
+        let _here: Vec<_> = held.iter().map(|lease| lease.here()).collect();
+        self.lease()
     }
 
     /// The whole of the usual case; `None` for all others, which [`enter`](Self::enter) knows.
@@ -158,11 +170,62 @@ impl<T: Send + Sync + 'static> Slot<T> {
         Some(Guard::new(kept, frame))
     }
 
+    /// The innermost call on the stack whose generation gives way together with one of this slot, and which that is.
+    fn link(&self, record: &'static Record, depth: usize) -> Option<Link> {
+        record.occupied_below(depth).find_map(|word| {
+            if word.addr() & UNVALIDATED != 0 {
+                return None;
+            }
+            let header: *const Header = word.map_addr(|a| a & !TAGS);
+            // SAFETY: kept by that frame, or by the lease whose call further up the stack it notes; and so is its set.
+            let from: &'static Header = unsafe { &*header };
+            let set = from.set()?;
+            let to = set.member(self.id)?;
+            Some(Link { from, set, to, is_lease: word.addr() & ANNOTATION != 0 })
+        })
+    }
+
+    /// A call tree sees what gives way together from one time, and does not wait at a gate that waits for it: S2 and S5
+    /// of the proof in `set`. `None`: no link leads here.
+    fn follow(&self, record: &'static Record, depth: usize) -> Option<Result<Guard<'_, T>, EnterError>> {
+        let Link { from, set, to, is_lease } = self.link(record, depth)?;
+        let Some(generation) = NonNull::new(to.cast::<Generation<T>>()) else {
+            return Some(Err(EnterError::Empty));
+        };
+        let frame = record.take(depth);
+        frame.fill_unvalidated(to);
+        self.fence.light(); // partner of the heavy fence in `Set::unlink`
+        if !from.set().is_some_and(|now| std::ptr::eq(now, set)) {
+            self.retract(frame);
+            return None;
+        }
+        frame.fill(to);
+        // SAFETY: of this slot, hence a `Generation<T>`; kept by the frame, by S2.
+        let kept = unsafe { Kept::new(generation) };
+        if !is_lease {
+            return Some(Ok(Guard::new(kept, frame)));
+        }
+        let counted = kept.with_lease();
+        set.count_pass();
+        if frame.empty() != 0 {
+            errand::answer_drainers(frame.block().first());
+        }
+        Some(Ok(Guard::new(counted, registry().counted_frame())))
+    }
+
     fn enter_or_wait(&self, record: &'static Record, patience: Patience) -> Result<Guard<'_, T>, EnterError> {
         let mut deadline = None;
         loop {
-            if let Some(guard) = self.publish(record.take(record.depth())) {
-                return Ok(guard);
+            let depth = record.depth();
+            if let Some(outcome) = self.follow(record, depth) {
+                return outcome;
+            }
+            if let Some(guard) = self.publish(record.take(depth)) {
+                // Whoever put this generation there had made the links before: R4 has acquired them.
+                if self.link(record, depth).is_none() {
+                    return Ok(guard);
+                }
+                continue;
             }
             match self.state() {
                 State::Open(_) => {} // swapped or opened since
@@ -179,7 +242,7 @@ impl<T: Send + Sync + 'static> Slot<T> {
         }
     }
 
-    /// Waits until the gate is no longer closed.
+    /// Waits until the gate is no longer closed, or a link leads behind it.
     ///
     /// A handover that migrates nothing takes some 20 µs, so yield for twice that before paying for a
     /// sleep. Then one word for everybody: those who wake touch their own lines only, so waking them all
@@ -194,7 +257,7 @@ impl<T: Send + Sync + 'static> Slot<T> {
         let start = Instant::now();
         loop {
             let seen = self.openings.number();
-            if !matches!(self.state(), State::Paused) {
+            if !matches!(self.state(), State::Paused) || self.link(record, record.depth()).is_some() {
                 return Ok(());
             }
             let Some(left) = deadline.left() else {
@@ -207,6 +270,15 @@ impl<T: Send + Sync + 'static> Slot<T> {
             }
         }
     }
+}
+
+/// From one generation of a set to another.
+struct Link {
+    from: &'static Header,
+    set: &'static Set,
+    to: *mut Header,
+    /// The first is not kept by a frame.
+    is_lease: bool,
 }
 
 /// A place among those who wait at a closed gate.

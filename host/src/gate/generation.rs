@@ -9,10 +9,12 @@
 #![allow(unsafe_code)] // `Kept` dereferences
 
 use super::registry::registry;
-use super::sync::{AtomicUsize, Ordering};
+use super::set::Set;
+use super::sync::{AtomicPtr, AtomicUsize, Mutex, Ordering};
 use std::marker::PhantomData;
 use std::ops::Deref;
-use std::ptr::NonNull;
+use std::ptr::{self, NonNull};
+use std::sync::Arc;
 
 /// The part that does not depend on the type of the value. Frames point here.
 ///
@@ -22,7 +24,14 @@ pub(super) struct Header {
     /// Which slot this is a generation of; an address would not do, slots move.
     pub(super) slot: u64,
     pub(super) leases: Leases,
+    /// What it gives way with; null: nothing. Calls look here only when they are nested.
+    pub(super) set: AtomicPtr<Set>,
+    /// Whatever has been there, for as long as this generation may be asked.
+    pub(super) sets: Mutex<Vec<Arc<Set>>>,
 }
+
+#[cfg(not(reseat_loom))]
+const _: () = assert!(size_of::<Header>() == 64);
 
 /// `Header` comes first, so that a pointer to it is a pointer to the whole.
 #[repr(C)]
@@ -33,7 +42,13 @@ pub(super) struct Generation<T> {
 
 impl<T> Generation<T> {
     pub(super) fn boxed(slot: u64, value: T) -> *mut Self {
-        Box::into_raw(Box::new(Self { header: Header { slot, leases: Leases::new() }, value }))
+        let header = Header {
+            slot,
+            leases: Leases::new(),
+            set: AtomicPtr::new(ptr::null_mut()),
+            sets: Mutex::new(Vec::new()),
+        };
+        Box::into_raw(Box::new(Self { header, value }))
     }
 }
 

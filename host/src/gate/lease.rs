@@ -1,12 +1,17 @@
 //! A lease is a counted guard: slower to take, free to move.
 
 use super::frame::Frame;
+#[cfg(not(reseat_loom))]
+use super::generation::Header;
 use super::generation::Kept;
 #[cfg(not(reseat_loom))]
 use super::registry::registry;
 use super::{errand, thread};
 use std::fmt;
+use std::marker::PhantomData;
 use std::ops::Deref;
+#[cfg(not(reseat_loom))]
+use std::ptr;
 
 /// A counted guard, for async code and for whatever lives long: it can be sent, cloned and kept.
 ///
@@ -26,8 +31,9 @@ impl<T: Send + Sync + 'static> Lease<T> {
     /// How many guards and other leases hold the generation, by a look at each thread: some may have come or gone since.
     #[cfg(not(reseat_loom))]
     pub fn others(&self) -> usize {
-        let header = self.generation.as_ptr().as_ptr().cast_const().cast();
-        let guards = registry().places().filter(|place| place.holds(header).is_some()).count();
+        let header: *const Header = self.generation.as_ptr().as_ptr().cast_const().cast();
+        let guards =
+            registry().places().filter(|place| place.holds(|held| ptr::eq(held, header)).is_some()).count();
         guards + self.generation.header.leases.count().saturating_sub(1)
     }
 
@@ -37,12 +43,30 @@ impl<T: Send + Sync + 'static> Lease<T> {
     /// It is a closure, and not a guard, because the mark it leaves on the thread must not be leaked:
     /// a thread torn down inside `f` without unwinding must not enter the slot any more.
     pub fn call<R>(&self, f: impl FnOnce(&T) -> R) -> R {
+        let _mark = self.mark();
+        f(self)
+    }
+
+    fn mark(&self) -> Mark {
         let record = thread::current_or_new();
         let frame = record.take(record.depth());
         frame.annotate(self.generation.as_ptr().as_ptr().cast());
-        let _mark = Mark(frame);
-        f(self)
+        Mark(frame)
     }
+
+    /// The same for as long as the result lives, which must be dropped on this thread, and before that ends.
+    pub(crate) fn here(&self) -> Here<T> {
+        Here { _mark: self.mark(), _lease: self.clone(), _thread: PhantomData }
+    }
+}
+
+/// What this thread does is done under a lease. Not for embedders: see [`Lease::call`].
+pub(crate) struct Here<T: Send + Sync + 'static> {
+    /// Goes first: what it notes is kept by the lease.
+    _mark: Mark,
+    _lease: Lease<T>,
+    /// The frame is written by its owner only.
+    _thread: PhantomData<*mut ()>,
 }
 
 /// Pairs the annotation of a frame with its end, also when `f` unwinds.

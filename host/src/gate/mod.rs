@@ -106,7 +106,8 @@
 //! * *After `fork`* the child has the forking thread only. The frames of the others stay, so what they
 //!   were in does not drain there: safe, and never unloaded. membarrier stays granted.
 //! * *Two slots paused at once*, by two writers, and a call in each that nests into the other: a circle
-//!   that only the deadline of a drain breaks. Swapping does not have it.
+//!   that only the deadline of a drain breaks. Swapping does not have it. Nor have slots that one writer closes
+//!   together, as a [`PausedSet`]: a call that is inside of one of them passes the gates of the others. Its proof is in `set`.
 
 mod ages;
 mod drain;
@@ -123,6 +124,7 @@ mod os;
 mod paused;
 mod record;
 mod registry;
+mod set;
 mod slot;
 mod stragglers;
 mod sync;
@@ -139,6 +141,7 @@ pub use guard::{Guard, Spot};
 pub use lease::Lease;
 pub use paused::Paused;
 pub use record::NoteCell;
+pub use set::PausedSet;
 pub use slot::Slot;
 pub use stragglers::{Held, Straggler, Stragglers};
 #[cfg(reseat_loom)]

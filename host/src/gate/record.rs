@@ -122,12 +122,13 @@ impl Place {
         self.wake.fetch_and(!wake::TELL, Ordering::Relaxed);
     }
 
-    /// W3 for one frame: what is in it, if that holds up the drain of this generation.
+    /// W3 for one frame: what is in it, if that holds up the drain of such a generation.
     ///
     /// An unvalidated frame does. An annotation does not: there the lease does.
-    pub(super) fn holds(&self, generation: *const Header) -> Option<*mut Header> {
+    pub(super) fn holds(&self, is_it: impl Fn(*const Header) -> bool) -> Option<*mut Header> {
         let word = self.frame.read();
-        (word.map_addr(|a| a & !(UNVALIDATED | SEEN)).cast_const() == generation).then_some(word)
+        let held = word.map_addr(|a| a & !(UNVALIDATED | SEEN)).cast_const();
+        (!held.is_null() && is_it(held)).then_some(word)
     }
 }
 
@@ -343,8 +344,8 @@ impl Record {
     }
 
     /// W3 for one record.
-    pub(super) fn holds(&'static self, generation: *const Header) -> bool {
-        self.places().any(|place| place.holds(generation).is_some())
+    pub(super) fn holds(&'static self, is_it: impl Fn(*const Header) -> bool) -> bool {
+        self.places().any(|place| place.holds(&is_it).is_some())
     }
 
     pub(super) fn next(&self) -> &AtomicPtr<Record> {

@@ -68,10 +68,13 @@ impl Registry {
         }
     }
 
-    /// W3: the records with a frame in this generation, newest first. One that is pushed meanwhile is
+    /// W3: the records with a frame in such a generation, newest first. One that is pushed meanwhile is
     /// not seen (case 4).
-    pub(super) fn inside(&self, generation: *const Header) -> impl Iterator<Item = &'static Record> {
-        self.records().filter(move |record| record.holds(generation))
+    pub(super) fn inside(
+        &self,
+        is_it: impl Fn(*const Header) -> bool,
+    ) -> impl Iterator<Item = &'static Record> {
+        self.records().filter(move |record| record.holds(&is_it))
     }
 
     /// All frames of all threads.

@@ -178,6 +178,13 @@ impl<T: Send + Sync + 'static> Slot<T> {
         }
     }
 
+    /// W1 of a set: closes the gate, of an empty slot, too. The word that was there.
+    pub(super) fn take_for_pause(&self) -> Result<*mut Generation<T>, PauseError> {
+        let closed = ptr::without_provenance_mut(PAUSED);
+        let taken = self.replace(closed, |state| !matches!(state, State::Paused));
+        taken.map_err(|_| PauseError::AlreadyPaused)
+    }
+
     /// W2 and on: takes charge of a word that `replace` has taken out of `current`.
     fn retire(&self, old: *mut Generation<T>) -> Option<Retired<T>> {
         let State::Open(old) = State::of(old) else { return None };
@@ -191,7 +198,22 @@ impl<T: Send + Sync + 'static> Slot<T> {
     /// Waiters count themselves, then read `openings`, then `current`; here it is the other way round
     /// with a full fence in between, so either we see a waiter or it sees the gate open.
     pub(super) fn open(&self, generation: NonNull<Generation<T>>) {
-        self.current.store(generation.as_ptr(), Ordering::Release); // partner of R4
+        self.open_with(generation.as_ptr());
+    }
+
+    /// The same, also for the word of an empty slot.
+    pub(super) fn open_with(&self, word: *mut Generation<T>) {
+        self.current.store(word, Ordering::Release); // partner of R4
+        self.wake_waiting();
+    }
+
+    /// The word of a slot with nothing in it.
+    pub(super) fn empty_word() -> *mut Generation<T> {
+        ptr::without_provenance_mut(EMPTY)
+    }
+
+    /// Whoever waits at the gate looks again.
+    pub(super) fn wake_waiting(&self) {
         self.openings.advance();
         fence(Ordering::SeqCst); // partner of the one in `Queued::join`
         if self.waiting.load(Ordering::Relaxed) != 0 {

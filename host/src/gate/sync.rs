@@ -3,7 +3,11 @@
 //! `reseat_loom` is set by one crate only, the one that holds the models.
 
 #[cfg(reseat_loom)]
+pub(super) use loom::sync::Mutex;
+#[cfg(reseat_loom)]
 pub(super) use loom::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering};
+#[cfg(not(reseat_loom))]
+pub(super) use std::sync::Mutex;
 #[cfg(not(reseat_loom))]
 pub(super) use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering, fence};
 

@@ -33,6 +33,8 @@ mod handover;
 mod leases;
 mod scene;
 #[cfg(not(reseat_loom_sampled))]
+mod sets;
+#[cfg(not(reseat_loom_sampled))]
 mod swaps;
 #[cfg(not(reseat_loom_sampled))]
 mod teardown;
