@@ -23,6 +23,14 @@ pub mod echo_appended;
 #[path = "interfaces/counter.rs"]
 pub mod counter;
 
+/// `Counter` in its next major version.
+#[path = "interfaces/counter_next.rs"]
+pub mod counter_next;
+
+/// Plugins that call one another in a net.
+#[path = "interfaces/node.rs"]
+pub mod node;
+
 /// State in five versions, and the steps between them.
 #[path = "interfaces/tally.rs"]
 pub mod tally;

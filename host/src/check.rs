@@ -93,7 +93,7 @@ pub(crate) fn live(file: &Path, plugin: &Plugin, trusted: &[TrustedKey]) -> Resu
         };
         return Err(unfit(other));
     }
-    fits(plugin, serving.as_ref().map(|serving| &*serving.build), &build).map_err(unfit)?;
+    fits(plugin, serving.as_ref().map(|serving| &*serving.build), &build, None).map_err(unfit)?;
     let mut inspection = inspection(&build);
     if !trusted.is_empty() {
         let key = signer(file, trusted)?.to_string();

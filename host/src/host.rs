@@ -272,7 +272,7 @@ impl Host {
         hashes.into_iter().filter_map(|hash| self.core.store.allow(hash)).collect()
     }
 
-    fn find(&self, plugin: &str) -> Result<Arc<Plugin>, ReloadError> {
+    pub(crate) fn find(&self, plugin: &str) -> Result<Arc<Plugin>, ReloadError> {
         self.core.find(plugin).ok_or_else(|| {
             if self.core.is_closed() {
                 ReloadError::Closed

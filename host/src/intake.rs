@@ -141,6 +141,19 @@ struct Waiting {
     put_off: u32,
     /// The passing reason that was last told.
     told: Option<String>,
+    /// Which change of another file is worth another try.
+    roused_by: Rouse,
+}
+
+/// Which change of another file is worth another try of one that waits.
+#[derive(Clone, PartialEq, Eq)]
+enum Rouse {
+    /// None.
+    None,
+    /// Any: it waits for somebody with whom it fits.
+    Any,
+    /// That of the plugin's that was refused when it was to change together with it.
+    Of(String),
 }
 
 /// What a file was when it was last dealt with, and its signature, where one is asked for.
@@ -313,7 +326,14 @@ impl Desk {
         let is_same = known.zip(found).is_some_and(|(known, found)| known.library == found.library);
         // A new signature beside a library that was accepted: that of the next one, most likely, which is on its way.
         let due = if is_same && self.accepted.contains(&path) { now + GRACE } else { now };
-        let waiting = Waiting { settling: Settling::start(&path), noticed: now, due, put_off: 0, told: None };
+        let waiting = Waiting {
+            settling: Settling::start(&path),
+            noticed: now,
+            due,
+            put_off: 0,
+            told: None,
+            roused_by: Rouse::None,
+        };
         self.waiting.insert(path, waiting);
     }
 
@@ -347,11 +367,31 @@ impl Desk {
             Progress::Ready(file) => {
                 let noticed = waiting.noticed;
                 let history = (waiting.put_off, waiting.told.take());
+                if waiting.put_off == 0 {
+                    self.rouse(&path);
+                }
                 self.waiting.remove(&path);
                 self.history.insert(path.clone(), history);
                 // Before the file is read: what changes later is looked at again.
                 self.settled.insert(path.clone(), self.identity(&path));
                 self.begin(Settled::there(file, TrustedFile::watched(path), noticed));
+            }
+        }
+    }
+
+    /// A file has changed: what waits for that, to take over together, is looked at now.
+    fn rouse(&mut self, path: &Path) {
+        let mut plugins = self.core.all().into_iter();
+        let changed = plugins.find(|plugin| plugin.record().is_followed_at(path));
+        for (_, waiting) in self.waiting.iter_mut().filter(|(other, _)| *other != path) {
+            let is_worth_it = match &waiting.roused_by {
+                Rouse::None => false,
+                Rouse::Any => true,
+                // Whose it is that nobody knows yet may be seen when it is looked at.
+                Rouse::Of(name) => changed.as_ref().is_none_or(|plugin| plugin.name == *name),
+            };
+            if is_worth_it {
+                waiting.due = Instant::now();
             }
         }
     }
@@ -363,7 +403,7 @@ impl Desk {
             (self.core.clone(), self.orders.clone(), settled.noticed, path.clone());
         let wish = Wish { noticed: true, at_start: self.is_starting, ..Wish::default() };
         let transaction = move || {
-            let result = core.admit(&settled, wish);
+            let result = core.admit(settled, wish);
             let _ = orders.send(Order::Done { path: done, result, noticed });
         };
         match std::thread::Builder::new().name("reseat-reload".into()).spawn(transaction) {

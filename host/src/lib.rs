@@ -66,6 +66,7 @@ mod source;
 mod status;
 mod step;
 mod store;
+mod together;
 mod unit;
 pub mod watch;
 

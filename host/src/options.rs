@@ -45,6 +45,10 @@ pub struct Options {
     /// How long a build waits for a moment between scopes, see [`ReloadMode::BetweenScopes`]. When it passes, the reload
     /// goes on as in [`ReloadMode::Auto`].
     pub scope_wait: Duration,
+    /// For how long a changed file of a plugin that calls others, or is called by them, is kept back so that what changes with
+    /// it takes over at the same moment; each further one is waited for as long. Zero: not at all. Those that do not
+    /// fit without one another wait for one another, however long that takes.
+    pub gather: Duration,
     /// After a reload of a plugin the next one that nobody has asked for waits for so long. What its file holds then is
     /// loaded, whatever it held in between.
     pub cooldown: Duration,
@@ -235,6 +239,7 @@ impl Default for Options {
             watcher: WatcherKind::Native,
             mode: ReloadMode::Auto,
             scope_wait: SCOPE_WAIT,
+            gather: Duration::from_millis(50),
             cooldown: Duration::ZERO,
             lazy: false,
             state_dir: PathBuf::from(".reseat"),

@@ -20,8 +20,9 @@ use crate::file::RequirementManifest;
 use crate::gate::{EnterError, Guard};
 use crate::handle;
 use crate::lock::lock;
-use crate::plugin::{Loaded, Plugin};
+use crate::plugin::{Loaded, Plugin, Used};
 use crate::registry::Core;
+use crate::scope;
 
 /// The plugins that one generation calls.
 pub(crate) struct Calls(Box<[Peer]>);
@@ -44,7 +45,6 @@ pub(crate) struct Target {
     /// The interface's number there.
     pub(crate) number: usize,
     /// As long as this is there, builds that do not fit the interface are refused.
-    #[allow(dead_code)] // it is counted
     pub(crate) in_use: Arc<()>,
 }
 
@@ -74,6 +74,14 @@ impl Calls {
     /// Its requirements, each with the plugin that it leads to.
     pub(crate) fn all(&self) -> impl Iterator<Item = (&RequirementManifest, Option<Arc<Plugin>>)> {
         self.0.iter().map(|peer| (&peer.requirement, peer.target().map(|target| target.plugin.clone())))
+    }
+
+    /// How often one of these counts as a caller of an interface.
+    pub(crate) fn of(&self, used: &Used) -> usize {
+        let counts = |peer: &Peer| {
+            lock(&peer.targets).iter().filter(|target| Arc::ptr_eq(&target.in_use, &used.calls)).count()
+        };
+        self.0.iter().map(counts).sum()
     }
 }
 
@@ -108,7 +116,7 @@ impl Peer {
     #[cold]
     fn look(&self) -> Option<&Target> {
         let core = self.core.upgrade()?;
-        let found = core.provide(&self.of, &self.requirement.interface).ok()?;
+        let found = core.provide(&self.of, &self.requirement.interface, None).ok()?;
         Some(self.lead_to(found))
     }
 
@@ -145,6 +153,7 @@ unsafe extern "C" fn enter(
 }
 
 fn enter_target(target: &Target, entered: &mut MaybeUninit<RawEntered>) -> Result<(), EnterError> {
+    scope::note_call(&target.plugin)?;
     let guard = target.plugin.slot.enter()?;
     let methods = handle::methods(&guard, target.number, guard.spot());
     if methods.is_null() {
@@ -183,6 +192,26 @@ unsafe extern "C" fn leave(guard: RawGuard) {
     // SAFETY: a plugin leaves once what it has entered, on the same thread: its guard is neither `Send` nor `Clone`. The
     // slot is kept by the peer (invariant 2).
     drop(unsafe { Guard::<Loaded>::from_words([guard.0, guard.1]) });
+}
+
+/// A plugin that stays entered on this thread, in one generation, until this is dropped.
+pub(crate) struct Pinned {
+    /// Dropped first: it borrows the plugin's slot.
+    _guard: Guard<'static, Loaded>,
+    plugin: Arc<Plugin>,
+}
+
+impl Pinned {
+    /// As [`Slot::enter`](crate::gate::Slot::enter) does.
+    pub(crate) fn enter(plugin: &Arc<Plugin>) -> Result<Pinned, EnterError> {
+        let words = plugin.slot.enter()?.into_words();
+        // SAFETY: taken apart just before, on this thread, which a guard does not leave; the slot is kept beside it.
+        Ok(Pinned { _guard: unsafe { Guard::from_words(words) }, plugin: plugin.clone() })
+    }
+
+    pub(crate) fn is_of(&self, plugin: &Arc<Plugin>) -> bool {
+        Arc::ptr_eq(&self.plugin, plugin)
+    }
 }
 
 /// Where a build is only tried there is nobody else.

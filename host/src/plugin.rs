@@ -162,20 +162,26 @@ pub(crate) struct Awaiting {
     pub(crate) what: &'static str,
 }
 
-/// An interface of a plugin that somebody uses.
-#[derive(Clone)]
+/// An interface of a plugin that somebody uses. Not to be cloned: that would count as one more who does.
 pub(crate) struct Used {
     pub(crate) interface: Arc<InterfaceManifest>,
     /// The host has handles of it, or has had.
     pub(crate) by_the_host: bool,
     /// Shared by the plugins that call it.
     pub(crate) calls: Arc<()>,
+    /// Whether its methods are resolved for the generation that serves.
+    pub(crate) is_resolved: bool,
 }
 
 impl Used {
     /// Whether builds that do not fit it have to be refused.
     pub(crate) fn is_in_use(&self) -> bool {
-        self.by_the_host || Arc::strong_count(&self.calls) > 1
+        self.by_the_host || self.callers() > 0
+    }
+
+    /// How many generations of other plugins call it.
+    pub(crate) fn callers(&self) -> usize {
+        Arc::strong_count(&self.calls) - 1
     }
 }
 

@@ -174,6 +174,31 @@ pub enum RefusalReason {
         /// Who implements it.
         by: Vec<String>,
     },
+    /// It does not fit plugins that call it and serve. With other builds of them it may.
+    #[error(
+        "{} {interface}, which it does not implement any more ({misfit}): it waits for builds that fit, to take over together",
+        match &by[..] { [] => "other plugins call".into(), [one] => format!("{one} calls"), many => format!("{} call", some_of(many)) }
+    )]
+    Alone {
+        /// The interface, as it is called.
+        interface: String,
+        /// Who calls it.
+        by: Vec<String>,
+        /// What is different.
+        misfit: String,
+    },
+    /// It was to change together with another plugin, whose build was refused.
+    #[error("it changes together with {plugin}, which is refused at {step}: {reason}")]
+    Partner {
+        /// The other plugin.
+        plugin: String,
+        /// The step that has refused that.
+        step: Step,
+        /// Why, in words.
+        reason: String,
+        /// Whether the same files may be accepted later.
+        is_passing: bool,
+    },
     /// What it requires requires it.
     #[error("{}: one of them has to do without the other (`optional`)", circle(path))]
     Circle {
@@ -290,6 +315,8 @@ impl RefusalReason {
             R::Cancelled => "cancelled",
             R::Unmet { .. } => "unmet",
             R::Ambiguous { .. } => "ambiguous",
+            R::Alone { .. } => "alone",
+            R::Partner { .. } => "partner",
             R::Circle { .. } => "circle",
             R::Open { .. } => "open",
             R::ConstructorStuck { .. } => "constructor-stuck",
@@ -307,7 +334,9 @@ impl RefusalReason {
     /// Whether the same file may be accepted later: the reason lies with who uses the plugin, not with the
     /// build.
     pub fn is_passing(&self) -> bool {
-        use RefusalReason::{Circle, Held, Lingering, NoProbe, NotSettled, Stage, ThreadBusy, Unmet};
+        use RefusalReason::{
+            Alone, Circle, Held, Lingering, NoProbe, NotSettled, Partner, Stage, ThreadBusy, Unmet,
+        };
         matches!(
             self,
             Held { .. }
@@ -317,6 +346,8 @@ impl RefusalReason {
                 | Stage(_)
                 | ThreadBusy { .. }
                 | Unmet { .. }
+                | Alone { .. }
+                | Partner { is_passing: true, .. }
                 | Circle { .. }
         )
     }

@@ -17,10 +17,10 @@ use crate::mode::ReloadMode;
 use crate::observer::Moment;
 use crate::options::{Options, TrustedFile};
 use crate::outcome::Outcome;
-use crate::plugin::{Build, Loaded, Plugin, Record, Used};
+use crate::plugin::{Build, Loaded, Plugin, Used};
 use crate::reaper::{LEAVE_AFTER, Reaper};
 use crate::refusal::{Refusal, RefusalReason};
-use crate::reload::{self, Settled, Wish};
+use crate::reload::{self, Gathering, Settled, Wish};
 use crate::snapshot::{self, Taken};
 use crate::store::{Store, StoreError};
 
@@ -35,6 +35,8 @@ pub(crate) struct Core {
     /// By package.
     pub(crate) failed_builds: Mutex<BTreeMap<String, FailedBuild>>,
     plugins: Mutex<BTreeMap<String, Arc<Plugin>>>,
+    /// Builds that wait for a moment for what changes with them.
+    pub(crate) gathering: Gathering,
     /// Builds that wait for others, by plugin.
     pub(crate) waiting: Mutex<BTreeMap<String, Manifest>>,
     /// Told when a plugin serves for the first time.
@@ -60,6 +62,7 @@ impl Core {
             store,
             captures,
             failed_builds: Mutex::default(),
+            gathering: Gathering::default(),
             waiting: Mutex::default(),
             on_load: OnceLock::new(),
             plugins: Mutex::default(),
@@ -162,14 +165,55 @@ impl Core {
     }
 
     pub(crate) fn load(self: &Arc<Self>, file: &TrustedFile, wish: Wish) -> Result<Outcome, ReloadError> {
-        let result = self.settle(file).and_then(|settled| self.admit(&settled, wish));
+        let result = self.settle(file).and_then(|settled| self.admit(settled, wish));
         if let Err(ReloadError::Refused(refusal)) = &result {
             self.report(refusal);
         }
         result
     }
 
-    pub(crate) fn admit(self: &Arc<Self>, settled: &Settled, wish: Wish) -> Result<Outcome, ReloadError> {
+    /// Several files at one moment, or none of them: what has become of each.
+    pub(crate) fn load_together(
+        self: &Arc<Self>,
+        files: Vec<(TrustedFile, Wish)>,
+    ) -> Vec<Result<Outcome, ReloadError>> {
+        let settled = files.into_iter().map(|(file, wish)| Ok((self.settle(&file)?, wish)));
+        let results = match settled.collect::<Result<Vec<_>, _>>() {
+            Ok(_) if self.is_closed() => vec![Err(ReloadError::Closed)],
+            Ok(files) => reload::admit_together(self, files),
+            Err(error) => vec![Err(error)],
+        };
+        self.report_all(&results);
+        results
+    }
+
+    /// Several files, of which those take over at one moment who have to do with one another. What has become of each.
+    pub(crate) fn load_all(self: &Arc<Self>, files: &[TrustedFile]) -> Vec<Result<Outcome, ReloadError>> {
+        let wish = Wish { may_stay_behind: true, ..Wish::default() };
+        let mut results: Vec<_> = files.iter().map(|_| Err(ReloadError::Closed)).collect();
+        let mut settled = Vec::new();
+        for (at, file) in files.iter().enumerate().filter(|_| !self.is_closed()) {
+            match self.settle(file) {
+                Ok(file) => settled.push((at, (file, wish.clone()))),
+                Err(error) => results[at] = Err(error),
+            }
+        }
+        let (places, settled): (Vec<_>, Vec<_>) = settled.into_iter().unzip();
+        let outcomes = reload::admit_all(self, settled);
+        outcomes.into_iter().zip(places).for_each(|(outcome, at)| results[at] = outcome);
+        self.report_all(&results);
+        results
+    }
+
+    fn report_all(&self, results: &[Result<Outcome, ReloadError>]) {
+        for result in results {
+            if let Err(ReloadError::Refused(refusal)) = result {
+                self.report(refusal);
+            }
+        }
+    }
+
+    pub(crate) fn admit(self: &Arc<Self>, settled: Settled, wish: Wish) -> Result<Outcome, ReloadError> {
         if self.is_closed() {
             return Err(ReloadError::Closed);
         }
@@ -264,17 +308,13 @@ impl Core {
         let _turn = plugin
             .begin_within(Step::Publish, self.options().call_wait)
             .map_err(|error| PluginError::Busy { name: plugin.name.clone(), busy: error.to_string() })?;
-        if let Some(known) = known(&mut plugin.record(), interface, for_the_host) {
-            return Ok(known);
-        }
-        let number = {
-            let record = plugin.record();
-            // One that nobody uses any more gives its number away.
-            let free = record.interfaces.iter().position(|used| !used.is_in_use());
-            free.unwrap_or(record.interfaces.len())
-        };
-        if number == MAX_INTERFACES {
-            return Err(PluginError::TooManyInterfaces { limit: MAX_INTERFACES });
+        let (number, calls) = self.reserve(plugin, interface)?;
+        {
+            let used = &mut plugin.record().interfaces[number];
+            used.by_the_host |= for_the_host && used.is_resolved;
+            if used.is_resolved {
+                return Ok((number, calls));
+            }
         }
         // On a thread of its own: inside of a call, entering would give that call's generation, which may be an
         // older one.
@@ -285,10 +325,36 @@ impl Core {
             };
             scope.spawn(bind).join().expect("binding does not panic")
         })?;
-        let calls = Arc::new(());
-        let interface = Arc::new(interface.clone());
-        let used = Used { interface, by_the_host: for_the_host, calls: calls.clone() };
+        let used = &mut plugin.record().interfaces[number];
+        (used.is_resolved, used.by_the_host) = (true, used.by_the_host | for_the_host);
+        Ok((number, calls))
+    }
+
+    /// Gives an interface its number, and resolves it for nobody. The caller has the turn.
+    pub(crate) fn reserve(
+        &self,
+        plugin: &Plugin,
+        interface: &InterfaceManifest,
+    ) -> Result<(usize, Arc<()>), PluginError> {
         let mut record = plugin.record();
+        // What nobody uses is not resolved for the builds that have come since.
+        let stands = |used: &Used| used.is_in_use() && *used.interface == *interface;
+        if let Some(number) = record.interfaces.iter().position(stands) {
+            return Ok((number, record.interfaces[number].calls.clone()));
+        }
+        // One that nobody uses any more gives its number away.
+        let free = record.interfaces.iter().position(|used| !used.is_in_use());
+        let number = free.unwrap_or(record.interfaces.len());
+        if number == MAX_INTERFACES {
+            return Err(PluginError::TooManyInterfaces { limit: MAX_INTERFACES });
+        }
+        let calls = Arc::new(());
+        let used = Used {
+            interface: Arc::new(interface.clone()),
+            by_the_host: false,
+            calls: calls.clone(),
+            is_resolved: false,
+        };
         match record.interfaces.get_mut(number) {
             Some(free) => *free = used,
             None => record.interfaces.push(used),
@@ -334,16 +400,6 @@ impl Core {
             self.journal.record(Event::Trouble { what });
         }
     }
-}
-
-/// The number that an interface has already.
-fn known(record: &mut Record, interface: &InterfaceManifest, for_the_host: bool) -> Option<(usize, Arc<()>)> {
-    // What nobody uses is not resolved for the builds that have come since.
-    let stands = |used: &Used| used.is_in_use() && *used.interface == *interface;
-    let number = record.interfaces.iter().position(stands)?;
-    let used = &mut record.interfaces[number];
-    used.by_the_host |= for_the_host;
-    Some((number, used.calls.clone()))
 }
 
 /// Resolves an interface for the serving generation.

@@ -12,17 +12,19 @@ use crate::peer::Target;
 use crate::plugin::Plugin;
 use crate::refusal::RefusalReason;
 use crate::registry::Core;
+use crate::reload::Together;
 
 /// How many are named of those that stand in the way.
 const NAMED: usize = 5;
 
 impl Core {
     /// The plugin that implements an interface for another: the only one that serves and fits, or the one that its options
-    /// name.
+    /// name. Of plugins that change together with it, what counts is what they become.
     pub(crate) fn provide(
         self: &Arc<Self>,
         of: &str,
         wanted: &InterfaceManifest,
+        together: Option<&Together>,
     ) -> Result<Target, RefusalReason> {
         self.wake(of, wanted);
         let named = self.options().plugins.get(of).and_then(|own| own.bind.get(&wanted.name).cloned());
@@ -30,8 +32,9 @@ impl Core {
         for plugin in self.all() {
             let asked = plugin.name != of && named.as_ref().is_none_or(|name| *name == plugin.name);
             let serving = plugin.record().serving.clone();
-            let Some(serving) = serving.filter(|_| asked) else { continue };
-            match implements(&serving.build.manifest, wanted) {
+            let to_be = together.and_then(|together| together.manifest_of(&plugin));
+            let manifest = to_be.or(serving.as_ref().map(|serving| &serving.build.manifest));
+            match manifest.filter(|_| asked).and_then(|manifest| implements(manifest, wanted)) {
                 None => {}
                 Some(Ok(())) => fitting.push(plugin),
                 Some(Err(why)) => unfit.push(why),
@@ -45,7 +48,10 @@ impl Core {
         };
         match &fitting[..] {
             [] => Err(self.cycle(of, wanted).unwrap_or_else(|| unmet(unfit))),
-            [plugin] => self.lead_to(plugin, wanted).map_err(|error| unmet(vec![error.to_string()])),
+            [plugin] => {
+                let changes = together.is_some_and(|together| together.manifest_of(plugin).is_some());
+                self.lead_to(plugin, wanted, changes).map_err(|error| unmet(vec![error.to_string()]))
+            }
             several => {
                 let by = several.iter().map(|plugin| plugin.name.clone()).collect();
                 Err(RefusalReason::Ambiguous { plugin: of.to_owned(), interface: wanted.name.clone(), by })
@@ -65,8 +71,16 @@ impl Core {
         }
     }
 
-    fn lead_to(&self, plugin: &Arc<Plugin>, wanted: &InterfaceManifest) -> Result<Target, PluginError> {
-        let (number, in_use) = self.register(plugin, wanted, false)?;
+    fn lead_to(
+        &self,
+        plugin: &Arc<Plugin>,
+        wanted: &InterfaceManifest,
+        changes: bool,
+    ) -> Result<Target, PluginError> {
+        let (number, in_use) = match changes {
+            true => self.reserve(plugin, wanted)?,
+            false => self.register(plugin, wanted, false)?,
+        };
         Ok(Target { plugin: plugin.clone(), number, in_use })
     }
 
@@ -86,6 +100,19 @@ impl Core {
             }
         }
         dependents
+    }
+
+    /// The plugins whose serving generations call this one.
+    pub(crate) fn callers(&self, of: &Plugin) -> Vec<String> {
+        let all = self.all().into_iter();
+        let calls_it = |plugin: &Arc<Plugin>| {
+            let serving = plugin.record().serving.clone();
+            serving.is_some_and(|serving| {
+                let mut calls = serving.calls.all();
+                calls.any(|(_, target)| target.is_some_and(|target| std::ptr::eq(&*target, of)))
+            })
+        };
+        all.filter(calls_it).map(|plugin| plugin.name.clone()).collect()
     }
 
     /// A build waits until somebody implements what it calls.

@@ -1,6 +1,6 @@
 //! Units of work: a request, a batch. Within one, every plugin is called in one generation.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::marker::PhantomData;
 use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -8,10 +8,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use plugin_api::{CallError, Interface};
 
-use crate::gate;
+use crate::gate::{self, EnterError};
 use crate::handle::{Handle, Lease, proxy};
 use crate::host::Host;
 use crate::meter;
+use crate::peer::Pinned;
 use crate::plugin::{Loaded, Plugin};
 use crate::unit::{At, Unit, Units};
 
@@ -72,9 +73,10 @@ impl<P: Deref<Target = Plugin> + Clone, H> Entered<P, H> {
     }
 }
 
-/// A unit of work on one thread. The first call to each plugin in it decides the generation of that plugin, and
-/// every further one in the scope sees the same, also through [`Handle::enter`], in nested scopes, and in calls
-/// that plugins make.
+/// A unit of work on one thread. The first call to each plugin in it, also one that another plugin makes, decides the
+/// generation of that plugin, and every further one in the scope sees the same, also through [`Handle::enter`], in nested
+/// scopes, and in calls that plugins make. Of plugins that change together it sees all as they were, or all as they
+/// are.
 ///
 /// A scope holds up what a guard holds up: the handover of a stateful plugin it has called, until it ends.
 pub struct Scope<'h> {
@@ -106,6 +108,7 @@ impl Host {
     pub fn scope<'h, R>(&'h self, work: impl FnOnce(&Scope<'h>) -> R) -> R {
         // Declared first, so that the unit is complete when the scope has left all plugins.
         let _at = self.units.as_ref().and_then(Units::current).map(At::work);
+        let _called = Called::begin();
         let scope = Scope { held: RefCell::default(), _host: PhantomData };
         work(&scope)
     }
@@ -113,7 +116,7 @@ impl Host {
     /// A unit of work as a value, for frameworks that cannot use a closure: it may cross threads and `.await`. Made
     /// inside of another unit, it belongs to that.
     pub fn owned_scope(&self) -> OwnedScope {
-        OwnedScope { held: Mutex::default(), unit: self.units.as_ref().and_then(Units::current) }
+        OwnedScope { held: Arc::default(), unit: self.units.as_ref().and_then(Units::current) }
     }
 }
 
@@ -160,11 +163,14 @@ impl<I: Interface + ?Sized> Deref for Scoped<'_, I> {
     }
 }
 
-/// A unit of work that may cross threads. Unlike in a [`Scope`], only calls through
-/// [`OwnedScope::enter`] see its generations: a thread does not know which owned scope its work belongs to.
+type Held = Arc<Mutex<Vec<Entered<Arc<Plugin>, gate::Lease<Loaded>>>>>;
+
+/// A unit of work that may cross threads. A thread does not know which owned scope its work belongs to, so only calls through
+/// [`OwnedScope::enter`] see its generations; and within [`OwnedScope::inside`] also, as in a [`Scope`], what those
+/// calls make plugins call.
 #[derive(Default)]
 pub struct OwnedScope {
-    held: Mutex<Vec<Entered<Arc<Plugin>, gate::Lease<Loaded>>>>,
+    held: Held,
     /// Dropped after what is held.
     unit: Option<Arc<Unit>>,
 }
@@ -176,30 +182,16 @@ impl OwnedScope {
     /// As for [`Handle::lease`], the first time. Later ones cannot fail.
     pub fn enter<I: Interface + ?Sized>(&self, handle: &Handle<I>) -> Result<Lease<I>, CallError> {
         let plugin = &handle.plugin;
-        let known = {
-            let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-            held.iter().find(|known| Arc::ptr_eq(&known.plugin, plugin)).map(|known| known.held.clone())
-        };
-        if let Some(lease) = known {
-            return Lease::new(lease, handle).ok_or_else(|| plugin.not_loaded());
-        }
-        // Outside of the lock, because this may wait at a closed gate. Who comes first decides.
-        let fresh = plugin.slot.lease().map_err(|error| plugin.cannot_enter(&error))?;
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        let lease = match held.iter().find(|known| Arc::ptr_eq(&known.plugin, plugin)) {
-            Some(known) => known.held.clone(),
-            None => {
-                held.push(Entered::new(plugin.clone(), fresh.clone()));
-                fresh
-            }
-        };
+        let lease = hold(&self.held, plugin).map_err(|error| plugin.cannot_enter(&error))?;
         Lease::new(lease, handle).ok_or_else(|| plugin.not_loaded())
     }
 
-    /// Does part of this work on the calling thread: scopes that begin in it belong to the same unit, so that
-    /// [`ScopeObserver`](crate::ScopeObserver)s are told once. Between two `.await`s, say.
+    /// Does part of this work on the calling thread, between two `.await`s, say. What plugins call in it is called in the
+    /// generations that this scope has, also through [`Handle::enter`]; and scopes that begin in it belong to the same unit, so that
+    /// [`ScopeObserver`](crate::ScopeObserver)s are told once.
     pub fn inside<R>(&self, part: impl FnOnce() -> R) -> R {
         let _at = self.unit.clone().map(At::work);
+        let _inside = Inside::begin(self);
         part()
     }
 
@@ -208,5 +200,119 @@ impl OwnedScope {
     pub fn is_to_leave(&self) -> bool {
         let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         held.iter().any(|entered| entered.held.is_to_leave.load(Ordering::Relaxed))
+    }
+}
+
+/// What an owned scope has of a plugin, from now on.
+fn hold(held: &Held, plugin: &Arc<Plugin>) -> Result<gate::Lease<Loaded>, EnterError> {
+    let others: Vec<_> = {
+        let held = held.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = held.iter().find(|known| Arc::ptr_eq(&known.plugin, plugin)) {
+            return Ok(known.held.clone());
+        }
+        held.iter().map(|known| known.held.clone()).collect()
+    };
+    // Outside of the lock, because this may wait at a closed gate. Who comes first decides.
+    let fresh = plugin.slot.lease_beside(&others.iter().collect::<Vec<_>>())?;
+    let lease = {
+        let mut held = held.lock().unwrap_or_else(PoisonError::into_inner);
+        match held.iter().find(|known| Arc::ptr_eq(&known.plugin, plugin)) {
+            Some(known) => known.held.clone(),
+            None => {
+                held.push(Entered::new(plugin.clone(), fresh.clone()));
+                fresh
+            }
+        }
+    };
+    Inside::also(held, &lease);
+    Ok(lease)
+}
+
+thread_local! {
+    /// Whether this thread works in a scope, or inside of an owned one. Looked at by each call from plugin to plugin.
+    static IS_IN_UNIT: Cell<bool> = const { Cell::new(false) };
+    /// What plugins have called in the outermost scope of this thread.
+    static CALLED: RefCell<Vec<Pinned>> = const { RefCell::new(Vec::new()) };
+    /// What this thread does inside of owned scopes, innermost last: what those hold, and the marks of it.
+    static INSIDE: RefCell<Vec<(Held, Vec<gate::Here<Loaded>>)>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A plugin is about to be called by another one on this thread: if that happens in a unit of work, it is called in one
+/// generation until the end of that.
+///
+/// # Errors
+/// It cannot be entered.
+#[inline]
+pub(crate) fn note_call(plugin: &Arc<Plugin>) -> Result<(), EnterError> {
+    if IS_IN_UNIT.get() { pin(plugin) } else { Ok(()) }
+}
+
+#[cold]
+fn pin(plugin: &Arc<Plugin>) -> Result<(), EnterError> {
+    let owned = INSIDE.with_borrow(|inside| inside.last().map(|(held, _)| held.clone()));
+    if let Some(held) = owned {
+        return hold(&held, plugin).map(drop);
+    }
+    if CALLED.with_borrow(|called| called.iter().any(|known| known.is_of(plugin))) {
+        return Ok(());
+    }
+    let pinned = Pinned::enter(plugin)?;
+    CALLED.with_borrow_mut(|called| called.push(pinned));
+    Ok(())
+}
+
+/// The outermost scope of a thread. Dropped, it leaves what plugins have called in it.
+struct Called {
+    is_outermost: bool,
+    _thread: PhantomData<*mut ()>,
+}
+
+impl Called {
+    fn begin() -> Called {
+        Called { is_outermost: !IS_IN_UNIT.replace(true), _thread: PhantomData }
+    }
+}
+
+impl Drop for Called {
+    fn drop(&mut self) {
+        if self.is_outermost {
+            IS_IN_UNIT.set(false);
+            // Outlives the borrow: a thread that leaves may have errands, which may come here.
+            let _called = CALLED.take();
+        }
+    }
+}
+
+/// A thread is inside of an owned scope. Dropped on it, it is no more.
+struct Inside {
+    was_in_unit: bool,
+    _thread: PhantomData<*mut ()>,
+}
+
+impl Inside {
+    fn begin(scope: &OwnedScope) -> Inside {
+        let marks = {
+            let held = scope.held.lock().unwrap_or_else(PoisonError::into_inner);
+            held.iter().map(|entered| entered.held.here()).collect()
+        };
+        INSIDE.with_borrow_mut(|inside| inside.push((scope.held.clone(), marks)));
+        Inside { was_in_unit: IS_IN_UNIT.replace(true), _thread: PhantomData }
+    }
+
+    /// The scope has entered one more, on this thread.
+    fn also(scope: &Held, lease: &gate::Lease<Loaded>) {
+        INSIDE.with_borrow_mut(|inside| {
+            if let Some((_, marks)) = inside.iter_mut().rev().find(|(known, _)| Arc::ptr_eq(known, scope)) {
+                marks.push(lease.here());
+            }
+        });
+    }
+}
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        IS_IN_UNIT.set(self.was_in_unit);
+        // Outlives the borrow, as above.
+        let _last = INSIDE.with_borrow_mut(Vec::pop);
     }
 }

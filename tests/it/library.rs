@@ -58,6 +58,23 @@ impl Build {
         build
     }
 
+    /// The plugin that it is a build of.
+    pub fn plugin(&self) -> String {
+        self.slot.clone()
+    }
+
+    /// The same plugin under another name of the same length.
+    pub fn named(self, name: &str) -> Build {
+        let old = self.slot.clone();
+        assert_eq!(old.len(), name.len(), "{old} and {name} are not of one length");
+        let named = self.changed(|bytes| {
+            for at in find(bytes, old.as_bytes()) {
+                bytes[at..at + name.len()].copy_from_slice(name.as_bytes());
+            }
+        });
+        named.in_slot(name).vouched()
+    }
+
     /// Another text in the manifest; what becomes shorter is filled up with newlines, as padding is.
     pub fn with_manifest(self, from: &str, to: &str) -> Build {
         self.changed(|bytes| {

@@ -91,6 +91,8 @@ mod requirements;
 mod scopes;
 /// What service managers, terminals and containers expect of a host.
 mod service;
+/// Plugins that change at one moment, all of them or none.
+mod sets;
 /// Options and settings that change while a host runs.
 mod settings;
 /// Libraries that somebody has to have signed.

@@ -173,7 +173,8 @@ fn between_scopes_a_guard_is_waited_for_behind_the_gate_as_ever() {
 
 #[test]
 fn scopes_that_never_let_a_build_come_between_them_hold_it_up_for_so_long_and_no_longer() {
-    let scene = between_scopes(|options| options.scope_wait = Duration::from_millis(200));
+    // Longer than it takes to look at a file on a busy machine.
+    let scene = between_scopes(|options| options.scope_wait = Duration::from_secs(2));
     let counter = scene.handle::<dyn Counter>("counter");
     scene.host.scope(|scope| {
         scope.enter(&counter).unwrap();

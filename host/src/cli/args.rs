@@ -311,8 +311,9 @@ pub struct RollbackArgs {
 
 #[derive(Args)]
 pub struct ReloadArgs {
-    /// The plugin
-    pub plugin: String,
+    /// The plugin; of several, all are reloaded at one moment, or none
+    #[arg(value_name = "PLUGIN", required = true)]
+    pub plugins: Vec<String>,
     /// Reload it from this file, instead of where it came from
     #[arg(long, value_name = "FILE")]
     pub file: Option<PathBuf>,

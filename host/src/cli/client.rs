@@ -37,19 +37,41 @@ pub fn reload(args: &ReloadArgs) -> Result<(), Failure> {
     // The host has a working directory of its own.
     let absolute = |file: &PathBuf| std::path::absolute(file).context("there is no working directory");
     let file = args.file.as_ref().map(absolute).transpose()?;
-    let (plugin, leak_old, dry_run) = (args.plugin.clone(), args.leak_old, args.dry_run);
-    let shown = transaction(&args.state, &plugin, "reload");
-    let outcome = ask(&args.state, &Request::Reload { plugin, file, leak_old, dry_run })?;
+    let plugin = match &args.plugins[..] {
+        [plugin] => plugin,
+        plugins => return reload_together(args, plugins),
+    };
+    let (leak_old, dry_run) = (args.leak_old, args.dry_run);
+    let shown = transaction(&args.state, plugin, "reload");
+    let outcome = ask(&args.state, &Request::Reload { plugin: plugin.clone(), file, leak_old, dry_run })?;
     drop(shown);
     if args.json {
         return print(&pretty(&outcome));
     }
     if args.dry_run {
         let version = outcome["version"].as_str().unwrap_or("?");
-        return print(&format!("version {version} of {} would be accepted", args.plugin));
+        return print(&format!("version {version} of {plugin} would be accepted"));
     }
     let generation = &outcome["generation"];
-    print(&format!("generation {generation} of {} serves", args.plugin))
+    print(&format!("generation {generation} of {plugin} serves"))
+}
+
+fn reload_together(args: &ReloadArgs, plugins: &[String]) -> Result<(), Failure> {
+    if args.file.is_some() || args.dry_run || args.leak_old {
+        let what = "--file, --dry-run and --leak-old are for one plugin: several are reloaded from where they came from";
+        return Err(Failure::Usage(anyhow!(what)));
+    }
+    let shown = transaction(&args.state, &plugins[0], "reload");
+    let outcomes = ask(&args.state, &Request::ReloadTogether { plugins: plugins.to_vec() })?;
+    drop(shown);
+    if args.json {
+        return print(&pretty(&outcomes));
+    }
+    let lines = outcomes.as_array().into_iter().flatten().map(|outcome| {
+        let (generation, plugin) = (&outcome["generation"], outcome["plugin"].as_str().unwrap_or("?"));
+        format!("generation {generation} of {plugin} serves")
+    });
+    print(&lines.collect::<Vec<_>>().join("\n"))
 }
 
 /// `reseat rollback`

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 use reseat::file::signature_of;
-use reseat::{BuildFailure, CrateBuild, Host, Outcome, ReloadError};
+use reseat::{BuildFailure, CrateBuild, Host, Outcome, ReloadError, TrustedFile};
 
 use super::Failure;
 use super::args::{CargoArgs, DevArgs};
@@ -212,7 +212,9 @@ impl Bench {
                 continue;
             };
             let took = begun.elapsed();
-            group.iter().for_each(|index| self.take(*index, &built, took));
+            let artifacts: Vec<_> =
+                group.iter().filter_map(|index| self.take(*index, &built, took)).collect();
+            self.load(&artifacts);
             break;
         }
         Ok(())
@@ -242,8 +244,8 @@ impl Bench {
         }
     }
 
-    /// Loads what was built of a crate, or says why there is nothing.
-    fn take(&mut self, index: usize, built: &Built, took: Duration) {
+    /// What was built of a crate; or says why there is nothing.
+    fn take(&mut self, index: usize, built: &Built, took: Duration) -> Option<PathBuf> {
         let plan = self.plans[index].clone();
         match built.artifact(&plan.package) {
             Some(artifact) => {
@@ -251,7 +253,7 @@ impl Bench {
                     self.plugins[index] = reseat::inspect(artifact).ok().map(|inspection| inspection.plugin);
                 }
                 self.tell(index, took, None);
-                self.load(artifact);
+                Some(artifact.to_owned())
             }
             None => {
                 self.tell(index, took, Some(built.failure(&plan.package)));
@@ -259,6 +261,7 @@ impl Bench {
                     if self.serves() { "what served before serves on" } else { "nothing is served yet" };
                 let dir = plan.dir.display();
                 progress::line(&format!("the build of {dir} failed: {what}; waiting for an edit"));
+                None
             }
         }
     }
@@ -268,20 +271,33 @@ impl Bench {
         self.host().tell_build(CrateBuild { package, plugin, took, failure });
     }
 
-    fn load(&self, artifact: &Path) {
-        let (Some(dir), Some(name)) = (artifact.parent(), artifact.file_name()) else { return };
-        let Some(file) = vouch(dir).file(name) else { return };
+    /// Loads what one build has made: plugins that have to do with one another take over together.
+    fn load(&self, artifacts: &[PathBuf]) {
+        let files: Vec<_> = artifacts.iter().filter_map(|artifact| self.sign(artifact)).collect();
+        if files.is_empty() {
+            return;
+        }
+        let names: Vec<_> = files.iter().filter_map(|file| file.path().file_name()?.to_str()).collect();
+        let _shown = self.greeter.show(format!("loading {}", names.join(", ")));
+        for outcome in self.host().load_all_or_retry(&files) {
+            match outcome {
+                Ok(unchanged @ Outcome::Unchanged { .. }) => tracing::info!("{unchanged}"),
+                // Told already, as an event; what may be tried again is.
+                Ok(_) | Err(ReloadError::Refused(_)) => {}
+                Err(error) => progress::line(&format!("reseat: {error}")),
+            }
+        }
+    }
+
+    /// Vouches for a library, and signs it if that is wanted.
+    fn sign(&self, artifact: &Path) -> Option<TrustedFile> {
+        let file = vouch(artifact.parent()?).file(artifact.file_name()?)?;
         if let Some(signer) = &self.signer
             && let Err(error) = signer.sign(artifact, &signature_of(artifact))
         {
-            return progress::line(&format!("reseat: {error:#}"));
+            progress::line(&format!("reseat: {error:#}"));
+            return None;
         }
-        let _shown = self.greeter.show(format!("loading {}", name.display()));
-        match self.host().load_or_retry(&file) {
-            Ok(unchanged @ Outcome::Unchanged { .. }) => tracing::info!("{unchanged}"),
-            // Told already, as an event; what may be tried again is.
-            Ok(_) | Err(ReloadError::Refused(_)) => {}
-            Err(error) => progress::line(&format!("reseat: {error}")),
-        }
+        Some(file)
     }
 }

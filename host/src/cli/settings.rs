@@ -70,6 +70,8 @@ pub struct Settings {
     reload: Option<Mode>,
     /// How long a build waits for a moment between scopes, in milliseconds.
     scope_wait_ms: Option<u64>,
+    /// How long a changed plugin that has to do with others is kept back for what changes with it, in milliseconds.
+    gather_ms: Option<u64>,
     /// After a reload, how long the next one waits that nobody has asked for, in milliseconds.
     cooldown_ms: Option<u64>,
     /// Whether plugins are opened only when they are called for the first time.
@@ -217,6 +219,7 @@ impl Settings {
         set(&mut options.rescan_every, self.rescan_every_ms);
         set(&mut options.proving, self.proving_ms);
         set(&mut options.scope_wait, self.scope_wait_ms);
+        set(&mut options.gather, self.gather_ms);
         set(&mut options.cooldown, self.cooldown_ms);
         let every = Duration::from_millis(self.poll_every_ms.unwrap_or(POLL_EVERY_MS));
         options.watcher = match self.watcher {

@@ -21,7 +21,7 @@ mod witness;
 pub(crate) use contract::{Counters, Peers, Surroundings};
 pub(crate) use hooks::{Dynamic, Hooks, Instance, MAX_INTERFACES, Tables, dynamic_call};
 pub(crate) use image::{Closed, Gone, Image, OpenError, Remnant};
-pub(crate) use region::{Exhibit, Regions};
+pub(crate) use region::{Exhibit, RegionError, Regions};
 pub(crate) use self_test::self_test;
 pub(crate) use witness::TOGETHER;
 

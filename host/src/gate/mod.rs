@@ -138,6 +138,7 @@ pub use errand::{hold_errands, on_thread_exit, run_errands, set_errand_hook, set
 pub use error::{EnterError, PauseError, SwapError};
 pub use fence::fence_mode;
 pub use guard::{Guard, Spot};
+pub(crate) use lease::Here;
 pub use lease::Lease;
 pub use paused::Paused;
 pub use record::NoteCell;

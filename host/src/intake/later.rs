@@ -1,12 +1,15 @@
 //! Files that may yet be accepted: when they are looked at again.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::{Desk, FIRST_PAUSE, GRACE, Waiting};
+use super::{Desk, FIRST_PAUSE, GRACE, Rouse, Waiting};
 use crate::events::Event;
 use crate::file::{Settling, StageError};
 use crate::refusal::{Refusal, RefusalReason};
+
+/// What waits for another file is not looked at by the clock.
+const FOR_LONG: Duration = Duration::from_secs(24 * 3600);
 
 impl Desk {
     pub(super) fn refused(
@@ -32,11 +35,18 @@ impl Desk {
                 return tracing::debug!("{} is not a plugin: {error}", path.display());
             }
         }
+        if let RefusalReason::Partner { plugin, is_passing: false, .. } = &refusal.reason {
+            // It may be all right, but not before the other is.
+            self.core.report(refusal);
+            self.put_off(path.clone(), noticed, FOR_LONG, 1, None);
+            return self.roused_by(&path, Rouse::Of(plugin.clone()));
+        }
         if !refusal.reason.is_passing() {
             return self.core.report(refusal);
         }
-        if let RefusalReason::Unmet { .. } = refusal.reason {
-            return self.unmet(path, refusal, noticed, put_off, told);
+        if let RefusalReason::Unmet { .. } | RefusalReason::Alone { .. } = refusal.reason {
+            self.unmet(path.clone(), refusal, noticed, put_off, told);
+            return self.roused_by(&path, Rouse::Any);
         }
         // Told once; then tried again quietly, less and less often.
         let kind = format!("{} {}", refusal.step, refusal.reason.kind());
@@ -81,6 +91,13 @@ impl Desk {
         self.settled.remove(&path);
         let settling = Settling::start(&path);
         let due = Instant::now() + pause;
-        self.waiting.entry(path).or_insert(Waiting { settling, noticed, due, put_off, told });
+        let roused_by = Rouse::None;
+        self.waiting.entry(path).or_insert(Waiting { settling, noticed, due, put_off, told, roused_by });
+    }
+
+    fn roused_by(&mut self, path: &Path, rouse: Rouse) {
+        if let Some(waiting) = self.waiting.get_mut(path) {
+            waiting.roused_by = rouse;
+        }
     }
 }

@@ -8,8 +8,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::wait::{Waited, tell, wait_for_its_time};
-use super::{Reload, Stop, Wish, expect, stop};
+use super::take_over::take_over;
+use super::wait::{Waited, wait_for_its_time};
+use super::{Stop, Wish, expect, gather, stop};
 use crate::error::ReloadError;
 use crate::events::{Step, StepTime};
 use crate::file::{self, Incoming, SignatureAt, Vetted};
@@ -99,19 +100,114 @@ impl Progress {
     }
 }
 
-/// Takes a file through all steps.
-pub(crate) fn admit(core: &Arc<Core>, settled: &Settled, wish: Wish) -> Result<Outcome, ReloadError> {
-    let file = settled.origin.path().to_owned();
-    let progress = Progress::begin(file, None, settled.noticed);
-    progress.contain(|| take(core, settled, wish, &progress))
+/// A build that has been looked at, and the plugin that it is of.
+pub(super) struct Candidate {
+    pub(super) settled: Settled,
+    /// The private copy; `None` when it has been taken on.
+    pub(super) incoming: Option<Incoming>,
+    pub(super) build: Arc<Build>,
+    pub(super) plugin: Arc<Plugin>,
+    pub(super) wish: Wish,
+    pub(super) progress: Progress,
 }
 
-fn take(
+/// Takes a file through all steps.
+pub(crate) fn admit(core: &Arc<Core>, settled: Settled, wish: Wish) -> Result<Outcome, ReloadError> {
+    let progress = Progress::begin(settled.origin.path().to_owned(), None, settled.noticed);
+    let seen = progress.contain(|| look_at(core, &settled, &wish, &progress))?;
+    let candidate = match seen {
+        Seen::Build(plugin, incoming, build) => {
+            Candidate { settled, incoming: Some(incoming), build, plugin, wish, progress }
+        }
+        Seen::Superseded(outcome) => return Ok(outcome),
+    };
+    if candidate.wish.noticed
+        && !candidate.wish.at_start
+        && core.is_linked(&candidate.plugin, &candidate.build)
+    {
+        return core.gathering.join(core, candidate);
+    }
+    let mut outcomes = take_over(core, vec![candidate]);
+    outcomes.pop().expect("one outcome for each candidate")
+}
+
+/// Takes several files through all steps, together: all of them take over at one moment, or none does. The outcomes are in
+/// the order of the files.
+pub(crate) fn admit_together(
+    core: &Arc<Core>,
+    files: Vec<(Settled, Wish)>,
+) -> Vec<Result<Outcome, ReloadError>> {
+    let candidates: Vec<_> =
+        files.into_iter().map(|(settled, wish)| candidate(core, settled, wish)).collect();
+    match candidates.iter().position(Result::is_err) {
+        None => take_over(core, candidates.into_iter().flatten().collect()),
+        Some(_) => none_of(candidates),
+    }
+}
+
+/// The same, but only those take over together who have to do with one another, and what cannot even be looked at holds up
+/// nobody.
+pub(crate) fn admit_all(core: &Arc<Core>, files: Vec<(Settled, Wish)>) -> Vec<Result<Outcome, ReloadError>> {
+    let mut outcomes: Vec<_> = files.iter().map(|_| Err(ReloadError::Closed)).collect();
+    let mut good = Vec::new();
+    for (at, (settled, wish)) in files.into_iter().enumerate() {
+        match candidate(core, settled, wish) {
+            Ok(candidate) => good.push((at, candidate)),
+            Err(error) => outcomes[at] = Err(error),
+        }
+    }
+    for set in gather::sets(core, good) {
+        let (places, candidates): (Vec<_>, Vec<_>) = set.into_iter().unzip();
+        take_over(core, candidates).into_iter().zip(places).for_each(|(outcome, at)| outcomes[at] = outcome);
+    }
+    outcomes
+}
+
+fn candidate(core: &Arc<Core>, settled: Settled, wish: Wish) -> Result<Candidate, ReloadError> {
+    let progress = Progress::begin(settled.origin.path().to_owned(), None, settled.noticed);
+    match progress.contain(|| look_at(core, &settled, &wish, &progress))? {
+        Seen::Build(plugin, incoming, build) => {
+            Ok(Candidate { settled, incoming: Some(incoming), build, plugin, wish, progress })
+        }
+        Seen::Superseded(_) => unreachable!("nobody waits for the time of what was asked for"),
+    }
+}
+
+/// One cannot even be looked at, so the others stay as they are, too.
+fn none_of(candidates: Vec<Result<Candidate, ReloadError>>) -> Vec<Result<Outcome, ReloadError>> {
+    let why = candidates.iter().find_map(|one| match one {
+        Err(ReloadError::Refused(refusal)) => Some(RefusalReason::Partner {
+            plugin: refusal.plugin.clone().unwrap_or_else(|| refusal.file.display().to_string()),
+            step: refusal.step,
+            reason: refusal.reason.to_string(),
+            is_passing: refusal.reason.is_passing(),
+        }),
+        _ => None,
+    });
+    let stays = |one: Candidate| match &why {
+        Some(RefusalReason::Partner { plugin, step, reason, is_passing }) => {
+            let (plugin, step, reason, is_passing) = (plugin.clone(), *step, reason.clone(), *is_passing);
+            let reason = RefusalReason::Partner { plugin, step, reason, is_passing };
+            ReloadError::Refused(one.progress.refusal(stop(Step::Vet, reason)))
+        }
+        _ => ReloadError::Closed,
+    };
+    candidates.into_iter().map(|one| Err(one.map_or_else(|error| error, stays))).collect()
+}
+
+/// What a look at a file has found.
+enum Seen {
+    Build(Arc<Plugin>, Incoming, Arc<Build>),
+    /// Something newer is in its place by now.
+    Superseded(Outcome),
+}
+
+fn look_at(
     core: &Arc<Core>,
     settled: &Settled,
-    wish: Wish,
+    wish: &Wish,
     progress: &Progress,
-) -> Result<Outcome, ReloadError> {
+) -> Result<Seen, ReloadError> {
     let refuse = |stop: Stop| ReloadError::Refused(progress.refusal(stop));
     let (mut incoming, mut build) = stage_and_vet(core, settled, progress).map_err(refuse)?;
     let plugin = match &wish.only {
@@ -127,45 +223,13 @@ fn take(
             Waited::NotAtAll => {}
             // Nothing that was found out then need be so still.
             Waited::Long => (incoming, build) = stage_and_vet(core, settled, progress).map_err(refuse)?,
-            Waited::Superseded => return Ok(acceptable(&plugin, &build)),
+            Waited::Superseded => return Ok(Seen::Superseded(acceptable(&plugin, &build))),
         }
     }
-    let turn = match wish.may_wait {
-        true => plugin.begin_within(Step::Vet, core.options().call_wait)?,
-        false => plugin.begin(Step::Vet)?,
-    };
-    if core.is_closed() {
-        return Err(ReloadError::Closed);
-    }
-    let serving = plugin.record().serving.clone();
-    if let Some(serving) = serving.as_ref().filter(|serving| serving.build.hash == build.hash && !wish.force)
-    {
-        // It may have been moved: `claim` has seen that nothing is left where it was.
-        let mut record = plugin.record();
-        record.file.clone_from(&build.file);
-        record.awaiting = None;
-        return Ok(Outcome::Unchanged { plugin: plugin.name.clone(), generation: serving.number });
-    }
-    let reload = Reload::new(core, &plugin, &turn, settled, build, wish, progress);
-    if let Some((what, until)) = reload.is_held_back() {
-        reload.fits().map_err(refuse)?;
-        if reload.serving.is_none() {
-            plugin.record().deferred = Some(settled.origin.clone());
-        }
-        tell(core, &plugin, &reload.build, what, until);
-        return Ok(acceptable(&plugin, &reload.build));
-    }
-    let outcome = reload.run(incoming).map_err(refuse)?;
-    let (hash, passed) = (reload.build.hash, reload.passed.get());
-    drop(turn);
-    // Off everybody's path: it is written to disk.
-    if let Some(tried) = passed {
-        core.store.note_passed(hash, tried);
-    }
-    Ok(outcome)
+    Ok(Seen::Build(plugin, incoming, Arc::new(build)))
 }
 
-fn acceptable(plugin: &Plugin, build: &Build) -> Outcome {
+pub(super) fn acceptable(plugin: &Plugin, build: &Build) -> Outcome {
     let (plugin, serving) = (plugin.name.clone(), plugin.serving_number());
     Outcome::Acceptable { plugin, version: build.manifest.version.clone(), serving }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::admit::{Progress, stage_and_vet};
-use super::{Published, Reload, Settled, Stop, Wish, stop, version_in_common};
+use super::{Published, Reload, Settled, Stop, Together, Wish, stop, version_in_common};
 use crate::error::ReloadError;
 use crate::events::{RolledBackState, Step};
 use crate::file::SignatureAt;
@@ -84,7 +84,8 @@ fn take_back(
     let wish = Wish { force: true, back, ..Wish::default() };
     // By its own hash: in the copy a mark may have been cleared.
     let copied = Build { hash: build.hash, ..copied };
-    let reload = Reload::new(core, plugin, &turn, &settled, copied, wish, progress);
+    let together = Together::alone(turn, plugin, copied);
+    let reload = Reload::of(core, &together, 0, &settled, wish, progress);
     let outcome = reload.run(incoming).map_err(refuse)?;
     // Before the turn ends, so that it is not loaded again in between.
     let Build { hash, manifest, file, .. } = &*serving.build;
@@ -95,7 +96,7 @@ fn take_back(
         file,
         format!("it was sent back: {reason}"),
     );
-    drop(turn);
+    drop(together);
     Ok(outcome)
 }
 
@@ -166,6 +167,9 @@ impl Reload<'_> {
         let mut record = self.plugin.record();
         let left = record.serving.replace(Serving { number, build: self.build.clone(), calls });
         record.last_refusal = None;
+        for used in &mut record.interfaces {
+            used.is_resolved = self.together.is_in_use(used);
+        }
         (record.awaiting, record.deferred) = (None, None);
         record.reloaded = left.is_some().then(Instant::now);
         record.state_bytes = published.state.as_ref().map(|state| state.len() as u64);

@@ -6,11 +6,11 @@ use std::time::Duration;
 use super::wait::held_back;
 use super::{Reload, Stop, fits, stop};
 use crate::events::Step;
-use crate::file::{Staged, StateVersions};
+use crate::file::{InterfaceManifest, Staged, StateVersions};
 use crate::mode::ReloadMode;
 use crate::observer::{Change, Moment};
 use crate::outcome::Outcome;
-use crate::peer::Calls;
+use crate::peer::{Calls, Target};
 use crate::plugin::{Build, Loaded};
 use crate::probe::{Candidate, Failed};
 use crate::refusal::RefusalReason;
@@ -26,7 +26,7 @@ impl Reload<'_> {
         let refuse = |reason| stop(Step::Vet, reason);
         if self.wish.back.is_some() {
             // It has served before; how its state is written is seen when it is.
-            fits(self.plugin, None, &self.build).map_err(refuse)?;
+            self.fits_after(None)?;
             return self.core.may_open_another().map_err(|reason| stop(Step::Open, reason));
         }
         let plugin = &self.plugin.name;
@@ -40,12 +40,22 @@ impl Reload<'_> {
         let serving = self.serving.as_ref().map(|serving| &*serving.build);
         // Neither is the state of what serves.
         let serving = serving.filter(|_| self.wish.state.is_none());
-        fits(self.plugin, serving, &self.build).map_err(refuse)?;
+        self.fits_after(serving)?;
         if let Some(frame) = &self.wish.state {
             let contents = plugin_api::state::frame::parse(frame);
             self.reads(contents.map_or(0, |contents| contents.version)).map_err(refuse)?;
         }
         self.core.may_open_another().map_err(|reason| stop(Step::Open, reason))
+    }
+
+    fn fits_after(&self, serving: Option<&Build>) -> Result<(), Stop> {
+        let fits = fits(self.plugin, serving, &self.build, Some(self.together));
+        fits.map_err(|mut reason| {
+            if let RefusalReason::Alone { by, .. } = &mut reason {
+                *by = self.core.callers(self.plugin);
+            }
+            stop(Step::Vet, reason)
+        })
     }
 
     /// What somebody has to do before this build, of which nobody has asked for, is taken in.
@@ -91,15 +101,19 @@ impl Reload<'_> {
             // Until it serves: others may wait for it as it does for them.
             self.core.note_waiting(manifest);
         }
-        let found =
-            manifest.requires.iter().map(|requirement| match self.core.provide(of, &requirement.interface) {
-                Ok(target) => Ok((requirement.clone(), Some(target))),
-                Err(_) if requirement.optional => Ok((requirement.clone(), None)),
-                Err(reason) => Err(stop(Step::Vet, reason)),
-            });
+        let found = manifest.requires.iter().map(|requirement| match self.provide(&requirement.interface) {
+            Ok(target) => Ok((requirement.clone(), Some(target))),
+            Err(_) if requirement.optional => Ok((requirement.clone(), None)),
+            Err(reason) => Err(stop(Step::Vet, reason)),
+        });
         let calls = Calls::new(self.core, of, found.collect::<Result<_, _>>()?);
         let _ = self.calls.set(calls);
         Ok(())
+    }
+
+    /// Who implements an interface for it when this transaction is over.
+    fn provide(&self, interface: &InterfaceManifest) -> Result<Target, RefusalReason> {
+        self.core.provide(&self.plugin.name, interface, Some(self.together))
     }
 
     /// Step 2: what it does in a process that may die of it.
@@ -126,7 +140,7 @@ impl Reload<'_> {
             state: state.as_deref().map(Vec::as_slice),
             regions: &regions,
         };
-        match probe.run(&candidate, || self.turn.is_cancelled()) {
+        match probe.run(&candidate, || self.is_cancelled()) {
             Ok(()) => {
                 self.passed.set(Some(tried));
                 Ok(())

@@ -4,8 +4,9 @@ use std::path::Path;
 
 use plugin_api::abi::BOUNDARY_VERSION;
 
-use crate::file::{self, Expect, Manifest, StateVersions};
-use crate::plugin::{Build, Plugin};
+use super::Together;
+use crate::file::{self, Expect, InterfaceManifest, Manifest, StateVersions};
+use crate::plugin::{Build, Plugin, Used};
 use crate::refusal::RefusalReason;
 
 /// What this host needs of a file.
@@ -13,20 +14,39 @@ pub(crate) fn expect(origin: &Path) -> Expect {
     Expect { boundary: BOUNDARY_VERSION, origin: Some(origin.to_owned()) }
 }
 
-/// Whether a build fits where `serving` serves and handles of `plugin` are in use. Compares text only.
-pub(crate) fn fits(plugin: &Plugin, serving: Option<&Build>, build: &Build) -> Result<(), RefusalReason> {
-    let manifest = &build.manifest;
-    let interfaces = plugin.record().interfaces.clone();
-    for used in interfaces.iter().filter(|used| used.is_in_use()) {
-        let ours = &used.interface;
-        let theirs = manifest.interface(&ours.name).ok_or_else(|| RefusalReason::InterfaceGone {
-            plugin: manifest.plugin.clone(),
-            version: manifest.version.clone(),
-            interface: format!("{} {}", ours.name, ours.version),
-        })?;
-        file::compare(ours, theirs, &manifest.plugin, &manifest.version)?;
-    }
-    serving.map_or(Ok(()), |serving| continues(&serving.manifest, manifest))
+/// Whether a build fits where `serving` serves, handles of `plugin` are in use, and other plugins call it that do not change
+/// with it. Compares text only.
+pub(crate) fn fits(
+    plugin: &Plugin,
+    serving: Option<&Build>,
+    build: &Build,
+    together: Option<&Together>,
+) -> Result<(), RefusalReason> {
+    let (manifest, record) = (&build.manifest, plugin.record());
+    let in_use =
+        |used: &&Used| together.map_or_else(|| used.is_in_use(), |together| together.is_in_use(used));
+    let (by_the_host, by_others): (Vec<_>, Vec<_>) =
+        record.interfaces.iter().filter(in_use).partition(|used| used.by_the_host);
+    by_the_host.iter().try_for_each(|used| provides(manifest, &used.interface))?;
+    serving.map_or(Ok(()), |serving| continues(&serving.manifest, manifest))?;
+    // With other builds of those who call it, it may fit yet.
+    by_others.iter().try_for_each(|used| {
+        provides(manifest, &used.interface).map_err(|misfit| RefusalReason::Alone {
+            interface: format!("{} {}", used.interface.name, used.interface.version),
+            by: Vec::new(),
+            misfit: misfit.to_string(),
+        })
+    })
+}
+
+/// Whether a build implements an interface as it is used.
+fn provides(manifest: &Manifest, used: &InterfaceManifest) -> Result<(), RefusalReason> {
+    let theirs = manifest.interface(&used.name).ok_or_else(|| RefusalReason::InterfaceGone {
+        plugin: manifest.plugin.clone(),
+        version: manifest.version.clone(),
+        interface: format!("{} {}", used.name, used.version),
+    })?;
+    Ok(file::compare(used, theirs, &manifest.plugin, &manifest.version).map(drop)?)
 }
 
 /// Whether a build may follow another: its interfaces keep their promises, and its state can be read.

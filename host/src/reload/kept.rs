@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::admit::{Progress, stage_and_vet};
-use super::{Reload, Settled, Stop, Wish, stop};
+use super::{Reload, Settled, Stop, Together, Wish, stop};
 use crate::error::ReloadError;
 use crate::events::{Event, Step};
 use crate::file::{self, Incoming, NotSigned, SignatureAt, StageError};
@@ -96,7 +96,8 @@ fn begin_again(core: &Arc<Core>, kept: &Kept, copy: &Path, progress: &Progress) 
         remember(core, &plugin, before);
     }
     let wish = Wish { force: true, proven: kept.pair.proven, ..Wish::default() };
-    let reload = Reload::new(core, &plugin, &turn, &settled, build, wish, progress);
+    let together = Together::alone(turn, &plugin, build);
+    let reload = Reload::of(core, &together, 0, &settled, wish, progress);
     reload.run(incoming).map(drop).map_err(refuse)
 }
 
@@ -167,7 +168,8 @@ pub(crate) fn begin_serving_again(
         }
         let (settled, incoming, build) = staged_again(core, plugin, &progress)?;
         let wish = Wish { force: true, only: Some(plugin.name.clone()), state, ..Wish::default() };
-        Reload::new(core, plugin, &turn, &settled, build, wish, &progress).run(incoming).map_err(refuse)
+        let together = Together::alone(turn, plugin, build);
+        Reload::of(core, &together, 0, &settled, wish, &progress).run(incoming).map_err(refuse)
     });
     if let Err(ReloadError::Refused(refusal)) = &outcome {
         core.report(refusal);

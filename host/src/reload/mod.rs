@@ -1,16 +1,20 @@
-//! How a file becomes the serving generation: the steps, in their order, are those of [`Reload::run`].
+//! How files become the serving generations: the steps, in their order, are those of [`Set::run`].
 //!
-//! Everything that can fail comes before *publish*; until then a refusal leaves the serving generation and its state
-//! as they were. What has been done is undone in reverse order by dropping it: the pause re-opens the gate with the old
-//! generation, the [`Trial`] stops, destroys and closes the new one. Whatever waits has a limit, and can be cancelled.
+//! Everything that can fail comes before *publish*; until then a refusal leaves the serving generations and their states
+//! as they were. What has been done is undone by dropping it: the pause re-opens the gates with the old
+//! generations, the [`Trial`] stops, destroys and closes the new one. Whatever waits has a limit, and can be cancelled.
 
 mod admit;
 mod back;
 mod before;
 mod drain;
 mod fits;
+mod gather;
 mod kept;
 mod record;
+mod set;
+mod take_over;
+mod together;
 mod trial;
 mod wait;
 
@@ -19,14 +23,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use plugin_api::{CallError, Stopping};
+use plugin_api::CallError;
 
 use crate::deputy::{Deputy, Stuck};
-use crate::events::{Event, RolledBackState, Step};
+use crate::events::{Event, Step};
 use crate::ffi::{Hooks, Surroundings, Tables, open_trusted};
-use crate::file::{self, Incoming, Kept, Staged};
-use crate::gate::{Paused, Retired};
-use crate::meter::Meter;
+use crate::file::{self, Incoming};
 use crate::options::TrustedFile;
 use crate::outcome::Outcome;
 use crate::peer::Calls;
@@ -37,12 +39,16 @@ use crate::snapshot::{self, Frame};
 use crate::store::Tried;
 
 use admit::Progress;
-pub(crate) use admit::{Settled, admit, text_of};
+pub(crate) use admit::{Settled, admit, admit_all, admit_together, text_of};
 use back::Back;
 pub(crate) use back::roll_back;
 use fits::version_in_common;
 pub(crate) use fits::{continues, expect, fits};
+pub(crate) use gather::Gathering;
 pub(crate) use kept::{begin_serving_again, go_on};
+use set::{Prepared, Published, Set};
+use together::Member;
+pub(crate) use together::Together;
 use trial::Trial;
 
 /// Why a transaction stopped.
@@ -76,15 +82,19 @@ pub(crate) struct Wish {
     pub(crate) back: Option<Back>,
     /// It has proved itself under the host before this one.
     pub(crate) proven: bool,
+    /// One that does not fit the others need not keep them.
+    pub(crate) may_stay_behind: bool,
     /// With this state, instead of that of what serves.
     pub(crate) state: Option<Frame>,
 }
 
-/// One transaction.
+/// One plugin's part in a transaction.
 struct Reload<'a> {
     core: &'a Arc<Core>,
     plugin: &'a Arc<Plugin>,
     turn: &'a Transaction,
+    /// All that change together with it, and itself.
+    together: &'a Together,
     origin: &'a TrustedFile,
     serving: Option<Serving>,
     build: Arc<Build>,
@@ -98,87 +108,56 @@ struct Reload<'a> {
 }
 
 impl<'a> Reload<'a> {
-    fn new(
+    /// The part of the member at this place.
+    fn of(
         core: &'a Arc<Core>,
-        plugin: &'a Arc<Plugin>,
-        turn: &'a Transaction,
+        together: &'a Together,
+        at: usize,
         settled: &'a Settled,
-        build: Build,
         wish: Wish,
         progress: &'a Progress,
     ) -> Self {
-        let (serving, build) = (plugin.record().serving.clone(), Arc::new(build));
-        let Settled { origin, noticed, .. } = settled;
-        let passed = Cell::new(None);
-        let calls = OnceCell::new();
+        let Member { turn, plugin, build, serving } = &together.members[at];
         Reload {
             core,
             plugin,
             turn,
-            origin,
-            serving,
-            build,
-            noticed: *noticed,
+            together,
+            origin: &settled.origin,
+            serving: serving.clone(),
+            build: build.clone(),
+            noticed: settled.noticed,
             wish,
             progress,
-            passed,
-            calls,
+            passed: Cell::new(None),
+            calls: OnceCell::new(),
         }
+    }
+
+    /// Takes the only member of a transaction through all steps.
+    fn run(self, incoming: Incoming) -> Result<Outcome, Stop> {
+        let outcomes = Set::alone(self).run(vec![incoming]).map_err(|stopped| stopped.stop)?;
+        Ok(outcomes.into_iter().next().expect("one outcome for each member"))
     }
 }
 
-/// A generation that has taken the state over, and where that is from.
-struct Carried {
-    state: Frame,
-    fate: RolledBackState,
-    loaded: Loaded,
-    kept: Option<Kept>,
-}
-
-/// What publishing left to do.
-struct Published {
-    old: Option<Retired<Loaded>>,
-    closed_for: Duration,
-    state: Option<Frame>,
-    fate: RolledBackState,
-    kept: Option<Kept>,
-    meter: Arc<Meter>,
-}
-
 impl Reload<'_> {
-    /// The steps. Step 1, *settle, stage, vet*, was taken by whoever called this.
-    fn run(&self, incoming: Incoming) -> Result<Outcome, Stop> {
-        let _span = tracing::debug_span!("reload", plugin = %self.plugin.name).entered();
-        self.fits()?;
-        self.find_whom_it_calls()?;
+    /// What it is opened with.
+    fn prepare(&self, incoming: Incoming) -> Result<Prepared, Stop> {
         let kept = self.kept_state()?;
         // Taken when it is opened: nobody else takes one during this turn.
         let number = self.plugin.record().next;
         let staged = incoming.name(&self.plugin.name, number).map_err(|e| stop(Step::Stage, e))?;
-        self.probe(&staged, kept.as_ref())?; //               2
-        if self.wish.dry_run {
-            return Ok(self.would_be_accepted());
+        Ok(Prepared { number, kept, staged })
+    }
+
+    /// Steps 5 and 8 for a generation that takes no state over from another: nobody has to wait.
+    fn begin(&self, trial: &mut Trial) -> Result<(), Stop> {
+        match &trial.begins_with {
+            None => self.create(trial)?,
+            Some(state) => self.restore(trial, state.clone())?,
         }
-        self.ask_observers(number)?; //                       3
-        let mut trial = self.open(number, staged)?; //        4: from here on, dropping the trial undoes it
-        let mut published = if self.hands_over() {
-            self.hand_over(&mut trial)? //                    6 to 9
-        } else {
-            match &kept {
-                None => self.create(&mut trial)?, //          5
-                Some(state) => self.restore(&mut trial, state.clone())?,
-            }
-            self.check(&mut trial)?; //                       8: the last veto
-            self.publish(&mut trial, kept)? //                9: the point of no return
-        };
-        let old = published.old.take();
-        self.whatever_happens(number, || self.record(number, &mut published)); // 10 and 11
-        if let Some(old) = old {
-            let why = if self.wish.back.is_some() { Stopping::RolledBack } else { Stopping::Replaced };
-            self.core.reaper.retire(self.plugin.clone(), old, why, self.wish.leak_old); // 12
-        }
-        self.whatever_happens(number, || self.tell_observers(number));
-        Ok(self.outcome(number))
+        self.check(trial)
     }
 
     /// The new generation serves, so a panic (which is a mistake in the host) is told of, and that is all.
@@ -193,36 +172,14 @@ impl Reload<'_> {
         }
     }
 
-    /// Steps 6 to 9 for a stateful plugin: closes the gate, lets the calls in flight finish, carries the state across.
-    fn hand_over(&self, trial: &mut Trial) -> Result<Published, Stop> {
-        self.at(Step::Drain)?;
-        // Dropping the pause, on any error below, re-opens the gate with the old generation.
-        let (mut pause, closed) = self.close()?; //           6
-        let carried = self.carry_over(&mut pause, trial).inspect_err(|_| {
-            // The old generation serves on, and nobody in it need leave any more.
-            pause.value().let_stay();
-        });
-        let Carried { state, fate, loaded, kept } = carried?;
-        let meter = loaded.meter.clone();
-        let old = pause.resume_with(loaded); //               9: one pointer, and the gate opens
-        let closed_for = closed.elapsed();
-        Ok(Published { old: Some(old), closed_for, state: Some(state), fate, kept, meter })
-    }
-
-    /// Steps 7 and 8, behind the closed gate.
-    fn carry_over(&self, pause: &mut Paused<'_, Loaded>, trial: &mut Trial) -> Result<Carried, Stop> {
-        self.at(Step::Save)?;
-        let (state, fate) = self.state(pause.value())?; //    7
-        self.restore(trial, state.clone())?; //               8
-        self.check(trial)?; //                                8: the last veto
-        self.at(Step::Publish)?;
-        let (kept, loaded) = (trial.kept.take(), self.bind(trial)?);
-        Ok(Carried { state, fate, loaded, kept })
+    /// Whether somebody wants no more of it, or of what changes with it.
+    fn is_cancelled(&self) -> bool {
+        self.together.is_cancelled()
     }
 
     /// Comes to a step, unless somebody has cancelled.
     fn at(&self, step: Step) -> Result<(), Stop> {
-        if self.turn.is_cancelled() {
+        if self.is_cancelled() {
             return Err(stop(step, RefusalReason::Cancelled));
         }
         self.turn.at(step);
@@ -237,7 +194,8 @@ impl Reload<'_> {
     }
 
     /// Step 4: opens the private copy.
-    fn open(&self, number: u64, staged: Staged) -> Result<Trial, Stop> {
+    fn open(&self, prepared: Prepared) -> Result<Trial, Stop> {
+        let Prepared { number, kept: begins_with, staged } = prepared;
         self.at(Step::Open)?;
         self.plugin.record().next = number + 1;
         let failed = |reason: String| stop(Step::Open, RefusalReason::Open(reason));
@@ -260,7 +218,7 @@ impl Reload<'_> {
         match deputy.begin("its constructors", || {}, open).wait(limit, || false) {
             Ok(Ok(parts)) => {
                 let mut trial = Trial::new(self.core, self.plugin, number, &self.build, deputy, parts);
-                trial.kept = kept;
+                (trial.kept, trial.begins_with) = (kept, begins_with);
                 Ok(trial)
             }
             Ok(Err(error)) => {
@@ -305,9 +263,9 @@ impl Reload<'_> {
     /// Step 7. May be repeated, and changes nothing.
     fn save(&self, old: &Loaded, version: u32) -> Result<Vec<u8>, Stop> {
         let limit = self.core.options().hook_deadline;
-        let saved = snapshot::save(&old.deputy, &old.instance, version, limit, || self.turn.is_cancelled());
+        let saved = snapshot::save(&old.deputy, &old.instance, version, limit, || self.is_cancelled());
         saved.map_err(|reason| {
-            stop(Step::Save, if self.turn.is_cancelled() { RefusalReason::Cancelled } else { reason })
+            stop(Step::Save, if self.is_cancelled() { RefusalReason::Cancelled } else { reason })
         })
     }
 
@@ -339,45 +297,27 @@ impl Reload<'_> {
         call: impl FnOnce() -> Result<R, CallError> + Send + 'static,
     ) -> Result<R, Stop> {
         let limit = self.core.options().hook_deadline;
-        let done = deputy.begin(hook, || {}, call).wait(limit, || self.turn.is_cancelled());
+        let done = deputy.begin(hook, || {}, call).wait(limit, || self.is_cancelled());
         match done {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(error)) => Err(stop(step, RefusalReason::Hook { hook, error })),
-            Err(_) if self.turn.is_cancelled() => Err(stop(step, RefusalReason::Cancelled)),
+            Err(_) if self.is_cancelled() => Err(stop(step, RefusalReason::Cancelled)),
             Err((stuck, _)) => Err(stop(step, hook_stuck(hook, limit, stuck))),
         }
     }
 
-    /// Resolves the methods of every interface that there are handles of. New handles wait for the turn, so
-    /// none can be missed.
-    fn bind(&self, trial: &mut Trial) -> Result<Loaded, Stop> {
+    /// Resolves the methods of every interface that somebody uses who stays, and says whether it is to be judged. New
+    /// handles wait for the turn, so none can be missed.
+    fn resolve(&self, trial: &Trial) -> Result<(Tables, bool), Stop> {
         let options = self.core.options();
         let on_probation = options.probation_of(&self.plugin.name).is_some() && self.wish.back.is_none();
         let tables = Tables::new(on_probation || options.measure_calls);
-        let interfaces = self.plugin.record().interfaces.clone();
-        for (number, used) in interfaces.iter().enumerate().filter(|(_, used)| used.is_in_use()) {
+        for (number, interface) in self.together.used_of(self.plugin) {
             tables
-                .bind(number, &used.interface, trial.hooks().image())
+                .bind(number, &interface, trial.hooks().image())
                 .map_err(|reason| stop(Step::Open, RefusalReason::Open(reason)))?;
         }
-        // Last: from here on it is published.
-        let regions = trial.hooks().image().publish_regions();
-        regions.map_err(|error| stop(Step::Check, RefusalReason::Region(error.to_string())))?;
-        Ok(trial.take_loaded(tables, on_probation))
-    }
-
-    /// Step 9, where no state was to be handed over.
-    fn publish(&self, trial: &mut Trial, state: Option<Frame>) -> Result<Published, Stop> {
-        self.at(Step::Publish)?;
-        self.wait_for_scopes()?;
-        let (kept, loaded) = (trial.kept.take(), self.bind(trial)?);
-        let meter = loaded.meter.clone();
-        let old = self.plugin.slot.swap(loaded).map_err(|error| {
-            trial.take_back(error.value);
-            stop(Step::Publish, RefusalReason::Gate("its gate is closed by another handover".into()))
-        })?;
-        let (closed_for, fate) = (Duration::ZERO, RolledBackState::None);
-        Ok(Published { old, closed_for, state, fate, kept, meter })
+        Ok((tables, on_probation))
     }
 
     fn outcome(&self, number: u64) -> Outcome {

@@ -3,12 +3,16 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use super::{Stop, stop};
 use crate::deputy::Deputy;
-use crate::ffi::{Hooks, Instance, Tables};
+use crate::events::Step;
+use crate::ffi::{Hooks, Instance, RegionError, Tables};
 use crate::file::{Kept, Staged};
 use crate::meter::Meter;
 use crate::plugin::{Build, Loaded, Plugin};
+use crate::refusal::RefusalReason;
 use crate::registry::Core;
+use crate::snapshot::Frame;
 
 /// A generation that has not been published. Dropped, it is undone: whatever was created is stopped,
 /// destroyed and closed by the reaper.
@@ -20,6 +24,8 @@ pub(super) struct Trial {
     deputy: Option<Deputy>,
     parts: Option<(Hooks, Staged)>,
     pub(super) instance: Option<Instance>,
+    /// The state that was kept for it, if it has none to take over.
+    pub(super) begins_with: Option<Frame>,
     /// One more name of the private copy, for the way back.
     pub(super) kept: Option<Kept>,
 }
@@ -41,6 +47,7 @@ impl Trial {
             deputy: Some(deputy),
             parts: Some(parts),
             instance: None,
+            begins_with: None,
             kept: None,
         }
     }
@@ -51,6 +58,16 @@ impl Trial {
 
     pub(super) fn deputy(&self) -> &Deputy {
         self.deputy.as_ref().expect("until it is published")
+    }
+
+    /// Whether it has left alone what it may not change before it serves.
+    pub(super) fn check_regions(&self) -> Result<(), Stop> {
+        self.hooks().image().check_regions().map_err(wrong_region)
+    }
+
+    /// It is about to serve.
+    pub(super) fn publish_regions(&self) -> Result<(), Stop> {
+        self.hooks().image().publish_regions().map_err(wrong_region)
     }
 
     pub(super) fn take_loaded(&mut self, tables: Tables, on_probation: bool) -> Loaded {
@@ -79,6 +96,10 @@ impl Trial {
         self.instance = Some(loaded.instance);
         self.deputy = Some(loaded.deputy);
     }
+}
+
+fn wrong_region(error: RegionError) -> Stop {
+    stop(Step::Check, RefusalReason::Region(error.to_string()))
 }
 
 impl Drop for Trial {

@@ -59,7 +59,7 @@ pub(super) fn wait_for_its_time(
 /// Whether a build would not be refused at once, which it need not wait for.
 fn may_be_accepted(core: &Core, plugin: &Plugin, build: &Build) -> bool {
     let serving = plugin.record().serving.clone();
-    let fits = fits(plugin, serving.as_ref().map(|serving| &*serving.build), build);
+    let fits = fits(plugin, serving.as_ref().map(|serving| &*serving.build), build, None);
     fits.is_ok() && core.store.denial(build.hash).is_none()
 }
 

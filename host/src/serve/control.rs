@@ -178,6 +178,10 @@ fn perform(host: &Host, request: Request) -> Response {
                 (None, false, false) => host.reload(&plugin),
             })
         }
+        Request::ReloadTogether { plugins } => {
+            let plugins: Vec<_> = plugins.iter().map(String::as_str).collect();
+            Response::of(host.reload_together(&plugins))
+        }
         Request::Rollback { plugin } => Response::of(host.roll_back(&plugin)),
         Request::Cancel { plugin } => {
             let none = || format!("no reload of {plugin} is under way");

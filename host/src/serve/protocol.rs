@@ -31,6 +31,8 @@ pub enum Request {
         #[serde(default)]
         dry_run: bool,
     },
+    /// Reload several plugins at one moment, or none of them; answers with the outcome of each.
+    ReloadTogether { plugins: Vec<String> },
     /// Go back to the build before; answers with the outcome.
     Rollback { plugin: String },
     /// Cancel the reload that is under way; answers with the step that it was at.

@@ -1,4 +1,5 @@
-//! What an operator can have done over HTTP: `POST /plugins/{plugin}/reload`, `/rollback` and `/unload`, without a body.
+//! What an operator can have done over HTTP: `POST /plugins/{plugin}/reload`, `/rollback` and `/unload`, without a body, and
+//! `POST /reload` with `{"plugins": […]}`, for several at one moment.
 //!
 //! Answers are those of the control socket: the outcome (of `unload`: null), or `{"error": …, "kind": …}` with 404 for a
 //! plugin that is not there, 409 for what is refused or busy, 503 for a host that ends. Who has gone away in the meantime
@@ -9,8 +10,8 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Json, Router};
-use reseat::{ReloadError, UnloadError};
-use serde::Serialize;
+use reseat::{Host, ReloadError, UnloadError};
+use serde::{Deserialize, Serialize};
 use tokio::task::JoinError;
 
 use crate::serve::calls::Calls;
@@ -19,12 +20,28 @@ use crate::serve::http::refuse;
 pub fn routes() -> Router<Calls> {
     Router::new()
         .route("/plugins/{plugin}/reload", post(reload))
+        .route("/reload", post(reload_together))
         .route("/plugins/{plugin}/rollback", post(roll_back))
         .route("/plugins/{plugin}/unload", post(unload))
 }
 
 async fn reload(State(calls): State<Calls>, Path(plugin): Path<String>) -> Response {
     answer(calls.ask(move |host| host.reload(&plugin).map_err(Why::from)).await)
+}
+
+/// Several at one moment, or none.
+async fn reload_together(State(calls): State<Calls>, Json(Several { plugins }): Json<Several>) -> Response {
+    let reload = move |host: &Host| {
+        let plugins: Vec<_> = plugins.iter().map(String::as_str).collect();
+        host.reload_together(&plugins).map_err(Why::from)
+    };
+    answer(calls.ask(reload).await)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Several {
+    plugins: Vec<String>,
 }
 
 async fn roll_back(State(calls): State<Calls>, Path(plugin): Path<String>) -> Response {

@@ -1,0 +1,149 @@
+//! Files that change at about the same time, of plugins that call one another: they take over together.
+//!
+//! Nobody is told which files a build has written. So a change of a plugin that others call, or that calls others, is kept back for
+//! [`Options::gather`](crate::Options::gather), and whatever else of the kind has changed by then comes along. Plugins
+//! that have nothing to do with others never wait here.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Sender, bounded};
+
+use super::admit::Candidate;
+use super::take_over::take_over;
+use crate::error::ReloadError;
+use crate::lock::lock;
+use crate::outcome::Outcome;
+use crate::plugin::{Build, Plugin};
+use crate::registry::Core;
+
+/// Whoever waits for an outcome.
+type Told = Sender<Result<Outcome, ReloadError>>;
+
+/// How many times the pause files may go on coming until those that are there go without the others.
+const PAUSES: u32 = 20;
+
+/// Candidates that are kept back.
+#[derive(Default)]
+pub(crate) struct Gathering {
+    here: Mutex<Vec<(Told, Candidate)>>,
+    came: Condvar,
+}
+
+impl Gathering {
+    /// Waits for others, and takes over with them. The first who comes does it for all.
+    pub(super) fn join(&self, core: &Arc<Core>, candidate: Candidate) -> Result<Outcome, ReloadError> {
+        let (outcome, told) = bounded(1);
+        let is_first = {
+            let mut here = lock(&self.here);
+            here.push((outcome, candidate));
+            self.came.notify_all();
+            here.len() == 1
+        };
+        if is_first {
+            let sets = sets(core, self.wait_for_others(core.options().gather));
+            std::thread::scope(|scope| {
+                // One set that waits for its callers holds up no other.
+                sets.into_iter().for_each(|set| drop(scope.spawn(|| into_take_over(core, set))));
+            });
+        }
+        told.recv().unwrap_or(Err(ReloadError::Closed))
+    }
+
+    fn wait_for_others(&self, pause: Duration) -> Vec<(Told, Candidate)> {
+        let deadline = Instant::now() + pause * PAUSES;
+        let mut here = lock(&self.here);
+        loop {
+            let before = here.len();
+            let pause = pause.min(deadline.saturating_duration_since(Instant::now()));
+            let waiting = self.came.wait_timeout_while(here, pause, |here| here.len() == before);
+            here = waiting.unwrap_or_else(PoisonError::into_inner).0;
+            if here.len() == before {
+                return std::mem::take(&mut *here);
+            }
+        }
+    }
+}
+
+/// Has those take over that have to do with one another, and tells whoever waits for it.
+fn into_take_over(core: &Arc<Core>, set: Vec<(Told, Candidate)>) {
+    let (told, candidates): (Vec<_>, Vec<_>) = set.into_iter().unzip();
+    for (outcome, told) in take_over(core, candidates).into_iter().zip(told) {
+        let _ = told.send(outcome);
+    }
+}
+
+/// Parts those who have nothing to do with one another.
+pub(super) fn sets<T>(core: &Core, all: Vec<(T, Candidate)>) -> Vec<Vec<(T, Candidate)>> {
+    let mut groups = Groups::default();
+    for (_, candidate) in &all {
+        groups.of(&candidate.plugin.name);
+        for (one, other) in links(core, &candidate.build, &all) {
+            groups.join(&one, &other);
+        }
+    }
+    for plugin in core.all() {
+        let serving = plugin.record().serving.clone();
+        let calls = serving.iter().flat_map(|serving| serving.calls.all());
+        calls.filter_map(|(_, target)| target).for_each(|target| groups.join(&plugin.name, &target.name));
+    }
+    let mut sets: BTreeMap<usize, Vec<_>> = BTreeMap::new();
+    for one in all {
+        sets.entry(groups.of(&one.1.plugin.name)).or_default().push(one);
+    }
+    sets.into_values().collect()
+}
+
+/// Whom a build calls, of those who come with it and of those who serve.
+fn links<T>(core: &Core, build: &Build, all: &[(T, Candidate)]) -> Vec<(String, String)> {
+    let implements = |it: &Build, name: &str| it.manifest.interface(name).is_some();
+    let mut links = Vec::new();
+    for requirement in &build.manifest.requires {
+        let name = &requirement.interface.name;
+        let coming = all.iter().filter(|(_, one)| implements(&one.build, name));
+        let coming = coming.map(|(_, one)| one.plugin.name.clone());
+        let serve = core.all().into_iter().filter(|plugin| {
+            let serving = plugin.record().serving.clone();
+            serving.is_some_and(|serving| implements(&serving.build, name))
+        });
+        let by = coming.chain(serve.map(|plugin| plugin.name.clone()));
+        links.extend(by.map(|by| (build.manifest.plugin.clone(), by)));
+    }
+    links
+}
+
+/// Plugins by name, in groups that grow together.
+#[derive(Default)]
+struct Groups {
+    of: BTreeMap<String, usize>,
+}
+
+impl Groups {
+    fn of(&mut self, name: &str) -> usize {
+        let next = self.of.len();
+        *self.of.entry(name.to_owned()).or_insert(next)
+    }
+
+    fn join(&mut self, one: &str, other: &str) {
+        let (one, other) = (self.of(one), self.of(other));
+        self.of.values_mut().filter(|group| **group == other).for_each(|group| *group = one);
+    }
+}
+
+impl Core {
+    /// Whether a plugin that serves calls others, or is called by them, now or with this build of it. One that does not
+    /// serve yet is no change of anything: it comes when all that it needs is there.
+    pub(super) fn is_linked(&self, plugin: &Plugin, build: &Build) -> bool {
+        if !plugin.is_loaded() {
+            return false;
+        }
+        let implements = |name: &str| build.manifest.interface(name).is_some();
+        let waits_for_it = || {
+            let waiting = lock(&self.waiting);
+            let mut wanted = waiting.values().flat_map(|manifest| &manifest.requires);
+            wanted.any(|requirement| implements(&requirement.interface.name))
+        };
+        !build.manifest.requires.is_empty() || !self.callers(plugin).is_empty() || waits_for_it()
+    }
+}
