@@ -191,6 +191,8 @@ pub(crate) struct Previous {
     pub(crate) copy: Kept,
     /// The state that it handed over, as long as that is recent.
     pub(crate) state: Option<Frame>,
+    /// The plugins that took over together with what is there now, and in which generations.
+    pub(crate) with: Vec<(String, u64)>,
 }
 
 /// The generation that answers.

@@ -205,7 +205,7 @@ impl Core {
         results
     }
 
-    fn report_all(&self, results: &[Result<Outcome, ReloadError>]) {
+    pub(crate) fn report_all(&self, results: &[Result<Outcome, ReloadError>]) {
         for result in results {
             if let Err(ReloadError::Refused(refusal)) = result {
                 self.report(refusal);

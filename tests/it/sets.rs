@@ -436,3 +436,30 @@ fn plugins_that_are_named_are_reloaded_at_one_moment() {
     assert_eq!(scene.generation("node04"), Some(2));
     assert!(until(DEADLINE, || scene.status("node04").busy.is_none()));
 }
+
+#[test]
+fn what_has_taken_over_together_goes_back_together() {
+    let scene = Scene::with(&["calls_counter", "counter_v2"]);
+    assert_eq!(add(&scene, 5), Ok(5));
+    change(&scene, ["calls_counter_next", "counter_next"].map(Build::of)).unwrap();
+    assert_eq!(add(&scene, 2), Ok(7));
+    let back = Outcome::Reloaded { plugin: "counter".into(), from: 2, generation: 3 };
+    assert_eq!(scene.host.roll_back("counter").unwrap(), back);
+    assert_eq!((scene.generation("counter"), scene.generation("caller")), (Some(3), Some(3)));
+    assert_eq!(add(&scene, 1), Ok(8), "with the state");
+    // The other was not at fault.
+    let denied: Vec<_> = scene.host.denied().into_iter().map(|denial| denial.plugin).collect();
+    assert_eq!(denied, ["counter"]);
+    scene.unloaded("counter", 2);
+    scene.unloaded("caller", 2);
+}
+
+#[test]
+fn what_has_been_built_again_since_does_not_go_back_with_the_others() {
+    let scene = net(&[]);
+    change(&scene, [3, 6].map(|number| build("node", number, 2))).unwrap();
+    change(&scene, [build("node", 6, 3)]).unwrap();
+    scene.host.roll_back("node03").unwrap();
+    let trace = down(&scene.handle::<dyn Node>("node00")).unwrap();
+    assert_eq!((met(&trace, &[3]), met(&trace, &[6])), ([1].into(), [3].into()));
+}

@@ -4,8 +4,9 @@ use std::fs::File;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::admit::{Progress, stage_and_vet};
-use super::{Published, Reload, Settled, Stop, Together, Wish, stop, version_in_common};
+use super::admit::{Candidate, Progress, stage_and_vet};
+use super::take_over::take_over;
+use super::{Published, Reload, Settled, Stop, Wish, stop, version_in_common};
 use crate::error::ReloadError;
 use crate::events::{RolledBackState, Step};
 use crate::file::SignatureAt;
@@ -21,15 +22,20 @@ use crate::store::Commit;
 /// How a reload that leads back differs from others.
 #[derive(Clone)]
 pub(crate) struct Back {
+    /// The generation that is to be left; if another serves, there is nothing to do.
+    pub(super) from: u64,
     /// The state that the build had when it was left, if that is recent.
     state: Option<Frame>,
     /// What becomes of the present one if it cannot be written for the build.
     lost: LostState,
     /// Why.
     pub(super) reason: String,
+    /// Whether it is the one that is left that is bad, and not one that had taken over with it.
+    is_bad: bool,
 }
 
-/// Puts the build before in the place of generation `from`, if that still serves, and denies the one that is left.
+/// Puts the build before in the place of generation `from`, if that still serves, and denies the one that is left. What had
+/// taken over with it and serves still goes back with it.
 pub(crate) fn roll_back(
     core: &Arc<Core>,
     plugin: &Arc<Plugin>,
@@ -39,65 +45,64 @@ pub(crate) fn roll_back(
     if core.is_closed() {
         return Err(ReloadError::Closed);
     }
-    let file = plugin.record().file.clone();
-    let progress = Progress::begin(file, Some(plugin.clone()), Instant::now());
-    let outcome = progress.contain(|| take_back(core, plugin, from, reason, &progress));
-    if let Err(ReloadError::Refused(refusal)) = &outcome {
-        core.report(refusal);
+    if let Some(generation) = plugin.serving_number().filter(|now| *now != from) {
+        return Ok(Outcome::Unchanged { plugin: plugin.name.clone(), generation });
     }
-    outcome
+    let first = candidate(core, plugin, from, reason, true);
+    let with = plugin.record().previous.as_ref().map(|previous| previous.with.clone()).unwrap_or_default();
+    let outcomes = match first {
+        Err(error) => vec![Err(error)],
+        Ok(first) => {
+            let mut candidates = vec![first];
+            for (name, from) in with {
+                let Some(other) = core.find(&name) else { continue };
+                let serves = other.serving_number() == Some(from) && other.record().previous.is_some();
+                let reason = || format!("{} goes back, with which it had taken over", plugin.name);
+                // If it cannot be had, it stays, if it fits.
+                candidates
+                    .extend(serves.then(|| candidate(core, &other, from, &reason(), false).ok()).flatten());
+            }
+            take_over(core, candidates)
+        }
+    };
+    core.report_all(&outcomes);
+    outcomes.into_iter().next().expect("the first is that of the plugin")
 }
 
-fn take_back(
+/// The build before, as it was kept.
+fn candidate(
     core: &Arc<Core>,
     plugin: &Arc<Plugin>,
     from: u64,
     reason: &str,
-    progress: &Progress,
-) -> Result<Outcome, ReloadError> {
+    is_bad: bool,
+) -> Result<Candidate, ReloadError> {
     let noticed = Instant::now();
-    let turn = plugin.begin(Step::Stage)?;
-    let refuse = |stop: Stop| ReloadError::Refused(progress.refusal(stop));
-    let no_previous = || stop(Step::Stage, RefusalReason::NoPrevious);
-    if core.is_closed() {
-        return Err(ReloadError::Closed);
-    }
-    // In two steps: whoever refuses looks into the record, too.
-    let serving = plugin.record().serving.clone();
-    let serving = serving.ok_or_else(no_previous).map_err(refuse)?;
-    if serving.number != from {
-        return Ok(Outcome::Unchanged { plugin: plugin.name.clone(), generation: serving.number });
-    }
-    let previous =
-        plugin.record().previous.as_ref().map(|previous| {
-            (previous.build.clone(), File::open(previous.copy.path()), previous.state.clone())
-        });
-    let (build, copy, state) = previous.ok_or_else(no_previous).map_err(refuse)?;
-    let file = copy.map_err(|source| {
-        refuse(stop(Step::Stage, RefusalReason::Stage(crate::file::StageError::Unreadable { source })))
+    let progress = Progress::begin(plugin.record().file.clone(), Some(plugin.clone()), noticed);
+    let (settled, incoming, build, state) = progress.contain(|| {
+        let refuse = |stop: Stop| ReloadError::Refused(progress.refusal(stop));
+        let previous = {
+            let record = plugin.record();
+            let previous = record.previous.as_ref().filter(|_| record.serving.is_some());
+            previous.map(|it| (it.build.clone(), File::open(it.copy.path()), it.state.clone()))
+        };
+        // In two steps: whoever refuses looks into the record, too.
+        let (build, copy, state) =
+            previous.ok_or_else(|| refuse(stop(Step::Stage, RefusalReason::NoPrevious)))?;
+        let file = copy.map_err(|source| {
+            refuse(stop(Step::Stage, RefusalReason::Stage(crate::file::StageError::Unreadable { source })))
+        })?;
+        let signature = SignatureAt::Kept(build.signature.clone());
+        let settled = Settled { file, origin: TrustedFile::watched(build.file.clone()), signature, noticed };
+        let (incoming, copied) = stage_and_vet(core, &settled, &progress).map_err(refuse)?;
+        // By its own hash: in the copy a mark may have been cleared.
+        Ok((settled, incoming, Build { hash: build.hash, ..copied }, state))
     })?;
-    let signature = SignatureAt::Kept(build.signature.clone());
-    let settled = Settled { file, origin: TrustedFile::watched(build.file.clone()), signature, noticed };
-    let (incoming, copied) = stage_and_vet(core, &settled, progress).map_err(refuse)?;
     let lost = core.options().probation_of(&plugin.name).map_or(LostState::Earlier, |terms| terms.lost_state);
-    let back = Some(Back { state, lost, reason: reason.to_owned() });
+    let back = Some(Back { from, state, lost, reason: reason.to_owned(), is_bad });
     let wish = Wish { force: true, back, ..Wish::default() };
-    // By its own hash: in the copy a mark may have been cleared.
-    let copied = Build { hash: build.hash, ..copied };
-    let together = Together::alone(turn, plugin, copied);
-    let reload = Reload::of(core, &together, 0, &settled, wish, progress);
-    let outcome = reload.run(incoming).map_err(refuse)?;
-    // Before the turn ends, so that it is not loaded again in between.
-    let Build { hash, manifest, file, .. } = &*serving.build;
-    core.store.deny_left(
-        *hash,
-        &manifest.plugin,
-        &manifest.version,
-        file,
-        format!("it was sent back: {reason}"),
-    );
-    drop(together);
-    Ok(outcome)
+    let (incoming, build) = (Some(incoming), Arc::new(build));
+    Ok(Candidate { settled, incoming, build, plugin: plugin.clone(), wish, progress })
 }
 
 impl Reload<'_> {
@@ -123,6 +128,16 @@ impl Reload<'_> {
             .state
             .map_or(Ok(0), |old| version_in_common(old, self.build.manifest.state))
             .map_err(refuse)
+    }
+
+    /// What was left for being bad is not loaded again.
+    pub(super) fn deny_what_is_left(&self) {
+        let (Some(Back { reason, is_bad: true, .. }), Some(left)) = (&self.wish.back, &self.serving) else {
+            return;
+        };
+        let Build { hash, manifest, file, .. } = &*left.build;
+        let why = format!("it was sent back: {reason}");
+        self.core.store.deny_left(*hash, &manifest.plugin, &manifest.version, file, why);
     }
 
     /// What the plugin's record and the store say from now on, and whether there is a way back from here.
@@ -189,7 +204,8 @@ impl Reload<'_> {
             // It is of use while it is recent, and only a probation says when it is not.
             let reads = self.left_reads(published.state.as_ref());
             let state = published.state.clone().filter(|_| is_judged && reads);
-            record.previous = copy.map(|copy| Previous { build: left.build, copy, state });
+            let with = published.with.clone();
+            record.previous = copy.map(|copy| Previous { build: left.build, copy, state, with });
         }
         // Nor does it lead to itself.
         record.previous.take_if(|previous| previous.build.hash == self.build.hash);

@@ -137,7 +137,7 @@ fn remember(core: &Arc<Core>, plugin: &Arc<Plugin>, before: &Pair) {
         staged(core, &core.store.build(before.hash), before, &progress).and_then(|(_, incoming, build)| {
             let staged = incoming.name(name, 0).map_err(|error| stop(Step::Stage, error))?;
             let copy = staged.keep_for_later().map_err(|error| stop(Step::Stage, error))?;
-            Ok(Previous { build: Arc::new(build), copy, state: None })
+            Ok(Previous { build: Arc::new(build), copy, state: None, with: Vec::new() })
         });
     match previous {
         Ok(previous) => plugin.record().previous = Some(previous),

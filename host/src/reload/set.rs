@@ -53,6 +53,8 @@ pub(super) struct Published {
     pub(super) fate: RolledBackState,
     pub(super) kept: Option<Kept>,
     pub(super) meter: Arc<Meter>,
+    /// The others of the set, and their generations.
+    pub(super) with: Vec<(String, u64)>,
 }
 
 impl<'a> Set<'a> {
@@ -188,8 +190,16 @@ impl<'a> Set<'a> {
             let (state, fate) =
                 carried.map_or((None, RolledBackState::None), |(state, fate)| (Some(state), fate));
             let (number, meter) = (loaded.number, loaded.meter.clone());
-            let published =
-                Published { number, old: None, closed_for: Duration::ZERO, state, fate, kept, meter };
+            let published = Published {
+                number,
+                old: None,
+                closed_for: Duration::ZERO,
+                state,
+                fate,
+                kept,
+                meter,
+                with: Vec::new(),
+            };
             (published, loaded)
         };
         parts.map(publish).collect()
@@ -198,6 +208,12 @@ impl<'a> Set<'a> {
     /// Steps 10 to 12. Nothing can fail any more.
     fn finish(&self, mut published: Vec<Published>) -> Vec<Outcome> {
         let old: Vec<_> = published.iter_mut().map(|one| one.old.take()).collect();
+        let all = self.members.iter().zip(&published).map(|(one, it)| (one.plugin.name.clone(), it.number));
+        let all: Vec<_> = all.collect();
+        for (at, published) in published.iter_mut().enumerate() {
+            let others = all.iter().enumerate().filter(|(other, _)| *other != at);
+            published.with = others.map(|(_, other)| other.clone()).collect();
+        }
         for (one, published) in self.members.iter().zip(&mut published) {
             let number = published.number;
             one.whatever_happens(number, || one.record(number, published)); //         10 and 11

@@ -164,6 +164,12 @@ impl Taken<'_> {
 /// Whether a candidate is what serves already, or is not to take over before somebody asks for it.
 fn what_there_is_to_do(core: &Arc<Core>, one: &Reload<'_>) -> Option<std::result::Result<Outcome, Stop>> {
     let (plugin, build) = (one.plugin, &one.build);
+    let serving = one.serving.as_ref().map(|serving| serving.number);
+    if let Some(generation) =
+        serving.filter(|now| one.wish.back.as_ref().is_some_and(|back| back.from != *now))
+    {
+        return Some(Ok(Outcome::Unchanged { plugin: plugin.name.clone(), generation }));
+    }
     let unchanged =
         one.serving.as_ref().filter(|serving| serving.build.hash == build.hash && !one.wish.force);
     if let Some(serving) = unchanged {
