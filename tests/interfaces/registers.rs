@@ -5,6 +5,8 @@ use plugin_api::prelude::*;
 pub trait Registers {
     /// Which build answers, and to whom.
     fn answer(&self, name: &str) -> String;
+    /// The same in other words.
+    fn greet(&self, name: &str) -> String;
     /// Counts, in the host's counter `told`.
     fn told(&self, text: &str) -> u64;
     /// Registers `answer` in the middle of a call.
@@ -33,6 +35,9 @@ macro_rules! registers {
         impl $crate::registers::Registers for $plugin {
             fn answer(&self, name: &str) -> String {
                 format!("{} answers {name}", $build)
+            }
+            fn greet(&self, name: &str) -> String {
+                format!("{} greets {name}", $build)
             }
             fn told(&self, _: &str) -> u64 {
                 let counter = self.host.counter("told");

@@ -35,7 +35,8 @@ pub enum Command {
     /// Call a method of a plugin in the running host
     Call(CallArgs),
     /// Run a command that a plugin of the running host has registered
-    Command(CommandArgs),
+    #[command(name = "command")]
+    Do(CommandArgs),
     /// List the plugins of the running host
     Ps(PsArgs),
     /// List what the plugins of the running host have registered: routes, commands, subscriptions, timers

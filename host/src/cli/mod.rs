@@ -70,7 +70,7 @@ pub fn main() -> ExitCode {
         Command::Check(args) => client::check(&args),
         Command::Sign(args) => sign::sign(&args),
         Command::Call(args) => client::call(&args),
-        Command::Command(args) => registered::command(&args),
+        Command::Do(args) => registered::command(&args),
         Command::Ps(args) => listing::ps(&args),
         Command::Registrations(args) => registered::registrations(&args),
         Command::Top(args) => top::top(&args),

@@ -65,14 +65,10 @@ pub enum DispatchError {
         by: Vec<String>,
     },
     /// It was called, or was to be, and that has ended otherwise than with an answer.
-    #[error("{kind} `{key}` of plugin `{plugin}`: {error}")]
+    #[error("plugin `{plugin}`, which has registered it: {error}")]
     Call {
         /// The plugin that has registered it.
         plugin: String,
-        /// The kind.
-        kind: String,
-        /// The key.
-        key: String,
         /// How.
         error: CallError,
     },
@@ -132,12 +128,7 @@ impl Host {
             self.ensure_one(&plugins, kind, key)?;
         }
         for plugin in &plugins {
-            let fail = |error| DispatchError::Call {
-                plugin: plugin.name.clone(),
-                kind: kind.to_owned(),
-                key: key.to_owned(),
-                error,
-            };
+            let fail = |error| DispatchError::Call { plugin: plugin.name.clone(), error };
             if let Some((loaded, entry)) = enter(&self.core, plugin, kind, key).map_err(fail)? {
                 let method = entry.registration.method();
                 return by_name::call(plugin, &loaded, method, arguments).map_err(fail);
