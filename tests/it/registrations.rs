@@ -246,7 +246,7 @@ fn what_is_dispatched_during_a_handover_waits_and_is_answered_by_the_build_that_
     std::thread::scope(|scope| {
         let inside = scope.spawn(|| host.call("keeper", "hold", &until));
         hold.entered();
-        let reload = scope.spawn(|| host.reload("keeper"));
+        let reload = scope.spawn(|| host.reload("keeper").map_err(|error| error.to_string()));
         // Its gate is closed when nobody can be counted in it.
         scene.eventually(|scene| scene.status("keeper").in_flight.is_none());
         let waits = scope.spawn(|| host.dispatch("route", "GET /kept", NAME));
