@@ -244,6 +244,8 @@ fn what_is_dispatched_during_a_handover_waits_and_is_answered_by_the_build_that_
     let (host, hold) = (&scene.host, scene.hold());
     let until = json!({ "until": hold.until() }).to_string();
     std::thread::scope(|scope| {
+        // Whatever fails here lets them go.
+        let hold = hold;
         let inside = scope.spawn(|| host.call("keeper", "hold", &until));
         hold.entered();
         let reload = scope.spawn(|| host.reload("keeper").map_err(|error| error.to_string()));
@@ -274,13 +276,13 @@ fn ticking(config: &Value, change: impl FnOnce(&mut Options)) -> Scene {
 
 #[test]
 fn a_timer_goes_on_through_reloads_and_is_never_called_twice_for_one() {
-    const EVERY: Duration = Duration::from_millis(60);
-    let scene = ticking(&json!({ "every_ms": 60 }), |_| {});
+    const EVERY: Duration = Duration::from_millis(500);
+    let scene = ticking(&json!({ "every_ms": 500 }), |_| {});
     let begun = Instant::now();
     scene.install("ticks").published();
     let mut reloads = 0;
     // A reload takes a part of that time: a timer that each of them set anew would never be due.
-    while counter(&scene, "ticks", "ticks") < 10 {
+    while counter(&scene, "ticks", "ticks") < 4 {
         scene.host.reload("ticks").unwrap();
         reloads += 1;
         assert!(begun.elapsed() < DEADLINE, "{reloads} reloads, {}", counter(&scene, "ticks", "ticks"));
@@ -289,7 +291,7 @@ fn a_timer_goes_on_through_reloads_and_is_never_called_twice_for_one() {
     let most = begun.elapsed().as_millis() / EVERY.as_millis();
     assert!(u128::from(ticks) <= most, "{ticks} ticks, at most {most} in {reloads} reloads");
     let timer = one(&scene.host, "timer", "tick");
-    assert_eq!((timer.since, timer.every_ms), (1, Some(60.0)));
+    assert_eq!((timer.since, timer.every_ms), (1, Some(500.0)));
     assert!(scene.host.shutdown(DEADLINE));
 }
 
