@@ -43,6 +43,10 @@ pub mod cells;
 #[path = "interfaces/misc.rs"]
 pub mod misc;
 
+/// Methods that are called by what they are registered as.
+#[path = "interfaces/registers.rs"]
+pub mod registers;
+
 /// Calls that last until they are told to leave.
 #[path = "interfaces/streams.rs"]
 pub mod streams;

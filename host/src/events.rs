@@ -72,6 +72,20 @@ pub enum Event {
         /// What each step took.
         steps: Vec<StepTime>,
     },
+    /// A build that has taken over has not registered the same as the one before: routes, commands, subscriptions, timers,
+    /// each as `kind` and `key`.
+    Registrations {
+        /// The plugin.
+        plugin: String,
+        /// The generation that serves.
+        generation: u64,
+        /// What the one before did not have.
+        came: Vec<String>,
+        /// What it had, and is there no more.
+        went: Vec<String>,
+        /// How many both have.
+        stayed: usize,
+    },
     /// A generation that had taken over has passed its probation.
     Proved {
         /// The plugin.
@@ -296,6 +310,15 @@ impl fmt::Display for Event {
                     write!(f, ", gate closed for {closed_ms:.1} ms, {state_bytes} B of state carried")?;
                 }
                 write!(f, ")")
+            }
+            Event::Registrations { plugin, generation, came, went, stayed } => {
+                write!(f, "generation {generation} of {plugin} has registered otherwise")?;
+                for (what, names) in [("came", came), ("went", went)] {
+                    if !names.is_empty() {
+                        write!(f, ", {what}: {}", names.join(", "))?;
+                    }
+                }
+                write!(f, "; {stayed} stayed")
             }
             Event::Proved { plugin, generation, calls, errors, panics, p99_us } => {
                 let p99 = Duration::from_nanos((p99_us * 1e3) as u64);

@@ -1,17 +1,15 @@
 //! The host: what an embedder starts, asks and stops.
 
 use std::path::Path;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
 
 use plugin_api::{CallError, Interface, Stopping};
 
 use crate::builds::CrateBuild;
+use crate::by_name;
 use crate::check::Inspection;
 use crate::error::{CheckError, PluginError, ReloadError, StartError, StateError, UnloadError};
 use crate::events::{Event, Step};
-use crate::ffi::{Dynamic, dynamic_call};
 use crate::file::StagingDir;
 use crate::gate;
 use crate::handle::Handle;
@@ -21,7 +19,7 @@ use crate::lazy;
 use crate::lock::lock;
 use crate::options::{Options, TrustedFile};
 use crate::outcome::Outcome;
-use crate::plugin::{Build, Plugin, stated};
+use crate::plugin::{Plugin, stated};
 use crate::reaper::Reaper;
 use crate::registry::Core;
 use crate::reload::Wish;
@@ -106,21 +104,7 @@ impl Host {
             }
         })?;
         let loaded = lazy::enter(&self.core, &plugin)?;
-        let dynamic =
-            Dynamic::find(loaded.instance.image(), method).ok_or_else(|| CallError::NoSuchMethod {
-                plugin: plugin.name.clone(),
-                method: method.into(),
-                known: method_names(&loaded.build),
-            })?;
-        loaded.note().store(dynamic.address(), Ordering::Relaxed);
-        let _span = tracing::debug_span!("call", plugin = %plugin.name, method).entered();
-        if !loaded.tables.is_metered() {
-            return dynamic_call(&loaded.instance, &dynamic, arguments);
-        }
-        let begun = Instant::now();
-        let result = dynamic_call(&loaded.instance, &dynamic, arguments);
-        loaded.meter.note(begun.elapsed(), crate::meter::failures_of(&result));
-        result
+        by_name::call(&plugin, &loaded, method, arguments)
     }
 
     /// Loads a file: as a new plugin, or as the next generation of the plugin that its manifest names.
@@ -390,12 +374,4 @@ impl Host {
 /// generation in memory meanwhile. Inside of a call to a plugin it does nothing.
 pub fn quiesce() -> bool {
     gate::run_errands()
-}
-
-fn method_names(build: &Build) -> Vec<String> {
-    let interfaces = &build.manifest.interfaces;
-    interfaces
-        .iter()
-        .flat_map(|interface| interface.methods.iter().map(|method| method.name.clone()))
-        .collect()
 }

@@ -28,6 +28,7 @@
 #![allow(clippy::result_large_err)] // a refusal is rare, and carries what a person needs
 
 mod builds;
+mod by_name;
 mod check;
 mod deputy;
 mod error;
@@ -56,6 +57,7 @@ pub mod probe;
 mod reaper;
 mod reconfigure;
 mod refusal;
+mod registrations;
 mod registry;
 mod reload;
 mod requirements;
@@ -87,6 +89,7 @@ pub use probation::{LostState, Probation};
 pub use probe::Probe;
 pub use reconfigure::Reconfigured;
 pub use refusal::{Refusal, RefusalReason};
+pub use registrations::{DispatchError, Notified, Registered};
 pub use scope::{OwnedScope, Scope, Scoped};
 pub use source::{LookAt, WatchSource, WatcherKind};
 pub use status::{

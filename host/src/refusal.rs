@@ -220,6 +220,9 @@ pub enum RefusalReason {
     /// Its regions are not as they should be when it is about to serve: it has written to one, most likely.
     #[error("{0}")]
     Region(String),
+    /// Something that it has registered is another plugin's, and only one can have it.
+    #[error("{0}")]
+    Registration(String),
     /// A hook of the plugin returned an error.
     #[error("{hook} failed: {error}")]
     Hook {
@@ -321,6 +324,7 @@ impl RefusalReason {
             R::Open { .. } => "open",
             R::ConstructorStuck { .. } => "constructor-stuck",
             R::Region { .. } => "region",
+            R::Registration { .. } => "registration",
             R::Hook { .. } => "hook",
             R::HookStuck { .. } => "hook-stuck",
             R::ThreadBusy { .. } => "thread-busy",

@@ -20,6 +20,7 @@ use crate::outcome::Outcome;
 use crate::plugin::{Build, Loaded, Plugin, Used};
 use crate::reaper::{LEAVE_AFTER, Reaper};
 use crate::refusal::{Refusal, RefusalReason};
+use crate::registrations::Ledger;
 use crate::reload::{self, Gathering, Settled, Wish};
 use crate::snapshot::{self, Taken};
 use crate::store::{Store, StoreError};
@@ -31,6 +32,7 @@ pub(crate) struct Core {
     pub(crate) journal: Arc<Journal>,
     pub(crate) reaper: Reaper,
     pub(crate) store: Store,
+    pub(crate) registrations: Arc<Ledger>,
     pub(crate) captures: bool,
     /// By package.
     pub(crate) failed_builds: Mutex<BTreeMap<String, FailedBuild>>,
@@ -54,12 +56,13 @@ impl Core {
     ) -> Result<Arc<Core>, StoreError> {
         let captures = crate::ffi::self_test();
         let store = Store::open(&options, journal.clone())?;
-        Ok(Arc::new(Core {
+        let core = Arc::new(Core {
             options: RwLock::new(Arc::new(options)),
             staging,
             journal,
             reaper,
             store,
+            registrations: Arc::default(),
             captures,
             failed_builds: Mutex::default(),
             gathering: Gathering::default(),
@@ -68,7 +71,9 @@ impl Core {
             plugins: Mutex::default(),
             started: AtomicBool::new(false),
             closed: AtomicBool::new(false),
-        }))
+        });
+        core.registrations.belong_to(&core);
+        Ok(core)
     }
 
     /// What holds now. Whoever looks twice may see two different things.
@@ -371,6 +376,7 @@ impl Core {
             (record.kept, record.previous, record.on_probation) = (None, None, None);
         }
         plugin.regions.clear();
+        self.registrations.forget(&plugin.name);
         Some(old)
     }
 

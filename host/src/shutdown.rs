@@ -22,6 +22,7 @@ impl Host {
         for plugin in self.core.all() {
             plugin.cancel();
         }
+        self.core.registrations.end_timers();
         if let Some(intake) = lock(&self.intake).take() {
             intake.end();
         }

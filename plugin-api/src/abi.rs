@@ -420,6 +420,21 @@ pub struct HostContract {
         interface: RStr<'static>,
         transfer: *mut Transfer,
     ) -> Reply<RawPeer>,
+    /// From now on the host calls this method of the generation for what comes under kind and key, if it serves. Replaces
+    /// what it has there. `details` is JSON or empty, `every` in nanoseconds or 0. An error text goes into `transfer`.
+    /// [attached, any thread]
+    pub register: unsafe extern "C" fn(
+        generation: GenerationRef,
+        kind: RStr<'static>,
+        key: RStr<'static>,
+        method: RStr<'static>,
+        details: RStr<'static>,
+        every: u64,
+        transfer: *mut Transfer,
+    ) -> Status,
+    /// Takes it back. `false`: there was none. [attached, any thread]
+    pub withdraw:
+        unsafe extern "C" fn(generation: GenerationRef, kind: RStr<'static>, key: RStr<'static>) -> bool,
 }
 
 const _: () = {

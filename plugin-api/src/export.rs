@@ -87,6 +87,10 @@ impl<P: Plugin + Identity> Instance<P> {
         &self.plugin
     }
 
+    pub(crate) fn services(&self) -> &Services {
+        &self.services
+    }
+
     /// A call by name, as a host makes it.
     pub(crate) fn call<I>(&self, method: &str, arguments: &str) -> Result<String, CallError>
     where

@@ -51,6 +51,7 @@ pub mod desc;
 pub mod interface;
 pub mod plugin;
 pub mod region;
+pub mod registration;
 pub mod render;
 pub mod services;
 pub mod state;
@@ -78,6 +79,7 @@ pub use interface::{CallError, Interface};
 pub use peer::{Guard, Handle};
 pub use plugin::{Plugin, Stopping};
 pub use region::{Region, Shared};
+pub use registration::Registration;
 pub use services::{CancelToken, Counter, Level, PROBE_VARIABLE, Services, StopToken, log};
 pub use state::{Saved, Section, StateWriter};
 pub use types::AbiType;
@@ -115,8 +117,8 @@ pub use anyhow::Result;
 /// All that a plugin usually needs.
 pub mod prelude {
     pub use crate::{
-        AbiType, CallError, CancelToken, Counter, Handle, Plugin, Region, Result, Saved, Section, Services,
-        Shared, StateWriter, StopToken, Stopping, export_plugin, interface,
+        AbiType, CallError, CancelToken, Counter, Handle, Plugin, Region, Registration, Result, Saved,
+        Section, Services, Shared, StateWriter, StopToken, Stopping, export_plugin, interface,
     };
     pub use anyhow::{Context as _, anyhow, bail, ensure};
     pub use serde::{Deserialize, Serialize};

@@ -1,4 +1,5 @@
-//! What a host offers to a plugin: configuration, log, counters, threads; memory is in [`region`](crate::region).
+//! What a host offers to a plugin: configuration, log, counters, threads; memory is in [`region`](crate::region),
+//! what the host calls by a name in [`registration`](crate::registration).
 
 use std::any::TypeId;
 use std::collections::BTreeMap;
@@ -18,6 +19,7 @@ use crate::interface::Interface;
 use crate::link::link;
 use crate::peer::{Handle, Provider};
 use crate::region::OwnRegions;
+use crate::registration::OwnRegistrations;
 use crate::types::Lend;
 
 /// The host, as one instance of a plugin sees it. Cheap to clone; the host outlives the plugin, so it may
@@ -35,6 +37,8 @@ struct Shared {
     regions: OwnRegions,
     /// The same: what stands in for other plugins, by their interfaces.
     provided: Mutex<BTreeMap<TypeId, Arc<dyn Provider>>>,
+    /// The same: what it has registered.
+    registrations: OwnRegistrations,
 }
 
 impl Services {
@@ -47,6 +51,7 @@ impl Services {
             threads: Mutex::default(),
             regions: OwnRegions::default(),
             provided: Mutex::default(),
+            registrations: OwnRegistrations::default(),
         }))
     }
 
@@ -133,6 +138,11 @@ impl Services {
     /// The regions of a plugin without a host.
     pub(crate) fn own_regions(&self) -> &OwnRegions {
         &self.0.regions
+    }
+
+    /// The registrations of a plugin without a host.
+    pub(crate) fn own_registrations(&self) -> &OwnRegistrations {
+        &self.0.registrations
     }
 
     /// Tells all threads to stop and joins them.

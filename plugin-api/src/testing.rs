@@ -50,6 +50,7 @@ use crate::export;
 use crate::interface::{CallError, ExportedBy, RawProxy};
 use crate::peer::Provider;
 use crate::plugin::{Identity, Plugin, Stopping};
+use crate::registration::Registration;
 use crate::services::{Level, Services};
 use crate::state::{Saved, StateWriter};
 
@@ -78,6 +79,11 @@ pub fn hand_over<Old: Plugin, New: Plugin>(old: &Old, host: &Services) -> Result
     let mut frame = Vec::new();
     save(old, Old::STATE_VERSION, &mut frame)?;
     New::restore(host, Saved::from_frame(&frame)?)
+}
+
+/// What has been registered with these services, by kind and key.
+pub fn registered(host: &Services) -> Vec<Registration> {
+    host.own_registrations().list()
 }
 
 /// Has another plugin implement an interface for the one that gets these services: what a host does for what stands in
@@ -182,6 +188,11 @@ impl<P: Plugin + Identity> Instance<P> {
     {
         let json = self.instance.call::<I>(method, &arguments.to_string())?;
         serde_json::from_str(&json).map_err(|error| CallError::Malformed(error.to_string()))
+    }
+
+    /// What it has registered, by kind and key.
+    pub fn registered(&self) -> Vec<Registration> {
+        registered(self.instance.services())
     }
 
     /// Ends it for this reason: `stopping`, and then it is dropped.

@@ -104,7 +104,7 @@ fn contract() -> String {
     });
     structure!(growing text, HostContract {
         log_enabled, log, counter, at_thread_exit, key_create, key_delete, thread_create, cancel_flag, region,
-        region_before, peer
+        region_before, peer, register, withdraw
     });
     text
 }

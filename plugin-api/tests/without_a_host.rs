@@ -182,3 +182,73 @@ fn lines_of_other_threads_and_of_other_times_are_not_taken() {
     });
     assert!(result.is_err() && lines.is_empty());
 }
+
+#[plugin_api::interface(version = "1.0")]
+trait Greeter {
+    fn greet(&self, name: &str) -> String;
+}
+
+struct Polite(Services);
+
+impl Plugin for Polite {
+    fn create(host: &Services) -> Result<Self> {
+        host.register(
+            Registration::route("GET /hello").calls("greet").with(&serde_json::json!({ "in": "English" }))?,
+        )?;
+        host.every("wake", std::time::Duration::from_secs(1), "greet")?;
+        Ok(Polite(host.clone()))
+    }
+}
+
+impl Greeter for Polite {
+    fn greet(&self, name: &str) -> String {
+        name.to_owned()
+    }
+}
+
+export_plugin!(Polite: Greeter, name = "polite");
+
+#[test]
+fn what_is_registered_is_kept_to_be_looked_at() {
+    let plugin = plugin_api::testing::Instance::<Polite>::create(serde_json::json!({})).unwrap();
+    let registered = plugin.registered();
+    let names: Vec<_> = registered.iter().map(ToString::to_string).collect();
+    assert_eq!(names, ["route `GET /hello`", "timer `wake`"]);
+    assert_eq!(
+        (registered[0].method(), &registered[0].details().unwrap()["in"]),
+        ("greet", &"English".into())
+    );
+    assert_eq!(registered[1].interval(), Some(std::time::Duration::from_secs(1)));
+    // The same key again replaces it.
+    plugin.0.register(Registration::route("GET /hello").calls("other")).unwrap();
+    assert_eq!((plugin.registered().len(), plugin.registered()[0].method()), (2, "other"));
+    assert!(plugin.0.withdraw("route", "GET /hello"));
+    assert!(!plugin.0.withdraw("route", "GET /hello"));
+    assert_eq!(plugin.registered().len(), 1);
+}
+
+#[test]
+fn what_cannot_be_registered_is_refused_with_what_it_should_be() {
+    let host = plugin_api::testing::services("polite", serde_json::json!({}));
+    let refused = |registration: Registration| host.register(registration).unwrap_err().to_string();
+    let route = |key: &str| Registration::route(key).calls("greet");
+    for key in ["/hello", "get /hello", "GET hello", "GET /a b", "GET /a?b=c", "GET", ""] {
+        let error = refused(route(key));
+        assert!(error.contains("the key of a route is"), "{key:?}: {error}");
+    }
+    assert!(refused(Registration::command("two words").calls("greet")).contains("one word"));
+    assert!(refused(Registration::new("A kind", "x").calls("greet")).contains("1 to 32 of a-z"));
+    assert!(refused(Registration::new("menu", "x\n").calls("greet")).contains("no control characters"));
+    assert!(refused(Registration::command("greet")).contains("`.calls(\"method\")`"));
+    let often = Registration::timer("x", std::time::Duration::from_nanos(1)).calls("greet");
+    assert!(refused(often).contains("every millisecond at most"));
+    assert!(refused(Registration::new("timer", "x").calls("greet")).contains("says how often"));
+    let large = route("GET /x").with(&"x".repeat(70_000)).unwrap();
+    assert!(refused(large).contains("more than 64 KiB"));
+    for number in 0..plugin_api::registration::LIMIT {
+        host.register(Registration::new("menu", number.to_string()).calls("greet")).unwrap();
+    }
+    assert!(refused(route("GET /x")).contains("is one too many"));
+    // What is there already can be replaced.
+    host.register(Registration::new("menu", "0").calls("greet")).unwrap();
+}

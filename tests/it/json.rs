@@ -211,7 +211,7 @@ fn what_only_a_host_has_that_builds_is_documented_as_it_is_declared() {
 
 #[test]
 fn the_examples_have_what_the_tables_say() {
-    for heading in ["reseat ps", "reseat check", "reseat state", "reseat deny"] {
+    for heading in ["reseat ps", "reseat check", "reseat registrations", "reseat state", "reseat deny"] {
         let (fields, mut seen) = (Fields::of(heading), BTreeSet::new());
         let examples = examples(heading);
         assert!(!examples.is_empty(), "{heading}");
@@ -235,6 +235,7 @@ impl Eventful {
         put(&dir, "counter_v2", "plugins/libcounter.so");
         put(&dir, "stray_thread", "plugins/libstray.so");
         put(&dir, "counters_and_log", "plugins/libcounts.so");
+        put(&dir, "registers_v1", "plugins/libgreeter.so");
         let settings = dir.path().join("reseat.toml");
         fs::write(&settings, "probation_period_ms = 1\nprobation_calls = 1\n").expect("it can be written");
         let running = Running::start(&dir.path().join("plugins"), &dir.path().join("state"), Some(&settings));
@@ -274,7 +275,7 @@ fn put(dir: &tempfile::TempDir, fixture: &str, name: &str) {
 #[test]
 fn what_a_host_prints_as_json_is_what_is_documented() {
     let host = Eventful::begin();
-    let stray = host.json(&["ps"])["plugins"][2]["name"].as_str().expect("there are three").to_owned();
+    let stray = host.json(&["ps"])["plugins"][3]["name"].as_str().expect("there are four").to_owned();
     let mut seen = BTreeSet::new();
     let go = host.dir.path().join("go");
     host.ok(&["call", &stray, "call", &format!(r#"{{"what":"{}"}}"#, path(&go))]);
@@ -305,6 +306,9 @@ fn what_a_host_prints_as_json_is_what_is_documented() {
         serde_json::from_str(&host.running.get("/plugins", &[]).expect("it answers")).expect("it is JSON");
     check("reseat ps", over_http, &mut seen);
     check("reseat deny", host.json(&["deny"]), &mut seen);
+    check("reseat registrations", host.json(&["registrations"]), &mut seen);
+    put(&host.dir, "registers_v2", "plugins/libgreeter.so");
+    assert!(until(DEADLINE, || host.has_happened("registrations")), "{:?}", host.events());
     check("reseat state", host.json(&["state", "counter", "--history"]), &mut seen);
     host.ok(&["unload", "counter"]);
     fs::remove_file(host.dir.path().join("plugins/libstray.so")).expect("it is there");

@@ -83,6 +83,8 @@ mod probe;
 mod readme;
 /// Memory that builds hand on to one another as it is.
 mod regions;
+/// What plugins register with a host, and what becomes of that when they are replaced.
+mod registrations;
 /// The ways in which files change, and what follows from each.
 mod reloads;
 /// Plugins that call plugins.

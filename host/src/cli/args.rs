@@ -34,8 +34,13 @@ pub enum Command {
     Sign(SignArgs),
     /// Call a method of a plugin in the running host
     Call(CallArgs),
+    /// Run a command that a plugin of the running host has registered
+    #[command(name = "command")]
+    Do(CommandArgs),
     /// List the plugins of the running host
     Ps(PsArgs),
+    /// List what the plugins of the running host have registered: routes, commands, subscriptions, timers
+    Registrations(RegistrationsArgs),
     /// Watch the running host on one screen; reload and roll back by a key
     Top(TopArgs),
     /// Look at a plugin's file again and reload it, even if it is unchanged
@@ -271,6 +276,33 @@ pub struct CallArgs {
     /// The arguments: a JSON object by parameter name; `-` reads standard input
     #[arg(default_value = "{}")]
     pub arguments: String,
+    #[command(flatten)]
+    pub state: StateDir,
+}
+
+#[derive(Args)]
+#[command(
+    after_help = "What there is: reseat registrations --kind command\n\nExample: reseat command greet '{\"name\":\"alice\"}'"
+)]
+pub struct CommandArgs {
+    /// The command
+    pub command: String,
+    /// The arguments: a JSON object by parameter name; `-` reads standard input
+    #[arg(default_value = "{}")]
+    pub arguments: String,
+    #[command(flatten)]
+    pub state: StateDir,
+}
+
+#[derive(Args)]
+#[command(after_help = "Example: reseat registrations --kind route")]
+pub struct RegistrationsArgs {
+    /// Only those of this kind
+    #[arg(long, value_name = "KIND")]
+    pub kind: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
     #[command(flatten)]
     pub state: StateDir,
 }

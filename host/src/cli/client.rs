@@ -20,16 +20,19 @@ use crate::serve::protocol::{REQUEST_LIMIT, Request, Response, SOCKET};
 
 /// `reseat call`
 pub fn call(args: &CallArgs) -> Result<(), Failure> {
-    let arguments = match args.arguments.as_str() {
-        "-" => {
-            let mut text = String::new();
-            std::io::stdin().read_to_string(&mut text).context("standard input cannot be read")?;
-            text
-        }
-        text => text.to_owned(),
-    };
+    let arguments = arguments(&args.arguments)?;
     let request = Request::Call { plugin: args.plugin.clone(), method: args.method.clone(), arguments };
     print(&ask(&args.state, &request)?.to_string())
+}
+
+/// The arguments of a call, as they were given.
+pub fn arguments(given: &str) -> anyhow::Result<String> {
+    if given != "-" {
+        return Ok(given.to_owned());
+    }
+    let mut text = String::new();
+    std::io::stdin().read_to_string(&mut text).context("standard input cannot be read")?;
+    Ok(text)
 }
 
 /// `reseat reload`

@@ -19,6 +19,7 @@ mod notify;
 mod output;
 mod plan;
 mod progress;
+mod registered;
 mod run;
 mod settings;
 mod sign;
@@ -69,7 +70,9 @@ pub fn main() -> ExitCode {
         Command::Check(args) => client::check(&args),
         Command::Sign(args) => sign::sign(&args),
         Command::Call(args) => client::call(&args),
+        Command::Do(args) => registered::command(&args),
         Command::Ps(args) => listing::ps(&args),
+        Command::Registrations(args) => registered::registrations(&args),
         Command::Top(args) => top::top(&args),
         Command::Reload(args) => client::reload(&args),
         Command::Rollback(args) => client::rollback(&args),

@@ -16,6 +16,7 @@ use plugin_api::transfer::answer;
 
 use super::capture::Book;
 use super::region::{Asked, Regions, Views};
+use super::registrations::{Register, Table, register, withdraw};
 
 /// The counters of one plugin; they outlive its generations.
 #[derive(Default)]
@@ -56,6 +57,8 @@ pub(crate) struct Surroundings {
     pub(crate) counters: Arc<Counters>,
     pub(crate) regions: Arc<Regions>,
     pub(crate) peers: Arc<dyn Peers>,
+    /// The generation's own.
+    pub(crate) registrations: Arc<Table>,
 }
 
 /// What a [`GenerationRef`] points to.
@@ -66,6 +69,7 @@ pub(super) struct GenerationRecord {
     pub(super) counters: Arc<Counters>,
     pub(super) regions: Views,
     pub(super) peers: Arc<dyn Peers>,
+    pub(super) register: Register,
     /// 1: whoever is in a call is asked to leave soon. Read by the plugin.
     pub(super) leave: AtomicU32,
 }
@@ -82,6 +86,8 @@ const TABLE: &WithMetadata<HostContract> = &WithMetadata::new(HostContract {
     region,
     region_before,
     peer,
+    register,
+    withdraw,
 });
 
 /// The table, as plugins get it.
@@ -91,14 +97,14 @@ pub(super) const HOST: HostContractRef = HostContractRef(TABLE.static_as_prefix(
 ///
 /// # Safety
 /// `generation` came from this host with `attach`, and the generation is attached.
-unsafe fn record<'a>(generation: GenerationRef) -> &'a GenerationRecord {
+pub(super) unsafe fn record<'a>(generation: GenerationRef) -> &'a GenerationRecord {
     // SAFETY: promised by the caller; `Image` keeps the record until the image is closed.
     unsafe { &*generation.0.cast() }
 }
 
 /// Text that a plugin lends for the duration of a call. A plugin with a broken string must not break the
 /// host's.
-fn lent(text: RStr<'static>) -> String {
+pub(super) fn lent(text: RStr<'static>) -> String {
     String::from_utf8_lossy(text.as_str().as_bytes()).into_owned()
 }
 

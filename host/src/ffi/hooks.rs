@@ -268,17 +268,20 @@ pub(crate) struct Dynamic {
 
 impl Dynamic {
     /// Finds `method` or `Interface.method`. The first interface that has it wins, in the order of export.
-    pub(crate) fn find(image: &Image, name: &str) -> Option<Dynamic> {
+    pub(crate) fn of(image: &Image, name: &str) -> Option<Dynamic> {
+        Dynamic::find(image.interfaces(), name)
+    }
+
+    /// The same, among what an image exports.
+    pub(super) fn find(exports: &[InterfaceExport], name: &str) -> Option<Dynamic> {
         let (interface, method) = match name.split_once('.') {
             Some((interface, method)) => (Some(interface), method),
             None => (None, name),
         };
-        image.interfaces().iter().filter(|export| interface.is_none_or(|name| export.name == name)).find_map(
-            |export| {
-                let method = *export.methods.iter().find(|raw| raw.name == method)?;
-                Some(Dynamic { export: *export, method })
-            },
-        )
+        exports.iter().filter(|export| interface.is_none_or(|name| export.name == name)).find_map(|export| {
+            let method = *export.methods.iter().find(|raw| raw.name == method)?;
+            Some(Dynamic { export: *export, method })
+        })
     }
 
     /// What proxies note of a call to the same method.

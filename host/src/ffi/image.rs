@@ -21,6 +21,7 @@ use super::capture::Book;
 use super::contract::{GenerationRecord, HOST, Surroundings};
 use super::loader::{self, LoaderBusy};
 use super::region::{RegionError, Views};
+use super::registrations::{Register, Table};
 use super::{os_linux as os, second_check, witness};
 
 /// Why a library could not be opened. It is closed again.
@@ -131,7 +132,9 @@ impl Image {
         }
         // SAFETY: the address of a symbol of the open library.
         unsafe { check(descriptor, manifest_hash) }?;
-        let Surroundings { counters, regions, peers } = around;
+        let Surroundings { counters, regions, peers, registrations } = around;
+        // SAFETY: checked just before.
+        let exports = unsafe { (*descriptor).interfaces };
         let record = Box::new(GenerationRecord {
             plugin: plugin.to_owned(),
             number,
@@ -139,6 +142,7 @@ impl Image {
             counters,
             regions: Views::new(regions, number),
             peers,
+            register: Register::new(registrations, exports),
             leave: AtomicU32::new(0),
         });
         let image = Image {
@@ -170,6 +174,11 @@ impl Image {
     /// What it has registered with the process.
     pub(crate) fn book(&self) -> &Arc<Book> {
         &self.record.book
+    }
+
+    /// What it has registered with the host.
+    pub(crate) fn registrations(&self) -> &Arc<Table> {
+        &self.record.register.table
     }
 
     /// How much address space it takes.

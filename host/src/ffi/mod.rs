@@ -13,6 +13,7 @@ mod loader;
 mod memory;
 mod os_linux;
 mod region;
+mod registrations;
 mod second_check;
 mod self_test;
 mod sync;
@@ -22,6 +23,7 @@ pub(crate) use contract::{Counters, Peers, Surroundings};
 pub(crate) use hooks::{Dynamic, Hooks, Instance, MAX_INTERFACES, Tables, dynamic_call};
 pub(crate) use image::{Closed, Gone, Image, OpenError, Remnant};
 pub(crate) use region::{Exhibit, RegionError, Regions};
+pub(crate) use registrations::{Entry, Registrar, Table};
 pub(crate) use self_test::self_test;
 pub(crate) use witness::TOGETHER;
 

@@ -10,9 +10,10 @@ use rustix::process::{Resource, Rlimit, Signal};
 
 use super::{Report, Request};
 use crate::events::Step;
-use crate::ffi::{self, Hooks, Regions, Surroundings};
+use crate::ffi::{self, Hooks, Regions, Surroundings, Table};
 use crate::options::TrustedFile;
 use crate::peer::Nobody;
+use crate::registrations::Ledger;
 use crate::snapshot::Frame;
 
 /// What a helper program does: answers the one request that is on its standard input. Call this first in its `main`:
@@ -81,8 +82,13 @@ impl Helper {
         self.say(&Report::At(Step::Open))?;
         // The host has vouched for the file before it started this.
         let origin = TrustedFile::watched(request.library.clone());
-        let around =
-            Surroundings { counters: Arc::default(), regions: self.regions.clone(), peers: Arc::new(Nobody) };
+        let around = Surroundings {
+            counters: Arc::default(),
+            regions: self.regions.clone(),
+            peers: Arc::new(Nobody),
+            // Looked at as in a host, and nobody calls.
+            registrations: Table::new(&request.plugin, 0, Arc::new(Ledger::default())),
+        };
         let image =
             ffi::open_trusted(&origin, &request.library, &request.plugin, 0, request.manifest_hash, around)?;
         let hooks = Hooks::new(image);

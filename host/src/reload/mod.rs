@@ -208,6 +208,7 @@ impl Reload<'_> {
                 counters: self.plugin.counters.clone(),
                 regions: self.plugin.regions.clone(),
                 peers: self.calls.get().expect("found before").clone(),
+                registrations: self.core.registrations.begin(&self.plugin.name, number),
             };
             move || {
                 let image = open_trusted(&origin, staged.path(), &name, number, manifest_hash, around);
@@ -317,6 +318,8 @@ impl Reload<'_> {
                 .bind(number, &interface, trial.hooks().image())
                 .map_err(|reason| stop(Step::Open, RefusalReason::Open(reason)))?;
         }
+        let registrations = self.core.registrations.admit(trial.hooks().image().registrations());
+        registrations.map_err(|reason| stop(Step::Check, RefusalReason::Registration(reason)))?;
         Ok((tables, on_probation))
     }
 

@@ -19,6 +19,7 @@ use crate::meter::Meter;
 use crate::outcome::Outcome;
 use crate::plugin::Loaded;
 use crate::refusal::RefusalReason;
+use crate::registrations::ChangeTogether;
 use crate::snapshot::Frame;
 use std::sync::Arc;
 
@@ -78,6 +79,7 @@ impl<'a> Set<'a> {
         self.each(Reload::fits)?;
         self.each(Reload::find_whom_it_calls)?;
         let prepared = self.with(incoming, Reload::prepare)?;
+        let _together = self.change_together();
         self.with(&prepared, |one, it| one.probe(&it.staged, it.kept.as_ref()))?; //   2
         if self.members.iter().any(|one| one.wish.dry_run) {
             return Ok(self.members.iter().map(Reload::would_be_accepted).collect());
@@ -232,6 +234,13 @@ impl<'a> Set<'a> {
 
     pub(super) fn slots(&self) -> Vec<&'a crate::gate::Slot<Loaded>> {
         self.members.iter().map(|one| &one.plugin.slot).collect()
+    }
+
+    /// What one of them has registered another may have from now on, if there are several.
+    fn change_together(&self) -> Option<ChangeTogether> {
+        let names = || self.members.iter().map(|one| one.plugin.name.clone()).collect();
+        let core = &self.members.first().filter(|_| self.members.len() > 1)?.core;
+        Some(core.registrations.change_together(names()))
     }
 
     /// Somebody wants no more of it.

@@ -20,6 +20,9 @@ use crate::store::Tried;
 
 type Result<T> = std::result::Result<T, ReloadError>;
 
+/// Builds that were tried and have passed.
+type Passed = Vec<(ContentHash, Tried)>;
+
 /// A candidate on its way through, without what has become a member of the transaction.
 struct Part {
     /// Its place among those who are told of the outcome.
@@ -208,7 +211,7 @@ fn run(
     parts: &[Part],
     together: &Together,
     incoming: Vec<Incoming>,
-) -> std::result::Result<(Vec<Outcome>, Vec<(ContentHash, Tried)>), Stopped> {
+) -> std::result::Result<(Vec<Outcome>, Passed), Stopped> {
     let members = parts.iter().enumerate().map(|(at, part)| {
         let Candidate { settled, wish, progress, .. } = &part.candidate;
         Reload::of(core, together, at, settled, wish.clone(), progress)

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use reseat::{CallError, Host};
+use reseat::{CallError, DispatchError, Host};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::{JoinError, spawn_blocking};
 
@@ -43,12 +43,29 @@ impl Calls {
         method: String,
         arguments: String,
     ) -> Result<Result<String, CallError>, JoinError> {
+        self.in_turn(move |host| host.call(&plugin, &method, &arguments)).await
+    }
+
+    /// Calls what is registered, likewise.
+    pub async fn dispatch(
+        &self,
+        kind: String,
+        key: String,
+        arguments: String,
+    ) -> Result<Result<String, DispatchError>, JoinError> {
+        self.in_turn(move |host| host.dispatch(&kind, &key, &arguments)).await
+    }
+
+    async fn in_turn<T: Send + 'static>(
+        &self,
+        call: impl FnOnce(&Host) -> T + Send + 'static,
+    ) -> Result<T, JoinError> {
         let turn = self.turns.clone().acquire_owned().await;
         let host = self.host.clone();
         spawn_blocking(move || {
             // Until the plugin has answered, not until the client has gone.
             let _turn = turn;
-            host.call(&plugin, &method, &arguments)
+            call(&host)
         })
         .await
     }

@@ -147,16 +147,19 @@ async fn answer(mut stream: UnixStream, calls: Calls, feed: Feed) -> io::Result<
             };
         }
         Request::Call { plugin, method, arguments } => {
-            let result = calls.call(plugin, method, arguments).await;
-            result.map(|result| {
-                Response::of(
-                    result.map(|json| serde_json::from_str::<Value>(&json).unwrap_or(Value::String(json))),
-                )
-            })
+            calls.call(plugin, method, arguments).await.map(answered)
+        }
+        Request::Dispatch { kind, key, arguments } => {
+            calls.dispatch(kind, key, arguments).await.map(answered)
         }
         other => calls.ask(move |host| perform(host, other)).await,
     };
     write(&mut writer, &response.unwrap_or_else(own)).await
+}
+
+/// What a plugin has answered with.
+fn answered<E: std::fmt::Display>(result: Result<String, E>) -> Response {
+    Response::of(result.map(|json| serde_json::from_str::<Value>(&json).unwrap_or(Value::String(json))))
 }
 
 fn own(error: impl std::fmt::Display) -> Response {
@@ -195,9 +198,11 @@ fn perform(host: &Host, request: Request) -> Response {
         Request::History { plugin } => Response::of(Ok::<_, String>(host.history(&plugin))),
         Request::Unload { plugin } => Response::of(host.unload(&plugin)),
         Request::Check { file, plugin } => Response::of(host.check(&file, &plugin)),
-        Request::Call { .. } | Request::Events { .. } | Request::SaveState { .. } => {
-            Response::Error("this is answered elsewhere".into())
-        }
+        Request::Registrations { kind } => Response::of(Ok::<_, String>(host.registrations(kind.as_deref()))),
+        Request::Call { .. }
+        | Request::Dispatch { .. }
+        | Request::Events { .. }
+        | Request::SaveState { .. } => Response::Error("this is answered elsewhere".into()),
     }
 }
 

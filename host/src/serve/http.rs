@@ -1,5 +1,5 @@
-//! HTTP: `POST /call/{plugin}/{method}`, `GET /plugins`, `GET /metrics`, and the [dashboard](super::dashboard) with what it
-//! asks for: `GET /`, `GET /events`, `POST /plugins/{plugin}/reload`, `/rollback` and `/unload`. Who may ask is up to
+//! HTTP: `POST /call/{plugin}/{method}`, what plugins have registered as [routes](super::routes), `GET /plugins`,
+//! `GET /metrics`, and the [dashboard](super::dashboard) with what it asks for: `GET /`, `GET /events`, `POST /plugins/{plugin}/reload`, `/rollback` and `/unload`. Who may ask is up to
 //! [`access`].
 
 use std::net::SocketAddr;
@@ -11,7 +11,7 @@ use axum::extract::{DefaultBodyLimit, FromRequest, Path, Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{any, get, post};
 use axum::{Json, Router};
 use reseat::CallError;
 use serde_json::json;
@@ -21,6 +21,7 @@ use super::access::{self, Access};
 use super::calls::Calls;
 use super::dashboard::Dashboard;
 use super::metrics::Metrics;
+use super::routes;
 
 /// The largest request body, in bytes.
 const BODY_LIMIT: usize = 16 << 20;
@@ -61,6 +62,8 @@ pub fn router(calls: Calls, counted: Metrics, dashboard: Dashboard, access: Arc<
         .route("/plugins", get(plugins))
         .route("/metrics", get(async move |calls: State<Calls>| metrics(calls, counted).await))
         .route("/call/{plugin}/{method}", post(call))
+        .route("/routes/", any(routes::answer))
+        .route("/routes/{*path}", any(routes::answer))
         .merge(dashboard.routes())
         .fallback(async || refuse(StatusCode::NOT_FOUND, "no-such-page", "nothing is here: see /"))
         .method_not_allowed_fallback(async || {
@@ -96,22 +99,32 @@ async fn call(
     Path((plugin, method)): Path<(String, String)>,
     request: Request,
 ) -> Response {
-    let body = match tokio::time::timeout(BODY_PATIENCE, body(&calls, request)).await {
-        Ok(Ok(body)) => body,
-        Ok(Err(refusal)) => return refusal,
-        Err(_) => {
-            let error = format!("the body has not arrived within {BODY_PATIENCE:?}");
-            return refuse(StatusCode::REQUEST_TIMEOUT, "slow", &error);
-        }
+    let body = match body_in_time(&calls, request).await {
+        Ok(body) => body,
+        Err(refusal) => return refusal,
     };
     match calls.call(plugin, method, body).await {
-        Ok(Ok(json)) => ([(header::CONTENT_TYPE, "application/json")], json).into_response(),
+        Ok(Ok(json)) => in_json(json),
         Ok(Err(error)) => {
             let (status, kind) = status_of(&error);
             refuse(status, kind, &error.to_string())
         }
         Err(error) => refuse(StatusCode::INTERNAL_SERVER_ERROR, "host", &error.to_string()),
     }
+}
+
+/// What a plugin has answered.
+pub fn in_json(json: String) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], json).into_response()
+}
+
+/// The body of a request, if it arrives.
+pub async fn body_in_time(calls: &Calls, request: Request) -> Result<String, Response> {
+    let late = |_| {
+        let error = format!("the body has not arrived within {BODY_PATIENCE:?}");
+        refuse(StatusCode::REQUEST_TIMEOUT, "slow", &error)
+    };
+    tokio::time::timeout(BODY_PATIENCE, body(calls, request)).await.map_err(late)?
 }
 
 /// The body of a request, when there is room for it.
@@ -129,7 +142,8 @@ async fn body(calls: &Calls, request: Request) -> Result<String, Response> {
         .map_err(|rejection| refuse(rejection.status(), "bad-arguments", &rejection.body_text()))
 }
 
-fn status_of(error: &CallError) -> (StatusCode, &'static str) {
+/// How a call that has failed is told.
+pub fn status_of(error: &CallError) -> (StatusCode, &'static str) {
     match error {
         CallError::NoSuchPlugin { .. } => (StatusCode::NOT_FOUND, "no-such-plugin"),
         CallError::NoSuchMethod { .. } => (StatusCode::NOT_FOUND, "no-such-method"),

@@ -10,4 +10,5 @@ pub mod feed;
 pub mod http;
 pub mod metrics;
 pub mod protocol;
+pub mod routes;
 pub mod token;

@@ -56,6 +56,13 @@ pub enum Request {
     History { plugin: String },
     /// Would this file be accepted? Answers with what it is.
     Check { file: PathBuf, plugin: String },
+    /// What plugins have registered, of one kind or of all.
+    Registrations {
+        #[serde(default)]
+        kind: Option<String>,
+    },
+    /// Call what is registered under a kind and a key; answers with its result.
+    Dispatch { kind: String, key: String, arguments: String },
     /// The last events; with `follow`, then each further one as a line of its own.
     Events { follow: bool },
 }

@@ -180,6 +180,8 @@ static HOST: &WithMetadata<HostContract> = &WithMetadata::new(HostContract {
     region,
     region_before,
     peer,
+    register,
+    withdraw,
 });
 
 unsafe extern "C" fn log_enabled(_: GenerationRef, level: u32) -> bool {
@@ -248,6 +250,29 @@ unsafe extern "C" fn peer(_: GenerationRef, _: RStr<'static>, _: *mut Transfer) 
     }
     let peer = RawPeer { peer: std::ptr::null(), enter, leave };
     Reply { status: Status::OK, value: MaybeUninit::new(peer) }
+}
+
+/// Answers with what it was told: a host that refuses everything but what leads to `fine`.
+unsafe extern "C" fn register(
+    _: GenerationRef,
+    kind: RStr<'static>,
+    key: RStr<'static>,
+    method: RStr<'static>,
+    details: RStr<'static>,
+    every: u64,
+    transfer: *mut Transfer,
+) -> Status {
+    if method.as_str() == "fine" {
+        return Status::OK;
+    }
+    let told = format!("{kind}, {key}, {method}, {details}, {every}");
+    // SAFETY: the transfer of this call.
+    unsafe { answer(transfer, told.as_bytes()) };
+    Status::FAILED
+}
+
+unsafe extern "C" fn withdraw(_: GenerationRef, kind: RStr<'static>, key: RStr<'static>) -> bool {
+    kind.as_str() == "route" && key.as_str() == "GET /x"
 }
 
 unsafe extern "C" fn region_before(_: GenerationRef, number: u32) -> Reply<RawBefore> {

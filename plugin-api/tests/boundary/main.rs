@@ -18,5 +18,7 @@ mod life;
 mod outcomes;
 /// Memory of the host.
 mod regions;
+/// What a plugin registers.
+mod registrations;
 /// Values come back as they were.
 mod values;
