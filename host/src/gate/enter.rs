@@ -137,7 +137,7 @@ impl<T: Send + Sync + 'static> Slot<T> {
 
     /// A call tree sees one generation, and does not wait at a gate that waits for it: if this slot
     /// has a call on the stack already, go where the innermost of them is.
-    fn inherit(&self, record: &'static Record) -> Option<Guard<'_, T>> {
+    pub(super) fn inherit(&self, record: &'static Record) -> Option<Guard<'_, T>> {
         let depth = record.depth();
         let word = record.occupied_below(depth).find(|word| {
             let header: *const Header = word.map_addr(|a| a & !(ANNOTATION | SEEN));
