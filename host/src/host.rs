@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use plugin_api::{CallError, Interface, Stopping};
 
+use crate::beside;
 use crate::builds::CrateBuild;
 use crate::check::Inspection;
 use crate::error::{CheckError, PluginError, ReloadError, StartError, StateError, UnloadError};
@@ -21,7 +22,7 @@ use crate::lazy;
 use crate::lock::lock;
 use crate::options::{Options, TrustedFile};
 use crate::outcome::Outcome;
-use crate::plugin::{Build, Plugin, stated};
+use crate::plugin::{Build, Loaded, Plugin, stated};
 use crate::reaper::Reaper;
 use crate::registry::Core;
 use crate::reload::Wish;
@@ -98,29 +99,19 @@ impl Host {
     /// # Errors
     /// See [`CallError`].
     pub fn call(&self, plugin: &str, method: &str, arguments: &str) -> Result<String, CallError> {
-        let plugin = self.core.find(plugin).ok_or_else(|| {
+        let plugin = self.find_for_call(plugin)?;
+        let loaded = lazy::enter(&self.core, &plugin)?;
+        call_in(&plugin, &loaded, method, arguments)
+    }
+
+    pub(crate) fn find_for_call(&self, plugin: &str) -> Result<Arc<Plugin>, CallError> {
+        self.core.find(plugin).ok_or_else(|| {
             if self.core.is_closed() {
                 CallError::Closed
             } else {
                 CallError::NoSuchPlugin { name: plugin.into(), known: self.core.names() }
             }
-        })?;
-        let loaded = lazy::enter(&self.core, &plugin)?;
-        let dynamic =
-            Dynamic::find(loaded.instance.image(), method).ok_or_else(|| CallError::NoSuchMethod {
-                plugin: plugin.name.clone(),
-                method: method.into(),
-                known: method_names(&loaded.build),
-            })?;
-        loaded.note().store(dynamic.address(), Ordering::Relaxed);
-        let _span = tracing::debug_span!("call", plugin = %plugin.name, method).entered();
-        if !loaded.tables.is_metered() {
-            return dynamic_call(&loaded.instance, &dynamic, arguments);
-        }
-        let begun = Instant::now();
-        let result = dynamic_call(&loaded.instance, &dynamic, arguments);
-        loaded.meter.note(begun.elapsed(), crate::meter::failures_of(&result));
-        result
+        })
     }
 
     /// Loads a file: as a new plugin, or as the next generation of the plugin that its manifest names.
@@ -272,7 +263,7 @@ impl Host {
         hashes.into_iter().filter_map(|hash| self.core.store.allow(hash)).collect()
     }
 
-    fn find(&self, plugin: &str) -> Result<Arc<Plugin>, ReloadError> {
+    pub(crate) fn find(&self, plugin: &str) -> Result<Arc<Plugin>, ReloadError> {
         self.core.find(plugin).ok_or_else(|| {
             if self.core.is_closed() {
                 ReloadError::Closed
@@ -282,7 +273,7 @@ impl Host {
         })
     }
 
-    fn reload_as(
+    pub(crate) fn reload_as(
         &self,
         plugin: &str,
         file: Option<&TrustedFile>,
@@ -321,6 +312,7 @@ impl Host {
             plugin.begin(Step::Publish).map_err(|error| UnloadError::Busy { busy: error.to_string() })?;
         if let Some(old) = self.core.take_down(&plugin) {
             let generation = old.value().number;
+            beside::clear(&self.core, &plugin, Stopping::Removed);
             self.core.reaper.retire(plugin.clone(), old, Stopping::Removed, false);
             self.core.store.forget(&plugin.name);
             self.core.journal.record(Event::Removed { plugin: plugin.name.clone(), generation });
@@ -390,6 +382,29 @@ impl Host {
 /// generation in memory meanwhile. Inside of a call to a plugin it does nothing.
 pub fn quiesce() -> bool {
     gate::run_errands()
+}
+
+/// Calls a method by name, in a generation that has been entered.
+pub(crate) fn call_in(
+    plugin: &Plugin,
+    loaded: &gate::Guard<'_, Loaded>,
+    method: &str,
+    arguments: &str,
+) -> Result<String, CallError> {
+    let dynamic = Dynamic::find(loaded.instance.image(), method).ok_or_else(|| CallError::NoSuchMethod {
+        plugin: plugin.name.clone(),
+        method: method.into(),
+        known: method_names(&loaded.build),
+    })?;
+    loaded.note().store(dynamic.address(), Ordering::Relaxed);
+    let _span = tracing::debug_span!("call", plugin = %plugin.name, method).entered();
+    if !loaded.tables.is_metered() {
+        return dynamic_call(&loaded.instance, &dynamic, arguments);
+    }
+    let begun = Instant::now();
+    let result = dynamic_call(&loaded.instance, &dynamic, arguments);
+    loaded.meter.note(begun.elapsed(), crate::meter::failures_of(&result));
+    result
 }
 
 fn method_names(build: &Build) -> Vec<String> {

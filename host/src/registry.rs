@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use crate::beside;
 use crate::builds::FailedBuild;
 use crate::error::{PluginError, ReloadError};
 use crate::events::{Event, Step};
@@ -280,7 +281,12 @@ impl Core {
         // older one.
         std::thread::scope(|scope| {
             let bind = || match plugin.slot.try_enter() {
-                Ok(loaded) => bind(&plugin.name, number, interface, &loaded),
+                Ok(loaded) => {
+                    bind(&plugin.name, number, interface, &loaded)?;
+                    drop(loaded);
+                    beside::bind(self, plugin, number, interface);
+                    Ok(())
+                }
                 Err(_) => Err(PluginError::NotLoaded { name: plugin.name.clone() }),
             };
             scope.spawn(bind).join().expect("binding does not panic")

@@ -70,14 +70,14 @@ impl Core {
         Ok(Target { plugin: plugin.clone(), number, in_use })
     }
 
-    /// The plugins whose serving generations cannot do without this one.
+    /// The plugins of which a generation that serves, or stays beside that, cannot do without this one.
     pub(crate) fn dependents(&self, on: &Plugin) -> Vec<String> {
         let mut dependents = Vec::new();
         for plugin in self.all() {
             let serving = plugin.record().serving.clone();
-            let leads_here = serving.is_some_and(|serving| {
-                let mut calls = serving.calls.all();
-                calls.any(|(requirement, target)| {
+            let calls = serving.map(|serving| serving.calls).into_iter().chain(plugin.beside.calls());
+            let leads_here = calls.into_iter().any(|calls| {
+                calls.all().any(|(requirement, target)| {
                     !requirement.optional && target.is_some_and(|target| std::ptr::eq(&*target, on))
                 })
             });

@@ -10,7 +10,7 @@ use anyhow::{Context, anyhow};
 use serde_json::{Value, json};
 
 use super::Failure;
-use super::args::{CallArgs, CheckArgs, DenyArgs, PluginArgs, ReloadArgs, RollbackArgs, StateArgs, StateDir};
+use super::args::{CallArgs, CheckArgs, DenyArgs, OutcomeArgs, PluginArgs, ReloadArgs, StateArgs, StateDir};
 use super::progress::Busy;
 use super::run::held;
 use super::time::now_ms;
@@ -28,7 +28,8 @@ pub fn call(args: &CallArgs) -> Result<(), Failure> {
         }
         text => text.to_owned(),
     };
-    let request = Request::Call { plugin: args.plugin.clone(), method: args.method.clone(), arguments };
+    let (plugin, method) = (args.plugin.clone(), args.method.clone());
+    let request = Request::Call { plugin, method, arguments, generation: args.generation };
     print(&ask(&args.state, &request)?.to_string())
 }
 
@@ -39,7 +40,8 @@ pub fn reload(args: &ReloadArgs) -> Result<(), Failure> {
     let file = args.file.as_ref().map(absolute).transpose()?;
     let (plugin, leak_old, dry_run) = (args.plugin.clone(), args.leak_old, args.dry_run);
     let shown = transaction(&args.state, &plugin, "reload");
-    let outcome = ask(&args.state, &Request::Reload { plugin, file, leak_old, dry_run })?;
+    let (keep, canary) = (args.keep.unwrap_or(0), args.canary);
+    let outcome = ask(&args.state, &Request::Reload { plugin, file, leak_old, dry_run, keep, canary })?;
     drop(shown);
     if args.json {
         return print(&pretty(&outcome));
@@ -49,11 +51,15 @@ pub fn reload(args: &ReloadArgs) -> Result<(), Failure> {
         return print(&format!("version {version} of {} would be accepted", args.plugin));
     }
     let generation = &outcome["generation"];
+    if outcome["outcome"] == "candidate" {
+        let percent = &outcome["percent"];
+        return print(&format!("generation {generation} of {} gets {percent} of 100 scopes", args.plugin));
+    }
     print(&format!("generation {generation} of {} serves", args.plugin))
 }
 
 /// `reseat rollback`
-pub fn rollback(args: &RollbackArgs) -> Result<(), Failure> {
+pub fn rollback(args: &OutcomeArgs) -> Result<(), Failure> {
     let shown = transaction(&args.state, &args.plugin, "rollback");
     let outcome = ask(&args.state, &Request::Rollback { plugin: args.plugin.clone() })?;
     drop(shown);
@@ -166,7 +172,7 @@ fn received(all: u64, file: &Path) -> (Arc<AtomicU64>, Busy) {
 }
 
 /// Shows what a host is at with a plugin, while it is asked for something that may take long.
-fn transaction(state: &StateDir, plugin: &str, what: &str) -> Busy {
+pub fn transaction(state: &StateDir, plugin: &str, what: &str) -> Busy {
     let (state, plugin, begun) = (state.clone(), plugin.to_owned(), now_ms());
     Busy::with(format!("{what} of {plugin}"), move || {
         let status = ask(&state, &Request::Status).ok()?;

@@ -144,6 +144,8 @@ fn take(
         let mut record = plugin.record();
         record.file.clone_from(&build.file);
         record.awaiting = None;
+        drop(record);
+        crate::beside::superseded(core, &plugin, &build);
         return Ok(Outcome::Unchanged { plugin: plugin.name.clone(), generation: serving.number });
     }
     let reload = Reload::new(core, &plugin, &turn, settled, build, wish, progress);

@@ -7,6 +7,7 @@
 mod admit;
 mod back;
 mod before;
+mod beside;
 mod drain;
 mod fits;
 mod kept;
@@ -21,6 +22,7 @@ use std::time::{Duration, Instant};
 
 use plugin_api::{CallError, Stopping};
 
+use crate::beside::Canary;
 use crate::deputy::{Deputy, Stuck};
 use crate::events::{Event, RolledBackState, Step};
 use crate::ffi::{Hooks, Surroundings, Tables, open_trusted};
@@ -40,6 +42,7 @@ use admit::Progress;
 pub(crate) use admit::{Settled, admit, text_of};
 use back::Back;
 pub(crate) use back::roll_back;
+pub(crate) use beside::{Pending, no_candidate, promote};
 use fits::version_in_common;
 pub(crate) use fits::{continues, expect, fits};
 pub(crate) use kept::{begin_serving_again, go_on};
@@ -78,6 +81,10 @@ pub(crate) struct Wish {
     pub(crate) proven: bool,
     /// With this state, instead of that of what serves.
     pub(crate) state: Option<Frame>,
+    /// Beside what serves, for a part of the scopes, until it has proved itself.
+    pub(crate) canary: Option<Canary>,
+    /// What served stays beside it, as long as it is among so many.
+    pub(crate) keep: usize,
 }
 
 /// One transaction.
@@ -150,6 +157,9 @@ impl Reload<'_> {
     fn run(&self, incoming: Incoming) -> Result<Outcome, Stop> {
         let _span = tracing::debug_span!("reload", plugin = %self.plugin.name).entered();
         self.fits()?;
+        if let Some(outcome) = self.stands_beside()? {
+            return Ok(outcome);
+        }
         self.find_whom_it_calls()?;
         let kept = self.kept_state()?;
         // Taken when it is opened: nobody else takes one during this turn.
@@ -169,9 +179,12 @@ impl Reload<'_> {
                 Some(state) => self.restore(&mut trial, state.clone())?,
             }
             self.check(&mut trial)?; //                       8: the last veto
+            if let Some(outcome) = self.put_beside(&mut trial)? {
+                return Ok(outcome); //                        9, for a part of the scopes
+            }
             self.publish(&mut trial, kept)? //                9: the point of no return
         };
-        let old = published.old.take();
+        let old = self.keep_beside(number, published.old.take());
         self.whatever_happens(number, || self.record(number, &mut published)); // 10 and 11
         if let Some(old) = old {
             let why = if self.wish.back.is_some() { Stopping::RolledBack } else { Stopping::Replaced };
@@ -351,6 +364,15 @@ impl Reload<'_> {
     /// Resolves the methods of every interface that there are handles of. New handles wait for the turn, so
     /// none can be missed.
     fn bind(&self, trial: &mut Trial) -> Result<Loaded, Stop> {
+        let (tables, on_probation) = self.resolve(trial)?;
+        // Last: from here on it is published.
+        let regions = trial.hooks().image().publish_regions();
+        regions.map_err(|error| stop(Step::Check, RefusalReason::Region(error.to_string())))?;
+        Ok(trial.take_loaded(tables, on_probation))
+    }
+
+    /// Its methods, and whether it is to be judged.
+    fn resolve(&self, trial: &Trial) -> Result<(Tables, bool), Stop> {
         let options = self.core.options();
         let on_probation = options.probation_of(&self.plugin.name).is_some() && self.wish.back.is_none();
         let tables = Tables::new(on_probation || options.measure_calls);
@@ -360,10 +382,7 @@ impl Reload<'_> {
                 .bind(number, &used.interface, trial.hooks().image())
                 .map_err(|reason| stop(Step::Open, RefusalReason::Open(reason)))?;
         }
-        // Last: from here on it is published.
-        let regions = trial.hooks().image().publish_regions();
-        regions.map_err(|error| stop(Step::Check, RefusalReason::Region(error.to_string())))?;
-        Ok(trial.take_loaded(tables, on_probation))
+        Ok((tables, on_probation))
     }
 
     /// Step 9, where no state was to be handed over.

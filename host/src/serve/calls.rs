@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use reseat::{CallError, Host};
+use reseat::{CallError, GenerationError, Host};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::{JoinError, spawn_blocking};
 
@@ -36,19 +36,37 @@ impl Calls {
         &self.host
     }
 
-    /// Calls a method. A client that goes away while it waits for its turn never calls.
+    /// Calls a method, as a scope of its own. A client that goes away while it waits for its turn never calls.
     pub async fn call(
         &self,
         plugin: String,
         method: String,
         arguments: String,
     ) -> Result<Result<String, CallError>, JoinError> {
+        self.in_turn(move |host| host.call_as_scope(&plugin, &method, &arguments)).await
+    }
+
+    /// The same, in this generation.
+    pub async fn call_at(
+        &self,
+        plugin: String,
+        generation: u64,
+        method: String,
+        arguments: String,
+    ) -> Result<Result<String, GenerationError>, JoinError> {
+        self.in_turn(move |host| host.call_at(&plugin, generation, &method, &arguments)).await
+    }
+
+    async fn in_turn<T: Send + 'static>(
+        &self,
+        call: impl FnOnce(&Host) -> T + Send + 'static,
+    ) -> Result<T, JoinError> {
         let turn = self.turns.clone().acquire_owned().await;
         let host = self.host.clone();
         spawn_blocking(move || {
             // Until the plugin has answered, not until the client has gone.
             let _turn = turn;
-            host.call(&plugin, &method, &arguments)
+            call(&host)
         })
         .await
     }

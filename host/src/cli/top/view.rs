@@ -216,7 +216,7 @@ impl View {
         };
         let phase = match old {
             0 => phase(plugin).to_owned(),
-            old => format!("{}, {old} old", phase(plugin)),
+            old => format!("{}, {old} more", phase(plugin)),
         };
         Row::new([
             Cell::from(text(&plugin["name"])),
