@@ -35,6 +35,8 @@ mod builds;
 mod calls;
 /// Candidates: builds that get a part of the scopes before they take over.
 mod canary;
+/// What becomes of candidates when something else happens meanwhile.
+mod canary_meanwhile;
 /// The command line, HTTP, and what they say.
 mod cli;
 /// What an operator does with candidates and with old generations that are kept.
