@@ -428,7 +428,7 @@ mod tests {
         assert_eq!(error, "line 1: unknown key `drain_deadline`: did you mean `drain_deadline_ms`?");
         let error = format!("{:#}", Settings::parse("[plugins.limiter]\nburst = 3").unwrap_err());
         assert!(
-            error.contains("`burst` of [plugins.limiter]: there is `bind`, `config`, `cooldown_ms`"),
+            error.contains("`burst` of [plugins.limiter]: there is `bind`, `canary_percent`, `config`"),
             "{error}"
         );
     }

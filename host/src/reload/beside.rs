@@ -122,12 +122,13 @@ impl Reload<'_> {
             let reason = format!("generation {number} has taken over");
             beside::dismiss(self.core, self.plugin, Fate::Superseded(reason));
         }
-        let (old, serving) = (old?, self.serving.as_ref()?);
-        if self.wish.keep == 0 {
-            return Some(old);
+        match (old, &self.serving) {
+            (Some(old), Some(serving)) if self.wish.keep > 0 => {
+                beside::keep(self.core, self.plugin, old, serving.calls.clone(), self.wish.keep);
+                None
+            }
+            (old, _) => old,
         }
-        beside::keep(self.core, self.plugin, old, serving.calls.clone(), self.wish.keep);
-        None
     }
 }
 
