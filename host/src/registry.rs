@@ -23,6 +23,7 @@ use crate::reaper::{LEAVE_AFTER, Reaper};
 use crate::refusal::{Refusal, RefusalReason};
 use crate::reload::{self, Settled, Wish};
 use crate::snapshot::{self, Taken};
+use crate::status::Phase;
 use crate::store::{Store, StoreError};
 
 /// What the parts of a host share.
@@ -270,9 +271,11 @@ impl Core {
         }
         let number = {
             let record = plugin.record();
-            // One that nobody uses any more gives its number away.
+            // One that nobody uses any more gives its number away, unless somebody may be in a generation that is not bound
+            // anew, and has methods of the earlier one under that number.
+            let is_left = record.old.iter().all(|old| old.phase != Phase::Draining);
             let free = record.interfaces.iter().position(|used| !used.is_in_use());
-            free.unwrap_or(record.interfaces.len())
+            free.filter(|_| is_left).unwrap_or(record.interfaces.len())
         };
         if number == MAX_INTERFACES {
             return Err(PluginError::TooManyInterfaces { limit: MAX_INTERFACES });

@@ -1,8 +1,9 @@
 use std::time::Duration;
 
-use reseat::{GenerationError, MaxLingering, Outcome, Phase, RefusalReason, ReloadError, Step};
+use reseat::{CallError, GenerationError, MaxLingering, Outcome, Phase, RefusalReason, ReloadError, Step};
 use reseat_tests::counter::Counter;
 use reseat_tests::echo::Echo;
+use reseat_tests::echo_appended;
 use reseat_tests::misc::Misc;
 
 use crate::callers::Callers;
@@ -228,6 +229,25 @@ fn a_handle_of_a_further_interface_is_good_for_those_that_are_kept() {
         assert_eq!(scope.enter_at(&misc, 1).unwrap().call("hi").unwrap(), "misc: hi");
         assert_eq!(scope.enter(&echo).unwrap().generation(), 1);
     });
+}
+
+#[test]
+fn what_a_number_has_stood_for_is_not_called_in_a_generation_that_others_have_left() {
+    let scene = Scene::with(&["two_interfaces", "asks_echo"]);
+    let misc = scene.handle::<dyn Misc>("two_interfaces");
+    scene.host.scope(|scope| {
+        scope.enter(&misc).unwrap();
+        // Nobody uses the interface any more that the other plugin has called, and the number of it is free.
+        scene.host.unload("asker").unwrap();
+        scene.unloaded("asker", 1);
+        scene.host.reload("two_interfaces").unwrap();
+        let later = scene.handle::<dyn echo_appended::Echo>("two_interfaces");
+        let elsewhere = || later.enter().unwrap().build().unwrap();
+        assert_eq!(std::thread::scope(|threads| threads.spawn(elsewhere).join().unwrap()), 1);
+        // The generation that this scope is in has not got it, whatever it had under any number.
+        assert!(matches!(later.enter().err(), Some(CallError::NotLoaded { .. })));
+    });
+    scene.unloaded("two_interfaces", 1);
 }
 
 #[test]

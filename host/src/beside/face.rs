@@ -38,9 +38,9 @@ impl Host {
         kept::release(&self.core, &self.find_generations(plugin)?, generation)
     }
 
-    /// Reloads a plugin, from this file or its own, so that `percent` of 100 scopes get the new build first: see [`Canary`].
-    /// From a file of its own name it goes on being followed where it was, as by [`Host::reload_from`]. A candidate that is
-    /// there already is discarded for it. If nothing serves, it is loaded.
+    /// Reloads a plugin, from its own file or another, so that `percent` of 100 scopes get the new build first: see
+    /// [`Canary`]. Also from another file it goes on being followed where it was, as by [`Host::reload_from`]. A candidate that
+    /// is there already is discarded for it. If nothing serves, it is loaded.
     ///
     /// # Errors
     /// As for [`Host::reload`]; [`RefusalReason::TwoStates`](crate::RefusalReason::TwoStates) if the plugin has a state.
