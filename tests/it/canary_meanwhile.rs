@@ -1,4 +1,4 @@
-use reseat::{Canary, Event, Options, Outcome, Phase};
+use reseat::{Canary, Event, MaxLingering, Options, Outcome, Phase, ReloadMode, Step};
 use reseat_tests::echo::Echo;
 use reseat_tests::misc::Misc;
 
@@ -113,6 +113,46 @@ fn an_unload_takes_the_candidate_too_and_so_does_the_end_of_the_host() {
     assert_eq!(next.call("many", "call", r#"{"what":""}"#).unwrap(), "\"2\"");
     let phases: Vec<_> = next.status().plugins[0].generations.iter().map(|one| one.phase).collect();
     assert_eq!(phases, [Phase::Serving, Phase::Candidate]);
+}
+
+#[test]
+fn between_scopes_its_trial_begins_and_it_takes_over_under_those_that_are_under_way() {
+    let scene = scene(50, |options| options.mode = ReloadMode::BetweenScopes);
+    let handle = scene.handle::<dyn Misc>("many");
+    let owned = scene.host.owned_scope();
+    owned.enter(&handle).unwrap();
+    drop(scene.install(many(2)));
+    let waits = |event: &Event| matches!(event, Event::Waiting { .. });
+    scene.eventually(|s| s.events().iter().any(waits));
+    assert_eq!(candidate(&scene), None);
+    drop(owned);
+    scene.eventually(|s| candidate(s).is_some());
+    let owned = scene.host.owned_scope();
+    owned.enter_at(&handle, 1).unwrap();
+    scene.host.promote("many").unwrap();
+    assert_eq!(owned.enter(&handle).unwrap().call("").unwrap(), "1");
+    assert_eq!(handle.enter().unwrap().call("").unwrap(), "2");
+}
+
+#[test]
+fn as_much_lingers_as_may_and_so_no_candidate_is_opened() {
+    let scene = scene(50, |options| {
+        options.max_lingering = MaxLingering { generations: 1, ..MaxLingering::default() };
+    });
+    scene.install("stray_thread").published();
+    let hold = scene.hold();
+    let stray = scene.handle::<dyn Misc>("stray_thread");
+    stray.enter().unwrap().call(&hold.until()).unwrap();
+    scene.host.reload("stray_thread").unwrap();
+    scene.lingers("stray_thread", 1, &["thread"]);
+    // The limit is known a moment after that was said.
+    scene.eventually(|s| s.host.reload("stray_thread").is_err());
+    scene.install(many(2)).refused().at(Step::Open, &["max_lingering"]);
+    assert_eq!((candidate(&scene), scene.generation("many")), (None, Some(1)));
+    // It is tried again when something has been unloaded.
+    hold.release();
+    scene.unloaded("stray_thread", 1);
+    scene.eventually(|s| candidate(s).is_some());
 }
 
 #[test]
