@@ -156,6 +156,79 @@ pub enum StateError {
     Closed,
 }
 
+/// Why a generation cannot be called, or let go, by its number.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum GenerationError {
+    /// It neither serves nor is beside what serves: it was not kept, or is not any more.
+    #[error("generation {generation} of `{plugin}` is not there: {}", known_generations(there))]
+    NotThere {
+        /// The plugin.
+        plugin: String,
+        /// The generation asked for.
+        generation: u64,
+        /// Those that are.
+        there: Vec<u64>,
+    },
+    /// The scope, or the call that this thread is in, has another generation of the plugin.
+    #[error(
+        "generation {generation} of `{plugin}` cannot be entered here: what this belongs to has generation {has}"
+    )]
+    HasAnother {
+        /// The plugin.
+        plugin: String,
+        /// The generation asked for.
+        generation: u64,
+        /// The generation that it has.
+        has: u64,
+    },
+    /// That build does not implement the interface.
+    #[error("generation {generation} of `{plugin}` does not implement {interface} as it is wanted")]
+    NotImplemented {
+        /// The plugin.
+        plugin: String,
+        /// The generation.
+        generation: u64,
+        /// The interface.
+        interface: String,
+    },
+    /// It is not among those that are kept.
+    #[error("generation {generation} of `{plugin}` is not kept: {}", known_generations(kept))]
+    NotKept {
+        /// The plugin.
+        plugin: String,
+        /// The generation asked for.
+        generation: u64,
+        /// Those that are.
+        kept: Vec<u64>,
+    },
+    /// There is no such plugin.
+    #[error("no plugin is called `{name}`: {}", known_plugins(known))]
+    NoSuchPlugin {
+        /// The name asked for.
+        name: String,
+        /// The names that exist.
+        known: Vec<String>,
+    },
+    /// A transaction is under way.
+    #[error("{busy}")]
+    Busy {
+        /// What it is doing.
+        busy: String,
+    },
+    /// It was there, and the call has ended in this.
+    #[error("{0}")]
+    Call(#[from] plugin_api::CallError),
+    /// The host is shut down.
+    #[error("the host is closed")]
+    Closed,
+}
+
+fn known_generations(known: &[u64]) -> String {
+    let numbers: Vec<_> = known.iter().map(u64::to_string).collect();
+    if known.is_empty() { "none is".into() } else { format!("there is {}", numbers.join(", ")) }
+}
+
 /// Why a plugin was not unloaded.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

@@ -6,16 +6,9 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-pub use crate::step::Step;
+use crate::beside::told;
 
-/// What a step of a reload took.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct StepTime {
-    /// The step.
-    pub step: Step,
-    /// In milliseconds.
-    pub ms: f64,
-}
+pub use crate::step::{Step, StepTime};
 
 /// Something that happened. Prints as one line.
 #[derive(Clone, Debug, Serialize)]
@@ -119,6 +112,73 @@ pub enum Event {
         closed_ms: f64,
         /// What each step took.
         steps: Vec<StepTime>,
+    },
+    /// A build gets a part of the scopes from now on, until it takes over or is discarded.
+    Candidate {
+        /// The plugin.
+        plugin: String,
+        /// The candidate.
+        generation: u64,
+        /// The version of its build.
+        version: String,
+        /// Where it came from.
+        file: PathBuf,
+        /// The generation that serves.
+        serving: Option<u64>,
+        /// How many of 100 scopes go to the candidate.
+        percent: u8,
+        /// From noticing the file to this.
+        took_ms: f64,
+        /// What each step took.
+        steps: Vec<StepTime>,
+    },
+    /// A candidate takes over: an [`Event::Reloaded`] follows, which says from which generation, and what that alone took.
+    Promoted {
+        /// The plugin.
+        plugin: String,
+        /// The generation.
+        generation: u64,
+        /// The version of its build.
+        version: String,
+        /// Whether it has proved itself. Otherwise somebody has asked for it, and it is on probation like any other.
+        proved: bool,
+        /// Its calls meanwhile, as far as they were counted.
+        calls: u64,
+        /// Those that failed.
+        errors: u64,
+        /// Those that panicked.
+        panics: u64,
+        /// 99 of 100 took no longer, in microseconds.
+        p99_us: f64,
+    },
+    /// A candidate gets no scopes any more, and retires. What served serves on.
+    Discarded {
+        /// The plugin.
+        plugin: String,
+        /// The candidate.
+        generation: u64,
+        /// The version of its build.
+        version: String,
+        /// Why.
+        reason: String,
+        /// Whether its build is refused from now on.
+        denied: bool,
+        /// The generation that serves.
+        serving: Option<u64>,
+    },
+    /// An old generation stays, for those who ask for it by its number.
+    Kept {
+        /// The plugin.
+        plugin: String,
+        /// The generation.
+        generation: u64,
+    },
+    /// A generation that was kept retires: somebody has asked for it, or younger ones are kept in its place.
+    Released {
+        /// The plugin.
+        plugin: String,
+        /// The generation.
+        generation: u64,
     },
     /// A build was refused; whatever served before serves on.
     Refused {
@@ -340,6 +400,11 @@ impl fmt::Display for Event {
                     }
                 }
             }
+            Event::Candidate { .. }
+            | Event::Promoted { .. }
+            | Event::Discarded { .. }
+            | Event::Kept { .. }
+            | Event::Released { .. } => told::of_those_beside(self, f),
             Event::Refused { plugin, file, step, reason, serving, .. } => {
                 match plugin {
                     Some(plugin) => {

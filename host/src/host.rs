@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use plugin_api::{CallError, Interface, Stopping};
 
+use crate::beside;
 use crate::builds::CrateBuild;
 use crate::by_name;
 use crate::check::Inspection;
@@ -96,15 +97,19 @@ impl Host {
     /// # Errors
     /// See [`CallError`].
     pub fn call(&self, plugin: &str, method: &str, arguments: &str) -> Result<String, CallError> {
-        let plugin = self.core.find(plugin).ok_or_else(|| {
+        let plugin = self.find_for_call(plugin)?;
+        let loaded = lazy::enter(&self.core, &plugin)?;
+        by_name::call(&plugin, &loaded, method, arguments)
+    }
+
+    pub(crate) fn find_for_call(&self, plugin: &str) -> Result<Arc<Plugin>, CallError> {
+        self.core.find(plugin).ok_or_else(|| {
             if self.core.is_closed() {
                 CallError::Closed
             } else {
                 CallError::NoSuchPlugin { name: plugin.into(), known: self.core.names() }
             }
-        })?;
-        let loaded = lazy::enter(&self.core, &plugin)?;
-        by_name::call(&plugin, &loaded, method, arguments)
+        })
     }
 
     /// Loads a file: as a new plugin, or as the next generation of the plugin that its manifest names.
@@ -266,7 +271,7 @@ impl Host {
         })
     }
 
-    fn reload_as(
+    pub(crate) fn reload_as(
         &self,
         plugin: &str,
         file: Option<&TrustedFile>,
@@ -305,6 +310,7 @@ impl Host {
             plugin.begin(Step::Publish).map_err(|error| UnloadError::Busy { busy: error.to_string() })?;
         if let Some(old) = self.core.take_down(&plugin) {
             let generation = old.value().number;
+            beside::clear(&self.core, &plugin, Stopping::Removed);
             self.core.reaper.retire(plugin.clone(), old, Stopping::Removed, false);
             self.core.store.forget(&plugin.name);
             self.core.journal.record(Event::Removed { plugin: plugin.name.clone(), generation });

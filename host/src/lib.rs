@@ -27,6 +27,7 @@
 #![deny(unsafe_code)]
 #![allow(clippy::result_large_err)] // a refusal is rare, and carries what a person needs
 
+mod beside;
 mod builds;
 mod by_name;
 mod check;
@@ -72,9 +73,10 @@ mod together;
 mod unit;
 pub mod watch;
 
+pub use beside::Canary;
 pub use builds::{BuildFailure, CrateBuild, FailedBuild};
 pub use check::{Inspection, SignatureStatus, compare, inspect, signer};
-pub use error::{CheckError, PluginError, ReloadError, StartError, StateError, UnloadError};
+pub use error::{CheckError, GenerationError, PluginError, ReloadError, StartError, StateError, UnloadError};
 pub use events::{Event, Left, RolledBackState, Step, StepTime};
 pub use file::{KeyId, NotSigned, TrustedKey};
 pub use handle::{Guard, Handle, Lease};

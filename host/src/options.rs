@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::beside::Canary;
 use crate::file::TrustedKey;
 use crate::mode::{ReloadMode, SCOPE_WAIT};
 use crate::observer::Observers;
@@ -98,6 +99,9 @@ pub struct Options {
     pub probe: Option<Probe>,
     /// By what a build that has taken over is judged, and after which time it has proved itself. `None`: it is not.
     pub probation: Option<Probation>,
+    /// Whether builds of stateless plugins that the host takes in by itself get a part of the scopes first. `None`: they
+    /// take over at once.
+    pub canary: Option<Canary>,
     /// What goes wrong in this host, for tests.
     #[cfg(feature = "faults")]
     #[doc(hidden)]
@@ -160,6 +164,8 @@ pub struct PluginOptions {
     pub probe: Option<bool>,
     /// Instead of [`Options::probation`]; `Some(None)`: its builds are not judged.
     pub probation: Option<Option<Probation>>,
+    /// Instead of [`Options::canary`]; `Some(None)`: its builds take over at once.
+    pub canary: Option<Option<Canary>>,
     /// Instead of [`Options::snapshot_every`]; `Some(None)`: only after reloads and at the end.
     pub snapshot_every: Option<Option<Duration>>,
     /// Instead of [`Options::mode`].
@@ -209,6 +215,10 @@ impl Options {
         self.own(plugin).and_then(|own| own.probation.as_ref()).unwrap_or(&self.probation).as_ref()
     }
 
+    pub(crate) fn canary_of(&self, plugin: &str) -> Option<Canary> {
+        self.own(plugin).and_then(|own| own.canary).unwrap_or(self.canary)
+    }
+
     pub(crate) fn snapshot_every_of(&self, plugin: &str) -> Option<Duration> {
         self.own(plugin).and_then(|own| own.snapshot_every).unwrap_or(self.snapshot_every)
     }
@@ -255,6 +265,7 @@ impl Default for Options {
             max_waiting: 10_000,
             probe: None,
             probation: Some(Probation::default()),
+            canary: None,
             #[cfg(feature = "faults")]
             faults: crate::fault::Faults::default(),
             measure_calls: false,

@@ -23,6 +23,17 @@ pub enum Outcome {
         /// The generation that serves.
         generation: u64,
     },
+    /// It gets a part of the scopes, until it has proved itself.
+    Candidate {
+        /// The plugin.
+        plugin: String,
+        /// The candidate.
+        generation: u64,
+        /// The generation that serves.
+        serving: Option<u64>,
+        /// How many of 100 scopes go to the candidate.
+        percent: u8,
+    },
     /// It would be accepted; nothing was changed.
     Acceptable {
         /// The plugin.
@@ -47,6 +58,9 @@ impl std::fmt::Display for Outcome {
             Outcome::Loaded { plugin, generation } => write!(f, "generation {generation} of {plugin} serves"),
             Outcome::Reloaded { plugin, from, generation } => {
                 write!(f, "generation {generation} of {plugin} serves, after generation {from}")
+            }
+            Outcome::Candidate { plugin, generation, percent, .. } => {
+                write!(f, "generation {generation} of {plugin} gets {percent} of 100 scopes")
             }
             Outcome::Acceptable { plugin, version, serving: Some(serving) } => {
                 write!(f, "version {version} of {plugin} would be accepted after generation {serving}")

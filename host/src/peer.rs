@@ -202,9 +202,9 @@ pub(crate) struct Pinned {
 }
 
 impl Pinned {
-    /// As [`Slot::enter`](crate::gate::Slot::enter) does.
+    /// In the generation that a scope gets which has not called it yet.
     pub(crate) fn enter(plugin: &Arc<Plugin>) -> Result<Pinned, EnterError> {
-        let words = plugin.slot.enter()?.into_words();
+        let words = plugin.enter_for_a_scope()?.into_words();
         // SAFETY: taken apart just before, on this thread, which a guard does not leave; the slot is kept beside it.
         Ok(Pinned { _guard: unsafe { Guard::from_words(words) }, plugin: plugin.clone() })
     }

@@ -12,6 +12,7 @@ use plugin_api::CallError;
 use plugin_api::abi::InstanceRef;
 use plugin_api::desc::InterfaceDesc;
 
+use crate::beside::Beside;
 use crate::deputy::Deputy;
 use crate::error::ReloadError;
 use crate::events::{Event, Step};
@@ -32,6 +33,8 @@ use crate::status::Phase;
 pub(crate) struct Plugin {
     pub(crate) name: String,
     pub(crate) slot: Slot<Loaded>,
+    /// What can be called beside the serving generation.
+    pub(crate) beside: Beside,
     pub(crate) counters: Arc<Counters>,
     pub(crate) regions: Arc<Regions>,
     /// The scopes that have called it, while they are counted.
@@ -227,10 +230,12 @@ impl Plugin {
         let slot = Slot::empty();
         slot.set_wait_limit(call_wait);
         slot.set_max_waiters(max_waiting);
+        let beside = Beside::of(&slot);
         Arc::new(Plugin {
             regions: Regions::new(&name),
             name,
             slot,
+            beside,
             counters: Arc::default(),
             scopes: Scopes::default(),
             first_call: Mutex::default(),

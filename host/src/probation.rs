@@ -71,10 +71,10 @@ impl Default for Probation {
 }
 
 /// How often a generation on probation is looked at.
-const LOOK: Duration = Duration::from_millis(100);
+pub(crate) const LOOK: Duration = Duration::from_millis(100);
 
 /// For how many times its period a generation that is called too rarely stays on probation.
-const RARELY: u32 = 30;
+pub(crate) const RARELY: u32 = 30;
 
 /// Watches a generation that has just been published, on a thread of its own, until it has proved itself, has been
 /// sent back, or has been replaced.
@@ -221,7 +221,7 @@ impl Watch {
 
 impl Probation {
     /// Why a generation is to be sent back, if it is.
-    fn fault(&self, now: &Reading, before: Option<&Reading>) -> Option<String> {
+    pub(crate) fn fault(&self, now: &Reading, before: Option<&Reading>) -> Option<String> {
         let ratio = |part: u64, all: u64| if all == 0 { 0.0 } else { part as f64 / all as f64 };
         let panics = ratio(now.panics, now.calls);
         if now.panics >= self.panics.max(1) && panics > self.panic_ratio {

@@ -42,7 +42,7 @@ impl Host {
     /// ```
     ///
     /// What a transaction, a wait or a snapshot goes by holds for the next one: deadlines and limits, `drain_policy`,
-    /// `mode`, `scope_wait`, `gather`, `cooldown`, `probe`, `probation`, `snapshot_every`, `measure_calls`, `max_lingering`, `lazy`
+    /// `mode`, `scope_wait`, `gather`, `cooldown`, `probe`, `probation`, `canary`, `snapshot_every`, `measure_calls`, `max_lingering`, `lazy`
     /// for plugins that appear, and what is otherwise for single plugins. A plugin whose `config` has changed begins again with it: the build that serves, as by
     /// [`Host::reload`], with its state. If it refuses, it serves on with what it had, and the new one is what the next
     /// build gets.

@@ -142,6 +142,30 @@ pub enum RefusalReason {
         "there is no build to go back to: none has served before this one since the host was started, or it has gone back already"
     )]
     NoPrevious,
+    /// Two generations of a plugin with a state cannot be called at once.
+    #[error(
+        "`{plugin}` has a state, and two generations at once would be two states: reload it plainly, the state is carried across, and probation sends a bad build back"
+    )]
+    TwoStates {
+        /// The plugin.
+        plugin: String,
+    },
+    /// More old generations than can be kept.
+    #[error("{asked} old generations cannot be kept: {limit} is the most")]
+    KeepsTooMany {
+        /// How many were to be.
+        asked: usize,
+        /// How many can be.
+        limit: usize,
+    },
+    /// There is nothing to be promoted or discarded.
+    #[error(
+        "`{plugin}` has no candidate: reload it with a share of the scopes, `--canary PERCENT`, or set `canary_percent`"
+    )]
+    NoCandidate {
+        /// The plugin.
+        plugin: String,
+    },
     /// Somebody has cancelled the reload.
     #[error("it was cancelled")]
     Cancelled,
@@ -315,6 +339,9 @@ impl RefusalReason {
             R::OwnMistake { .. } => "own-mistake",
             R::NeverReloaded { .. } => "never-reloaded",
             R::NoPrevious => "no-previous",
+            R::TwoStates { .. } => "two-states",
+            R::KeepsTooMany { .. } => "keeps-too-many",
+            R::NoCandidate { .. } => "no-candidate",
             R::Cancelled => "cancelled",
             R::Unmet { .. } => "unmet",
             R::Ambiguous { .. } => "ambiguous",

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use crate::beside;
 use crate::builds::FailedBuild;
 use crate::error::{PluginError, ReloadError};
 use crate::events::{Event, Step};
@@ -23,6 +24,7 @@ use crate::refusal::{Refusal, RefusalReason};
 use crate::registrations::Ledger;
 use crate::reload::{self, Gathering, Settled, Wish};
 use crate::snapshot::{self, Taken};
+use crate::status::Phase;
 use crate::store::{Store, StoreError};
 
 /// What the parts of a host share.
@@ -313,7 +315,7 @@ impl Core {
         let _turn = plugin
             .begin_within(Step::Publish, self.options().call_wait)
             .map_err(|error| PluginError::Busy { name: plugin.name.clone(), busy: error.to_string() })?;
-        let (number, calls) = self.reserve(plugin, interface)?;
+        let (number, calls) = self.reserve(plugin, interface, true)?;
         {
             let used = &mut plugin.record().interfaces[number];
             used.by_the_host |= for_the_host && used.is_resolved;
@@ -325,7 +327,12 @@ impl Core {
         // older one.
         std::thread::scope(|scope| {
             let bind = || match plugin.slot.try_enter() {
-                Ok(loaded) => bind(&plugin.name, number, interface, &loaded),
+                Ok(loaded) => {
+                    bind(&plugin.name, number, interface, &loaded)?;
+                    drop(loaded);
+                    beside::bind(self, plugin, number, interface);
+                    Ok(())
+                }
                 Err(_) => Err(PluginError::NotLoaded { name: plugin.name.clone() }),
             };
             scope.spawn(bind).join().expect("binding does not panic")
@@ -336,10 +343,12 @@ impl Core {
     }
 
     /// Gives an interface its number, and resolves it for nobody. The caller has the turn.
+    /// `is_bound_now`: it will be resolved for what serves; otherwise only for a build that is to serve.
     pub(crate) fn reserve(
         &self,
         plugin: &Plugin,
         interface: &InterfaceManifest,
+        is_bound_now: bool,
     ) -> Result<(usize, Arc<()>), PluginError> {
         let mut record = plugin.record();
         // What nobody uses is not resolved for the builds that have come since.
@@ -347,8 +356,11 @@ impl Core {
         if let Some(number) = record.interfaces.iter().position(stands) {
             return Ok((number, record.interfaces[number].calls.clone()));
         }
-        // One that nobody uses any more gives its number away.
-        let free = record.interfaces.iter().position(|used| !used.is_in_use());
+        // One that nobody uses any more gives its number away, unless somebody may be in a generation that is not bound
+        // anew, and has methods of the earlier one under that number.
+        let is_left = record.old.iter().all(|old| old.phase != Phase::Draining);
+        let is_free = |used: &Used| is_left && !used.is_in_use() && (is_bound_now || !used.is_resolved);
+        let free = record.interfaces.iter().position(is_free);
         let number = free.unwrap_or(record.interfaces.len());
         if number == MAX_INTERFACES {
             return Err(PluginError::TooManyInterfaces { limit: MAX_INTERFACES });

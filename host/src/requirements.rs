@@ -78,20 +78,20 @@ impl Core {
         changes: bool,
     ) -> Result<Target, PluginError> {
         let (number, in_use) = match changes {
-            true => self.reserve(plugin, wanted)?,
+            true => self.reserve(plugin, wanted, false)?,
             false => self.register(plugin, wanted, false)?,
         };
         Ok(Target { plugin: plugin.clone(), number, in_use })
     }
 
-    /// The plugins whose serving generations cannot do without this one.
+    /// The plugins of which a generation that serves, or stays beside that, cannot do without this one.
     pub(crate) fn dependents(&self, on: &Plugin) -> Vec<String> {
         let mut dependents = Vec::new();
         for plugin in self.all() {
             let serving = plugin.record().serving.clone();
-            let leads_here = serving.is_some_and(|serving| {
-                let mut calls = serving.calls.all();
-                calls.any(|(requirement, target)| {
+            let calls = serving.map(|serving| serving.calls).into_iter().chain(plugin.beside.calls());
+            let leads_here = calls.into_iter().any(|calls| {
+                calls.all().any(|(requirement, target)| {
                     !requirement.optional && target.is_some_and(|target| std::ptr::eq(&*target, on))
                 })
             });
@@ -106,9 +106,10 @@ impl Core {
     pub(crate) fn callers(&self, of: &Plugin) -> Vec<String> {
         let all = self.all().into_iter();
         let calls_it = |plugin: &Arc<Plugin>| {
-            let serving = plugin.record().serving.clone();
-            serving.is_some_and(|serving| {
-                let mut calls = serving.calls.all();
+            let serving = plugin.record().serving.clone().map(|serving| serving.calls);
+            let mut all = plugin.beside.calls().into_iter().chain(serving);
+            all.any(|calls| {
+                let mut calls = calls.all();
                 calls.any(|(_, target)| target.is_some_and(|target| std::ptr::eq(&*target, of)))
             })
         };

@@ -8,9 +8,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use plugin_api::{CallError, Interface};
 
+use crate::by_name;
+use crate::error::GenerationError;
 use crate::gate::{self, EnterError};
 use crate::handle::{Handle, Lease, proxy};
 use crate::host::Host;
+use crate::lazy;
 use crate::meter;
 use crate::peer::Pinned;
 use crate::plugin::{Loaded, Plugin};
@@ -120,32 +123,93 @@ impl Host {
     }
 }
 
+impl Host {
+    /// As [`Host::call`], as a unit of work of its own: it is told to those who are around scopes, and may go to a
+    /// candidate, see [`Canary`](crate::Canary). For servers whose requests are calls by name.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub fn call_as_scope(&self, plugin: &str, method: &str, arguments: &str) -> Result<String, CallError> {
+        self.scope(|_| {
+            let plugin = self.find_for_call(plugin)?;
+            let loaded = match plugin.enter_for_a_scope() {
+                Err(EnterError::Empty) => lazy::enter(&self.core, &plugin)?,
+                entered => entered.map_err(|error| plugin.cannot_enter(&error))?,
+            };
+            let _counted = Counted::begin(&*plugin);
+            by_name::call(&plugin, &loaded, method, arguments)
+        })
+    }
+}
+
 impl<'h> Scope<'h> {
-    /// Enters a plugin, in the generation that this scope has of it.
+    /// Enters a plugin, in the generation that this scope has of it. If it has none yet, that is the one that serves, or a
+    /// candidate whose turn it is, see [`Canary`](crate::Canary).
     ///
     /// # Errors
     /// As for [`Handle::enter`], the first time. Later ones cannot fail.
     pub fn enter<I: Interface + ?Sized>(&self, handle: &'h Handle<I>) -> Result<Scoped<'_, I>, CallError> {
-        let plugin: &'h Arc<Plugin> = &handle.plugin;
-        let mut held = self.held.borrow_mut();
-        let at = match held.iter().position(|known| std::ptr::eq(known.plugin, &**plugin)) {
-            Some(at) => at,
-            None => {
-                let guard = plugin.slot.enter().map_err(|error| plugin.cannot_enter(&error))?;
-                if guard.tables.is_metered() {
-                    // The scope counts as one call.
-                    meter::begin(&guard.meter, guard.spot());
-                }
-                held.push(Entered::new(&**plugin, guard));
-                held.len() - 1
+        let plugin = &handle.plugin;
+        let enter = || plugin.enter_for_a_scope().map_err(|error| plugin.cannot_enter(&error));
+        let at = self.place_of(plugin, enter)?;
+        self.scoped(at, handle).ok_or_else(|| plugin.not_loaded())
+    }
+
+    /// Enters a plugin in this generation of it, in which the scope has it from now on: the one that serves, one that was
+    /// kept with [`Host::reload_keeping`], or a candidate.
+    ///
+    /// # Errors
+    /// It is not there, the build does not implement the interface, or the scope, or the call that this thread is in, has
+    /// another generation of the plugin already. Then nothing has changed.
+    pub fn enter_at<I: Interface + ?Sized>(
+        &self,
+        handle: &'h Handle<I>,
+        generation: u64,
+    ) -> Result<Scoped<'_, I>, GenerationError> {
+        let plugin = &handle.plugin;
+        let at = self.place_of(plugin, || {
+            let guard = plugin.enter_generation(generation)?;
+            match guard.tables.get_metered(handle.interface).is_null() {
+                true => Err(not_implemented(handle, generation)),
+                false => Ok(guard),
             }
-        };
-        let guard = &held[at].held;
+        })?;
+        plugin.only(&*self.held.borrow()[at].held, generation)?;
+        self.scoped(at, handle).ok_or_else(|| not_implemented(handle, generation))
+    }
+
+    /// Where a plugin is that this scope has called, or calls now.
+    fn place_of<E>(
+        &self,
+        plugin: &'h Arc<Plugin>,
+        enter: impl FnOnce() -> Result<gate::Guard<'h, Loaded>, E>,
+    ) -> Result<usize, E> {
+        let mut held = self.held.borrow_mut();
+        if let Some(at) = held.iter().position(|known| std::ptr::eq(known.plugin, &**plugin)) {
+            return Ok(at);
+        }
+        let guard = enter()?;
+        if guard.tables.is_metered() {
+            // The scope counts as one call.
+            meter::begin(&guard.meter, guard.spot());
+        }
+        held.push(Entered::new(&**plugin, guard));
+        Ok(held.len() - 1)
+    }
+
+    /// `None`: that generation is not bound to the handle's interface.
+    fn scoped<I: Interface + ?Sized>(&self, at: usize, handle: &Handle<I>) -> Option<Scoped<'_, I>> {
+        let guard = &self.held.borrow()[at].held;
         // The proxy lives no longer than the borrow of the scope, and the guard until the scope ends.
         let methods = guard.tables.get_metered(handle.interface);
-        let proxy = proxy::<I>(methods, guard, Some(guard.note())).ok_or_else(|| plugin.not_loaded())?;
-        Ok(Scoped { proxy, generation: guard.number, _scope: PhantomData })
+        let proxy = proxy::<I>(methods, guard, Some(guard.note()))?;
+        Some(Scoped { proxy, generation: guard.number, _scope: PhantomData })
     }
+}
+
+fn not_implemented<I: Interface + ?Sized>(handle: &Handle<I>, generation: u64) -> GenerationError {
+    let (plugin, interface) = (handle.plugin.name.clone(), I::DESC.name.to_owned());
+    GenerationError::NotImplemented { plugin, generation, interface }
 }
 
 impl<I: Interface + ?Sized> Scoped<'_, I> {
@@ -176,14 +240,35 @@ pub struct OwnedScope {
 }
 
 impl OwnedScope {
-    /// A lease of a plugin, in the generation that this scope has of it.
+    /// A lease of a plugin, in the generation that this scope has of it; see [`Scope::enter`].
     ///
     /// # Errors
     /// As for [`Handle::lease`], the first time. Later ones cannot fail.
     pub fn enter<I: Interface + ?Sized>(&self, handle: &Handle<I>) -> Result<Lease<I>, CallError> {
         let plugin = &handle.plugin;
-        let lease = hold(&self.held, plugin).map_err(|error| plugin.cannot_enter(&error))?;
+        let enter = || plugin.enter_for_a_scope().map(|guard| guard.lease());
+        let lease = hold(&self.held, plugin, enter).map_err(|error| plugin.cannot_enter(&error))?;
         Lease::new(lease, handle).ok_or_else(|| plugin.not_loaded())
+    }
+
+    /// A lease of a plugin, in this generation of it, in which the scope has it from now on; see [`Scope::enter_at`].
+    ///
+    /// # Errors
+    /// As for [`Scope::enter_at`].
+    pub fn enter_at<I: Interface + ?Sized>(
+        &self,
+        handle: &Handle<I>,
+        generation: u64,
+    ) -> Result<Lease<I>, GenerationError> {
+        let plugin = &handle.plugin;
+        let lease = hold(&self.held, plugin, || {
+            let guard = plugin.enter_generation(generation)?;
+            match guard.tables.get_metered(handle.interface).is_null() {
+                true => Err(not_implemented(handle, generation)),
+                false => Ok(guard.lease()),
+            }
+        })?;
+        Lease::new(plugin.only(lease, generation)?, handle).ok_or_else(|| not_implemented(handle, generation))
     }
 
     /// Does part of this work on the calling thread, between two `.await`s, say. What plugins call in it is called in the
@@ -203,17 +288,23 @@ impl OwnedScope {
     }
 }
 
-/// What an owned scope has of a plugin, from now on.
-fn hold(held: &Held, plugin: &Arc<Plugin>) -> Result<gate::Lease<Loaded>, EnterError> {
+/// What an owned scope has of a plugin, or gets now.
+fn hold<E>(
+    held: &Held,
+    plugin: &Arc<Plugin>,
+    enter: impl FnOnce() -> Result<gate::Lease<Loaded>, E>,
+) -> Result<gate::Lease<Loaded>, E> {
     let others: Vec<_> = {
         let held = held.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = held.iter().find(|known| Arc::ptr_eq(&known.plugin, plugin)) {
             return Ok(known.held.clone());
         }
-        held.iter().map(|known| known.held.clone()).collect()
+        held.iter().map(|known| known.held.here()).collect()
     };
-    // Outside of the lock, because this may wait at a closed gate. Who comes first decides.
-    let fresh = plugin.slot.lease_beside(&others.iter().collect::<Vec<_>>())?;
+    // Outside of the lock, because this may wait at a closed gate. Who comes first decides. What gives way together with
+    // what is held is entered as it is with that.
+    let fresh = enter()?;
+    drop(others);
     let lease = {
         let mut held = held.lock().unwrap_or_else(PoisonError::into_inner);
         match held.iter().find(|known| Arc::ptr_eq(&known.plugin, plugin)) {
@@ -251,7 +342,7 @@ pub(crate) fn note_call(plugin: &Arc<Plugin>) -> Result<(), EnterError> {
 fn pin(plugin: &Arc<Plugin>) -> Result<(), EnterError> {
     let owned = INSIDE.with_borrow(|inside| inside.last().map(|(held, _)| held.clone()));
     if let Some(held) = owned {
-        return hold(&held, plugin).map(drop);
+        return hold(&held, plugin, || plugin.enter_for_a_scope().map(|guard| guard.lease())).map(drop);
     }
     if CALLED.with_borrow(|called| called.iter().any(|known| known.is_of(plugin))) {
         return Ok(());

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use plugin_api::Stopping;
 
+use crate::beside;
 use crate::events::Step;
 use crate::gate;
 use crate::host::Host;
@@ -55,7 +56,9 @@ impl Host {
         let closed = plugins.into_iter().filter_map(|plugin| {
             plugin.set_closed();
             let _turn = plugin.begin_within(Step::Publish, left()).ok()?;
-            Some((self.core.take_down(&plugin)?, plugin))
+            let old = self.core.take_down(&plugin)?;
+            beside::clear(&self.core, &plugin, Stopping::HostEnds);
+            Some((old, plugin))
         });
         // All of them are closed, and told, before the first is waited for.
         let mut closed: Vec<_> = closed.collect();

@@ -1,13 +1,14 @@
 //! What a host is doing, as plain data made for printing.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde::Serialize;
 
 use crate::builds::FailedBuild;
 use crate::gate::{self, Lease};
 use crate::lock::lock;
-use crate::meter::Reading;
+use crate::meter::{Meter, Reading};
 use crate::plugin::{Loaded, Old, Plugin};
 use crate::registry::Core;
 
@@ -101,8 +102,10 @@ pub struct GenerationStatus {
     pub phase: Phase,
     /// Why it is still here, if it should not be.
     pub reason: Option<String>,
-    /// How much address space its image takes, of one that serves or lingers.
+    /// How much address space its image takes, of one that can be called or lingers.
     pub bytes: Option<u64>,
+    /// How many of 100 scopes go to it, if it is a candidate.
+    pub percent: Option<u8>,
 }
 
 /// What a generation is doing.
@@ -112,6 +115,10 @@ pub struct GenerationStatus {
 pub enum Phase {
     /// It answers calls.
     Serving,
+    /// It gets a part of the scopes, until it has proved itself.
+    Candidate,
+    /// It serves no more, and answers those who ask for it by its number.
+    Kept,
     /// It waits for its guards, leases and scopes.
     Draining,
     /// Its hooks and destructors run.
@@ -147,6 +154,7 @@ fn plugin_status(plugin: &Plugin) -> PluginStatus {
     let (image, in_flight) = (held.as_ref().map(|held| held.image_bytes()), held.as_ref().map(in_flight));
     let probation = held.as_deref().filter(|held| held.tables.is_metered()).map(probation);
     drop(held);
+    let beside = plugin.beside.status();
     let record = plugin.record();
     let serving = record.serving.as_ref();
     let manifest = serving.map(|serving| &serving.build.manifest);
@@ -157,7 +165,10 @@ fn plugin_status(plugin: &Plugin) -> PluginStatus {
         phase: Phase::Serving,
         reason: None,
         bytes: image,
+        percent: None,
     }));
+    generations.extend(beside);
+    generations.sort_by_key(|generation| generation.generation);
     PluginStatus {
         name: plugin.name.clone(),
         version: manifest.map(|manifest| manifest.version.clone()),
@@ -178,7 +189,7 @@ fn plugin_status(plugin: &Plugin) -> PluginStatus {
     }
 }
 
-/// How the calls of a plugin's serving generation went, since it began to serve.
+/// How the calls of a generation went, since it began to serve: the serving one of a plugin, or one beside that.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct CallFigures {
@@ -198,16 +209,22 @@ pub struct CallFigures {
     pub latencies: Vec<(u64, u64)>,
 }
 
+impl CallFigures {
+    pub(crate) fn of(plugin: &str, generation: u64, meter: &Meter) -> CallFigures {
+        let Reading { calls, errors, panics, .. } = meter.read();
+        let (plugin, latencies) = (plugin.to_owned(), meter.latencies());
+        CallFigures { plugin, generation, calls, errors, panics, latencies }
+    }
+}
+
 /// Of those whose calls are counted at the moment.
 pub(crate) fn figures(core: &Core) -> Vec<CallFigures> {
-    let plugins = core.all();
-    let measured = plugins.iter().filter_map(|plugin| {
-        let held = held(plugin).filter(|held| held.tables.is_metered())?;
-        let Reading { calls, errors, panics, .. } = held.meter.read();
-        let (plugin, generation, latencies) = (plugin.name.clone(), held.number, held.meter.latencies());
-        Some(CallFigures { plugin, generation, calls, errors, panics, latencies })
-    });
-    measured.collect()
+    let of_plugin = |plugin: Arc<Plugin>| {
+        let held = held(&plugin).filter(|held| held.tables.is_metered());
+        let serving = held.map(|held| CallFigures::of(&plugin.name, held.number, &held.meter));
+        serving.into_iter().chain(plugin.beside.figures(&plugin.name)).collect::<Vec<_>>()
+    };
+    core.all().into_iter().flat_map(of_plugin).collect()
 }
 
 /// The serving generation, if its gate is open.
@@ -231,5 +248,6 @@ fn old_status(old: &Old) -> GenerationStatus {
         phase: old.phase,
         reason: old.reason.clone(),
         bytes: old.bytes,
+        percent: None,
     }
 }

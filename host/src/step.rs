@@ -41,6 +41,15 @@ pub enum Step {
     Close,
 }
 
+/// What a step of a reload took.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct StepTime {
+    /// The step.
+    pub step: Step,
+    /// In milliseconds.
+    pub ms: f64,
+}
+
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

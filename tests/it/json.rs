@@ -171,7 +171,8 @@ fn in_json(of: &str) -> String {
     }
     match of {
         "String" | "&'static str" | "PathBuf" | "Step" | "RolledBackState" => "string".into(),
-        "u64" | "usize" => "integer".into(),
+        "u64" | "usize" | "u8" => "integer".into(),
+        "bool" => "boolean".into(),
         "f64" => "number".into(),
         "Left" => "object".into(),
         of if of.starts_with("Vec<") => "array".into(),

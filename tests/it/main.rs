@@ -33,8 +33,14 @@ mod budget;
 mod builds;
 /// Calls and their outcomes: typed and by name, nested, leased, panicking, large.
 mod calls;
+/// Candidates: builds that get a part of the scopes before they take over.
+mod canary;
+/// What becomes of candidates when something else happens meanwhile.
+mod canary_meanwhile;
 /// The command line, HTTP, and what they say.
 mod cli;
+/// What an operator does with candidates and with old generations that are kept.
+mod cli_generations;
 /// What an operator types beside that: settings, events, listings, the manual, and how an end is told.
 mod cli_operator;
 /// `reseat state`, and what `reseat run` begins with.
@@ -49,6 +55,8 @@ mod encounters;
 mod end_to_end;
 /// Things that go wrong on purpose, at every step, in the host and in the plugin.
 mod faults;
+/// Old generations that stay beside the one that serves, for those who ask for them.
+mod generations;
 /// State on its way from one build to the next, and what can go wrong on it.
 mod handover;
 /// Who holds a generation: the thread, the method, and since when.

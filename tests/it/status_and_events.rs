@@ -165,7 +165,7 @@ fn the_status_is_what_a_program_can_read() {
     assert_eq!((&add["name"], &add["signature"]), (&json!("add"), &json!("add(n: u64) -> u64")));
     assert!(add["example"]["n"].is_u64(), "{add}");
     let serving = &plugin["generations"][0];
-    assert_eq!(keys(serving), ["bytes", "generation", "phase", "reason", "version"]);
+    assert_eq!(keys(serving), ["bytes", "generation", "percent", "phase", "reason", "version"]);
     assert_eq!((&serving["generation"], &serving["phase"]), (&json!(1), &json!("serving")));
     assert!(serving["bytes"].as_u64().is_some_and(|bytes| bytes > 4096), "{serving}");
     assert_eq!((&plugin["in_flight"], &plugin["waiting"]), (&json!(1), &json!(0)), "the lease");

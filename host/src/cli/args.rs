@@ -46,7 +46,13 @@ pub enum Command {
     /// Look at a plugin's file again and reload it, even if it is unchanged
     Reload(ReloadArgs),
     /// Go back to the build before, with the state if it can be written for it; the build that is left is denied
-    Rollback(RollbackArgs),
+    Rollback(OutcomeArgs),
+    /// Publish the candidate of a plugin for everybody, whatever it has proved
+    Promote(OutcomeArgs),
+    /// Discard the candidate of a plugin; its build is denied
+    Discard(PluginArgs),
+    /// Let a generation go that was kept with `reload --keep`
+    Release(ReleaseArgs),
     /// Cancel the reload of a plugin that is under way
     Cancel(PluginArgs),
     /// Take a plugin out of service; its state is gone, also the one that was kept
@@ -276,6 +282,9 @@ pub struct CallArgs {
     /// The arguments: a JSON object by parameter name; `-` reads standard input
     #[arg(default_value = "{}")]
     pub arguments: String,
+    /// In this generation: the one that serves, one that is kept, or a candidate
+    #[arg(long, value_name = "NUMBER")]
+    pub generation: Option<u64>,
     #[command(flatten)]
     pub state: StateDir,
 }
@@ -331,7 +340,18 @@ pub struct PluginArgs {
 }
 
 #[derive(Args)]
-pub struct RollbackArgs {
+#[command(after_help = "Example: reseat release limiter 3")]
+pub struct ReleaseArgs {
+    /// The plugin
+    pub plugin: String,
+    /// The generation
+    pub generation: u64,
+    #[command(flatten)]
+    pub state: StateDir,
+}
+
+#[derive(Args)]
+pub struct OutcomeArgs {
     /// The plugin
     pub plugin: String,
     /// Print JSON
@@ -355,6 +375,13 @@ pub struct ReloadArgs {
     /// Never close the old generation: its code stays in memory, and the host is tainted
     #[arg(long, conflicts_with = "file")]
     pub leak_old: bool,
+    /// Keep the old generation beside the new one, for those who ask for it by its number, as long as it is among the N
+    /// youngest that are kept; for stateless plugins
+    #[arg(long, value_name = "N", conflicts_with_all = ["file", "dry_run", "leak_old", "canary"])]
+    pub keep: Option<usize>,
+    /// Give the new build so many of 100 scopes (and calls by name) until it has proved itself; for stateless plugins
+    #[arg(long, value_name = "PERCENT", conflicts_with_all = ["dry_run", "leak_old"], value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub canary: Option<u8>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

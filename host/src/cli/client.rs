@@ -10,7 +10,7 @@ use anyhow::{Context, anyhow};
 use serde_json::{Value, json};
 
 use super::Failure;
-use super::args::{CallArgs, CheckArgs, DenyArgs, PluginArgs, ReloadArgs, RollbackArgs, StateArgs, StateDir};
+use super::args::{CallArgs, CheckArgs, DenyArgs, OutcomeArgs, PluginArgs, ReloadArgs, StateArgs, StateDir};
 use super::progress::Busy;
 use super::run::held;
 use super::time::now_ms;
@@ -21,7 +21,8 @@ use crate::serve::protocol::{REQUEST_LIMIT, Request, Response, SOCKET};
 /// `reseat call`
 pub fn call(args: &CallArgs) -> Result<(), Failure> {
     let arguments = arguments(&args.arguments)?;
-    let request = Request::Call { plugin: args.plugin.clone(), method: args.method.clone(), arguments };
+    let (plugin, method) = (args.plugin.clone(), args.method.clone());
+    let request = Request::Call { plugin, method, arguments, generation: args.generation };
     print(&ask(&args.state, &request)?.to_string())
 }
 
@@ -46,7 +47,9 @@ pub fn reload(args: &ReloadArgs) -> Result<(), Failure> {
     };
     let (leak_old, dry_run) = (args.leak_old, args.dry_run);
     let shown = transaction(&args.state, plugin, "reload");
-    let outcome = ask(&args.state, &Request::Reload { plugin: plugin.clone(), file, leak_old, dry_run })?;
+    let (keep, canary) = (args.keep.unwrap_or(0), args.canary);
+    let request = Request::Reload { plugin: plugin.clone(), file, leak_old, dry_run, keep, canary };
+    let outcome = ask(&args.state, &request)?;
     drop(shown);
     if args.json {
         return print(&pretty(&outcome));
@@ -56,12 +59,16 @@ pub fn reload(args: &ReloadArgs) -> Result<(), Failure> {
         return print(&format!("version {version} of {plugin} would be accepted"));
     }
     let generation = &outcome["generation"];
+    if outcome["outcome"] == "candidate" {
+        let percent = &outcome["percent"];
+        return print(&format!("generation {generation} of {plugin} gets {percent} of 100 scopes"));
+    }
     print(&format!("generation {generation} of {plugin} serves"))
 }
 
 fn reload_together(args: &ReloadArgs, plugins: &[String]) -> Result<(), Failure> {
-    if args.file.is_some() || args.dry_run || args.leak_old {
-        let what = "--file, --dry-run and --leak-old are for one plugin: several are reloaded from where they came from";
+    if args.file.is_some() || args.dry_run || args.leak_old || args.keep.is_some() || args.canary.is_some() {
+        let what = "the options are for one plugin: several are reloaded from where they came from, all at one moment";
         return Err(Failure::Usage(anyhow!(what)));
     }
     let shown = transaction(&args.state, &plugins[0], "reload");
@@ -78,7 +85,7 @@ fn reload_together(args: &ReloadArgs, plugins: &[String]) -> Result<(), Failure>
 }
 
 /// `reseat rollback`
-pub fn rollback(args: &RollbackArgs) -> Result<(), Failure> {
+pub fn rollback(args: &OutcomeArgs) -> Result<(), Failure> {
     let shown = transaction(&args.state, &args.plugin, "rollback");
     let outcome = ask(&args.state, &Request::Rollback { plugin: args.plugin.clone() })?;
     drop(shown);
@@ -191,7 +198,7 @@ fn received(all: u64, file: &Path) -> (Arc<AtomicU64>, Busy) {
 }
 
 /// Shows what a host is at with a plugin, while it is asked for something that may take long.
-fn transaction(state: &StateDir, plugin: &str, what: &str) -> Busy {
+pub fn transaction(state: &StateDir, plugin: &str, what: &str) -> Busy {
     let (state, plugin, begun) = (state.clone(), plugin.to_owned(), now_ms());
     Busy::with(format!("{what} of {plugin}"), move || {
         let status = ask(&state, &Request::Status).ok()?;

@@ -10,6 +10,7 @@ mod dev;
 mod docs;
 mod events;
 mod follow;
+mod generations;
 mod init;
 mod keys;
 mod listing;
@@ -76,6 +77,9 @@ pub fn main() -> ExitCode {
         Command::Top(args) => top::top(&args),
         Command::Reload(args) => client::reload(&args),
         Command::Rollback(args) => client::rollback(&args),
+        Command::Promote(args) => generations::promote(&args),
+        Command::Discard(args) => generations::discard(&args),
+        Command::Release(args) => generations::release(&args),
         Command::Cancel(args) => client::cancel(&args),
         Command::Unload(args) => client::unload(&args),
         Command::State(args) => client::state(&args),

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
-use reseat::{MaxLingering, Options, PluginOptions, Probation, TrustedKey};
+use reseat::{Canary, MaxLingering, Options, PluginOptions, Probation, TrustedKey};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
@@ -98,6 +98,9 @@ pub struct Settings {
     probation_latency_factor: Option<f64>,
     /// What becomes of a state that cannot be written for the build before: `earlier` or `stay`.
     probation_lost_state: Option<Lost>,
+    /// How many of 100 scopes a new build of a stateless plugin gets before it takes over; 0: it takes over at once.
+    #[serde(default, deserialize_with = "percent")]
+    canary_percent: Option<u8>,
     /// By plugin.
     #[serde(default)]
     plugins: BTreeMap<String, PluginSettings>,
@@ -109,6 +112,12 @@ fn trusted_keys<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<TrustedKey>, D
         .iter()
         .map(|text| text.parse().map_err(|why| D::Error::custom(format!("{text:?}: {why}"))))
         .collect()
+}
+
+fn percent<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u8>, D::Error> {
+    let percent = u64::deserialize(from)?;
+    let fitting = u8::try_from(percent).ok().filter(|percent| *percent <= 100);
+    fitting.map(Some).ok_or_else(|| D::Error::custom(format!("{percent} of 100 scopes: 100 is the most")))
 }
 
 /// The table of a plugin: what is otherwise for it, under the same names, and its configuration.
@@ -125,8 +134,9 @@ struct PluginSettings {
 }
 
 /// What may be otherwise for one plugin.
-const OF_A_PLUGIN: [&str; 17] = [
+const OF_A_PLUGIN: [&str; 18] = [
     "bind",
+    "canary_percent",
     "config",
     "cooldown_ms",
     "drain_deadline_ms",
@@ -262,6 +272,11 @@ impl Settings {
                 ..terms
             }
         });
+        options.canary = match self.canary_percent {
+            None => options.canary,
+            Some(0) => None,
+            Some(percent) => Some(Canary { percent }),
+        };
         for (name, PluginSettings { config, bind, otherwise }) in self.plugins {
             let own = PluginOptions { bind, ..otherwise.of_a_plugin(options) };
             options.plugins.insert(name.clone(), own);
@@ -272,6 +287,7 @@ impl Settings {
     /// What is otherwise for one plugin, by its table.
     fn of_a_plugin(self, all: &Options) -> PluginOptions {
         let (probe, mode, lazy, is_judged) = (self.probe, self.reload, self.lazy, self.probation);
+        let has_canary = self.canary_percent.is_some();
         let terms = all.probation.clone().unwrap_or_default();
         let mut own = Options { probation: Some(terms.clone()), ..all.clone() };
         self.apply(&mut own);
@@ -284,6 +300,7 @@ impl Settings {
             probe,
             mode: mode.map(Into::into),
             lazy,
+            canary: has_canary.then_some(own.canary),
             cooldown: (own.cooldown != all.cooldown).then_some(own.cooldown),
             ..PluginOptions::default()
         }
@@ -414,7 +431,7 @@ mod tests {
         assert_eq!(error, "line 1: unknown key `drain_deadline`: did you mean `drain_deadline_ms`?");
         let error = format!("{:#}", Settings::parse("[plugins.limiter]\nburst = 3").unwrap_err());
         assert!(
-            error.contains("`burst` of [plugins.limiter]: there is `bind`, `config`, `cooldown_ms`"),
+            error.contains("`burst` of [plugins.limiter]: there is `bind`, `canary_percent`, `config`"),
             "{error}"
         );
     }

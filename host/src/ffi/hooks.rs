@@ -223,6 +223,14 @@ impl Tables {
         Ok(())
     }
 
+    /// What this number stands for is another interface now, which the image does not have.
+    pub(crate) fn unbind(&self, number: usize) {
+        let _owned = self.owned.lock().unwrap_or_else(PoisonError::into_inner);
+        for table in [&self.all[number], &self.tables[number]] {
+            table.store(std::ptr::null_mut(), Ordering::Release);
+        }
+    }
+
     /// The table of an interface, also while calls are metered; null if it was not bound.
     pub(crate) fn get_metered(&self, number: usize) -> *const *const c_void {
         self.all[number % MAX_INTERFACES].load(Ordering::Acquire)

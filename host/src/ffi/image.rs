@@ -199,6 +199,11 @@ impl Image {
         self.record.regions.check()
     }
 
+    /// Whether it has asked for any.
+    pub(crate) fn has_regions(&self) -> bool {
+        self.record.regions.are_any()
+    }
+
     /// It is about to serve: its regions are the plugin's from now on.
     ///
     /// # Errors

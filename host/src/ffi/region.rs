@@ -119,6 +119,11 @@ impl Regions {
         Arc::new(Regions { plugin: plugin.to_owned(), now: Mutex::default() })
     }
 
+    /// Whether no generation that has served has left any.
+    pub(crate) fn are_none(&self) -> bool {
+        lock(&self.now).current.is_empty()
+    }
+
     /// What another process of this user can look at, while the second value lives.
     pub(crate) fn exhibit(&self) -> (Vec<Exhibit>, Exhibited) {
         let regions: Vec<_> = lock(&self.now).current.values().cloned().collect();
@@ -228,6 +233,11 @@ impl Taken {
 impl Views {
     pub(super) fn new(of: Arc<Regions>, generation: u64) -> Views {
         Views { of, generation, serves: AtomicU32::new(0), list: Mutex::default() }
+    }
+
+    /// Whether it has asked for any.
+    pub(super) fn are_any(&self) -> bool {
+        !lock(&self.list).is_empty()
     }
 
     /// A region for this generation.

@@ -54,6 +54,11 @@ impl<T: Send + Sync + 'static> Retired<T> {
         self.generation.as_ptr()
     }
 
+    /// The id of the slots that it may be in.
+    pub(super) fn slot(&self) -> u64 {
+        self.generation.header.slot
+    }
+
     /// Whether nobody is inside. Does not wait.
     ///
     /// W3 and then W4: guards become leases and never the other way, so in this order none is missed.

@@ -83,17 +83,6 @@ impl<T: Send + Sync + 'static> Slot<T> {
         Ok(self.enter()?.lease())
     }
 
-    /// A lease of what gives way together with what these leases hold, if it does, and otherwise what
-    /// [`lease`](Self::lease) would give: for work that goes from thread to thread and holds leases only.
-    ///
-    /// # Errors
-    ///
-    /// As for `enter`.
-    pub fn lease_beside(&self, held: &[&Lease<T>]) -> Result<Lease<T>, EnterError> {
-        let _here: Vec<_> = held.iter().map(|lease| lease.here()).collect();
-        self.lease()
-    }
-
     /// The whole of the usual case; `None` for all others, which [`enter`](Self::enter) knows.
     #[inline(always)]
     pub(crate) fn enter_outermost(&self) -> Option<Guard<'_, T>> {
@@ -149,7 +138,7 @@ impl<T: Send + Sync + 'static> Slot<T> {
 
     /// A call tree sees one generation, and does not wait at a gate that waits for it: if this slot
     /// has a call on the stack already, go where the innermost of them is.
-    fn inherit(&self, record: &'static Record) -> Option<Guard<'_, T>> {
+    pub(super) fn inherit(&self, record: &'static Record) -> Option<Guard<'_, T>> {
         let depth = record.depth();
         let word = record.occupied_below(depth).find(|word| {
             let header: *const Header = word.map_addr(|a| a & !(ANNOTATION | SEEN));

@@ -88,6 +88,7 @@
 //!     frame holds what its owner put there. All readers disregard the mark. As a read-modify-write it
 //!     continues the owner's release sequence: W3 that reads the mark synchronizes with the R2 or R5 below it.
 //!     The owner's next store writes the whole word, so a mark is of the guard that is there, and its age true.
+//! 11. **A generation may be current in another slot, or again.** [`Slot::adopt`] has the cases.
 //!
 //! The models in `tests/loom` check all of this with full fences for membarrier, whose effect is not
 //! part of the language's memory model; `scripts/mutants` breaks each line that matters and demands
@@ -110,6 +111,7 @@
 //!   together, as a [`PausedSet`]: a call that is inside of one of them passes the gates of the others. Its proof is in `set`.
 
 mod ages;
+mod beside;
 mod drain;
 mod enter;
 mod errand;

@@ -70,12 +70,16 @@ impl<T: Send + Sync + 'static> Slot<T> {
     /// A slot with nothing in it: entering fails with [`EnterError::Empty`](super::EnterError::Empty).
     pub fn empty() -> Self {
         static IDS: AtomicU64 = AtomicU64::new(1);
+        Self::with_id(IDS.fetch_add(1, Ordering::Relaxed))
+    }
+
+    pub(super) fn with_id(id: u64) -> Self {
         registry(); // made here, so that no call finds it missing
         let slot = Self {
             current: AtomicPtr::new(ptr::without_provenance_mut(EMPTY)),
             fence: Fence::of_process(),
             waiting: AtomicU32::new(0),
-            id: IDS.fetch_add(1, Ordering::Relaxed),
+            id,
             openings: Futex::new(),
             wait_limit: AtomicU64::new(0),
             max_waiters: Word::new(0),
@@ -163,7 +167,7 @@ impl<T: Send + Sync + 'static> Slot<T> {
     ///
     /// AcqRel. Release: partner of R4, which must find the new value whole. Acquire: partner of the
     /// Release of the writer before, whose value is about to be looked at.
-    fn replace(
+    pub(super) fn replace(
         &self,
         new: *mut Generation<T>,
         allowed: impl Fn(State<T>) -> bool,
@@ -186,7 +190,7 @@ impl<T: Send + Sync + 'static> Slot<T> {
     }
 
     /// W2 and on: takes charge of a word that `replace` has taken out of `current`.
-    fn retire(&self, old: *mut Generation<T>) -> Option<Retired<T>> {
+    pub(super) fn retire(&self, old: *mut Generation<T>) -> Option<Retired<T>> {
         let State::Open(old) = State::of(old) else { return None };
         self.fence.heavy(); // W2: partner of R3
         // SAFETY: it was current until now, so nobody has retired it; only `Retired` can end that.

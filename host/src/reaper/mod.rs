@@ -23,6 +23,7 @@ use crate::journal::Journal;
 use crate::lock::be_ready_to_wait;
 use crate::options::Options;
 use crate::plugin::{Loaded, Plugin};
+use crate::status::Phase;
 
 mod closing;
 mod departure;
@@ -84,6 +85,8 @@ impl Reaper {
     pub(crate) fn retire(&self, plugin: Arc<Plugin>, old: Retired<Loaded>, why: Stopping, leak: bool) {
         let (number, version) = (old.value().number, old.value().build.manifest.version.clone());
         let departure = Departure::new(plugin, number, version, why, Stage::Draining(old));
+        // At once: whoever has the plugin's turn goes by it.
+        departure.phase(Phase::Draining, None);
         self.take(Departure { leak, ..departure });
     }
 

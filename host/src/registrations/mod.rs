@@ -100,20 +100,19 @@ impl Ledger {
     }
 
     /// A generation that was admitted has been published.
-    fn note(&self, plugin: &str, generation: u64) -> Option<Change> {
+    fn note(&self, table: &Arc<Table>) -> Option<Change> {
         let before = {
             let mut plugins = lock(&self.plugins);
-            let tables = plugins.get_mut(plugin)?;
-            let table = std::mem::take(&mut tables.is_about_to);
-            let is_it = table.upgrade().is_some_and(|table| table.number == generation);
-            is_it.then(|| std::mem::replace(&mut tables.serves, table))?.upgrade()
+            let tables = plugins.entry(table.plugin.clone()).or_default();
+            tables.is_about_to = Weak::new();
+            std::mem::replace(&mut tables.serves, Arc::downgrade(table)).upgrade()
         };
         self.timers.look_again(&self.core);
-        let (before, now) = (before?, self.serving(plugin)?);
+        let (before, now) = (before?, table);
         let names = |table: &Table| -> Vec<_> {
             table.list(None).iter().map(|entry| entry.registration.to_string()).collect()
         };
-        let (before, now) = (names(&before), names(&now));
+        let (before, now) = (names(&before), names(now));
         let (stayed, went) = before.into_iter().partition::<Vec<_>, _>(|name| now.contains(name));
         let came = now.into_iter().filter(|name| !stayed.contains(name)).collect();
         Some(Change { came, went, stayed: stayed.len() })
@@ -219,12 +218,11 @@ impl Registrar for Ledger {
 
 impl Core {
     /// Steps 10 and 11 for what is registered.
-    pub(crate) fn note_registrations(&self, plugin: &str, generation: u64) {
-        let change = self.registrations.note(plugin, generation);
-        if let Some(Change { came, went, stayed }) = change
+    pub(crate) fn note_registrations(&self, table: &Arc<Table>) {
+        if let Some(Change { came, went, stayed }) = self.registrations.note(table)
             && !(came.is_empty() && went.is_empty())
         {
-            let plugin = plugin.to_owned();
+            let (plugin, generation) = (table.plugin.clone(), table.number);
             self.journal.record(Event::Registrations { plugin, generation, came, went, stayed });
         }
     }

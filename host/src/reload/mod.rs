@@ -7,6 +7,7 @@
 mod admit;
 mod back;
 mod before;
+mod beside;
 mod drain;
 mod fits;
 mod gather;
@@ -25,9 +26,10 @@ use std::time::{Duration, Instant};
 
 use plugin_api::CallError;
 
+use crate::beside::Canary;
 use crate::deputy::{Deputy, Stuck};
 use crate::events::{Event, Step};
-use crate::ffi::{Hooks, Surroundings, Tables, open_trusted};
+use crate::ffi::{Hooks, Surroundings, Table, Tables, open_trusted};
 use crate::file::{self, Incoming};
 use crate::options::TrustedFile;
 use crate::outcome::Outcome;
@@ -42,6 +44,7 @@ use admit::Progress;
 pub(crate) use admit::{Settled, admit, admit_all, admit_together, text_of};
 use back::Back;
 pub(crate) use back::roll_back;
+pub(crate) use beside::{Pending, no_candidate, promote};
 use fits::version_in_common;
 pub(crate) use fits::{continues, expect, fits};
 pub(crate) use gather::Gathering;
@@ -86,6 +89,10 @@ pub(crate) struct Wish {
     pub(crate) may_stay_behind: bool,
     /// With this state, instead of that of what serves.
     pub(crate) state: Option<Frame>,
+    /// Beside what serves, for a part of the scopes, until it has proved itself.
+    pub(crate) canary: Option<Canary>,
+    /// What served stays beside it, as long as it is among so many.
+    pub(crate) keep: usize,
 }
 
 /// One plugin's part in a transaction.
@@ -318,9 +325,13 @@ impl Reload<'_> {
                 .bind(number, &interface, trial.hooks().image())
                 .map_err(|reason| stop(Step::Open, RefusalReason::Open(reason)))?;
         }
-        let registrations = self.core.registrations.admit(trial.hooks().image().registrations());
-        registrations.map_err(|reason| stop(Step::Check, RefusalReason::Registration(reason)))?;
         Ok((tables, on_probation))
+    }
+
+    /// What it has registered is about to count.
+    fn register(&self, table: &Arc<Table>) -> Result<(), Stop> {
+        let admitted = self.core.registrations.admit(table);
+        admitted.map_err(|reason| stop(Step::Check, RefusalReason::Registration(reason)))
     }
 
     fn outcome(&self, number: u64) -> Outcome {

@@ -58,7 +58,7 @@ impl Reload<'_> {
             }
         };
         self.core.journal.record(event);
-        self.core.note_registrations(&self.plugin.name, number);
+        self.core.note_registrations(&published.registrations);
         self.core.note_served(&self.plugin.name);
         if from.is_none() {
             self.core.on_load.get().inspect(|tell| tell());

@@ -13,6 +13,7 @@ use plugin_api::Stopping;
 use super::trial::Trial;
 use super::{Reload, Stop, stop};
 use crate::events::{RolledBackState, Step};
+use crate::ffi::Table;
 use crate::file::{Incoming, Kept, Staged};
 use crate::gate::{PausedSet, Retired};
 use crate::meter::Meter;
@@ -54,6 +55,7 @@ pub(super) struct Published {
     pub(super) fate: RolledBackState,
     pub(super) kept: Option<Kept>,
     pub(super) meter: Arc<Meter>,
+    pub(super) registrations: Arc<Table>,
     /// The others of the set, and their generations.
     pub(super) with: Vec<(String, u64)>,
 }
@@ -77,6 +79,11 @@ impl<'a> Set<'a> {
         let names = || self.members.iter().map(|one| &*one.plugin.name).collect::<Vec<_>>().join(", ");
         let _span = tracing::debug_span!("reload", plugin = %names()).entered();
         self.each(Reload::fits)?;
+        if let [one] = &self.members[..]
+            && let Some(outcome) = one.stands_beside().map_err(|stop| Stopped { at: 0, stop })?
+        {
+            return Ok(vec![outcome]);
+        }
         self.each(Reload::find_whom_it_calls)?;
         let prepared = self.with(incoming, Reload::prepare)?;
         let _together = self.change_together();
@@ -90,6 +97,11 @@ impl<'a> Set<'a> {
             self.hand_over(&mut trials)? //                                            5 to 9
         } else {
             self.with(&mut trials, Reload::begin)?; //                                 5 and 8
+            if let ([one], [trial]) = (&self.members[..], &mut trials[..])
+                && let Some(outcome) = one.put_beside(trial).map_err(|stop| Stopped { at: 0, stop })?
+            {
+                return Ok(vec![outcome]); //  9, for a part of the scopes
+            }
             self.replace(&mut trials)? //                                              9: the point of no return
         };
         Ok(self.finish(published)) //                                                  10 to 12
@@ -167,6 +179,7 @@ impl<'a> Set<'a> {
     /// What can still fail, for all; then nothing can for any.
     fn bind(&self, trials: &mut [Trial]) -> Result<Vec<(Loaded, Option<Kept>)>, Stopped> {
         let tables = self.with(trials.iter(), Reload::resolve)?;
+        self.with(trials.iter(), |one, trial| one.register(&trial.registrations()))?;
         if self.members.len() > 1 {
             self.with(trials.iter(), |_, trial| trial.check_regions())?;
         }
@@ -192,6 +205,7 @@ impl<'a> Set<'a> {
             let (state, fate) =
                 carried.map_or((None, RolledBackState::None), |(state, fate)| (Some(state), fate));
             let (number, meter) = (loaded.number, loaded.meter.clone());
+            let registrations = loaded.instance.image().registrations().clone();
             let published = Published {
                 number,
                 old: None,
@@ -200,6 +214,7 @@ impl<'a> Set<'a> {
                 fate,
                 kept,
                 meter,
+                registrations,
                 with: Vec::new(),
             };
             (published, loaded)
@@ -209,7 +224,8 @@ impl<'a> Set<'a> {
 
     /// Steps 10 to 12. Nothing can fail any more.
     fn finish(&self, mut published: Vec<Published>) -> Vec<Outcome> {
-        let old: Vec<_> = published.iter_mut().map(|one| one.old.take()).collect();
+        let members = self.members.iter().zip(&mut published);
+        let old: Vec<_> = members.map(|(one, it)| one.keep_beside(it.number, it.old.take())).collect();
         let all = self.members.iter().zip(&published).map(|(one, it)| (one.plugin.name.clone(), it.number));
         let all: Vec<_> = all.collect();
         for (at, published) in published.iter_mut().enumerate() {

@@ -9,6 +9,7 @@ use super::set::{Set, Stopped};
 use super::together::Member;
 use super::wait::tell;
 use super::{Reload, Stop, Together, stop};
+use crate::beside;
 use crate::error::ReloadError;
 use crate::events::Step;
 use crate::file::{ContentHash, Incoming};
@@ -180,6 +181,8 @@ fn what_there_is_to_do(core: &Arc<Core>, one: &Reload<'_>) -> Option<std::result
         let mut record = plugin.record();
         record.file.clone_from(&build.file);
         record.awaiting = None;
+        drop(record);
+        beside::superseded(core, plugin, build);
         return Some(Ok(Outcome::Unchanged { plugin: plugin.name.clone(), generation: serving.number }));
     }
     let (what, until) = one.is_held_back()?;

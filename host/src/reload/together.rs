@@ -30,8 +30,8 @@ impl Member {
 }
 
 impl Together {
-    pub(super) fn alone(turn: Transaction, plugin: &Arc<Plugin>, build: Build) -> Together {
-        Together { members: vec![Member::new(turn, plugin.clone(), Arc::new(build))] }
+    pub(super) fn alone(turn: Transaction, plugin: &Arc<Plugin>, build: impl Into<Arc<Build>>) -> Together {
+        Together { members: vec![Member::new(turn, plugin.clone(), build.into())] }
     }
 
     pub(super) fn is_cancelled(&self) -> bool {

@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 use super::{Stop, stop};
 use crate::deputy::Deputy;
 use crate::events::Step;
-use crate::ffi::{Hooks, Instance, RegionError, Tables};
+use crate::ffi::{Hooks, Instance, RegionError, Table, Tables};
 use crate::file::{Kept, Staged};
 use crate::meter::Meter;
 use crate::plugin::{Build, Loaded, Plugin};
@@ -58,6 +58,11 @@ impl Trial {
 
     pub(super) fn deputy(&self) -> &Deputy {
         self.deputy.as_ref().expect("until it is published")
+    }
+
+    /// What it has registered.
+    pub(super) fn registrations(&self) -> Arc<Table> {
+        self.hooks().image().registrations().clone()
     }
 
     /// Whether it has left alone what it may not change before it serves.

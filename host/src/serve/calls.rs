@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use reseat::{CallError, DispatchError, Host};
+use reseat::{CallError, DispatchError, GenerationError, Host};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::{JoinError, spawn_blocking};
 
@@ -36,14 +36,25 @@ impl Calls {
         &self.host
     }
 
-    /// Calls a method. A client that goes away while it waits for its turn never calls.
+    /// Calls a method, as a scope of its own. A client that goes away while it waits for its turn never calls.
     pub async fn call(
         &self,
         plugin: String,
         method: String,
         arguments: String,
     ) -> Result<Result<String, CallError>, JoinError> {
-        self.in_turn(move |host| host.call(&plugin, &method, &arguments)).await
+        self.in_turn(move |host| host.call_as_scope(&plugin, &method, &arguments)).await
+    }
+
+    /// The same, in this generation.
+    pub async fn call_at(
+        &self,
+        plugin: String,
+        generation: u64,
+        method: String,
+        arguments: String,
+    ) -> Result<Result<String, GenerationError>, JoinError> {
+        self.in_turn(move |host| host.call_at(&plugin, generation, &method, &arguments)).await
     }
 
     /// Calls what is registered, likewise.

@@ -146,8 +146,11 @@ async fn answer(mut stream: UnixStream, calls: Calls, feed: Feed) -> io::Result<
                 Err(error) => write(&mut writer, &own(error)).await,
             };
         }
-        Request::Call { plugin, method, arguments } => {
+        Request::Call { plugin, method, arguments, generation: None } => {
             calls.call(plugin, method, arguments).await.map(answered)
+        }
+        Request::Call { plugin, method, arguments, generation: Some(generation) } => {
+            calls.call_at(plugin, generation, method, arguments).await.map(answered)
         }
         Request::Dispatch { kind, key, arguments } => {
             calls.dispatch(kind, key, arguments).await.map(answered)
@@ -169,11 +172,17 @@ fn own(error: impl std::fmt::Display) -> Response {
 fn perform(host: &Host, request: Request) -> Response {
     match request {
         Request::Status => Response::of(Ok::<_, String>(host.status())),
-        Request::Reload { plugin, file, leak_old, dry_run } => {
+        Request::Reload { plugin, file, leak_old, dry_run, keep, canary } => {
             let file = match file.as_deref().map(operators_file).transpose() {
                 Ok(file) => file,
                 Err(error) => return Response::Error(error),
             };
+            if let Some(percent) = canary {
+                return Response::of(host.reload_as_canary(&plugin, file.as_ref(), percent));
+            }
+            if keep > 0 {
+                return Response::of(host.reload_keeping(&plugin, keep));
+            }
             Response::of(match (file, dry_run, leak_old) {
                 (file, true, _) => host.dry_run(&plugin, file.as_ref()),
                 (Some(file), false, _) => host.reload_from(&plugin, &file),
@@ -186,6 +195,9 @@ fn perform(host: &Host, request: Request) -> Response {
             Response::of(host.reload_together(&plugins))
         }
         Request::Rollback { plugin } => Response::of(host.roll_back(&plugin)),
+        Request::Promote { plugin } => Response::of(host.promote(&plugin)),
+        Request::Discard { plugin } => Response::of(host.discard(&plugin)),
+        Request::Release { plugin, generation } => Response::of(host.release(&plugin, generation)),
         Request::Cancel { plugin } => {
             let none = || format!("no reload of {plugin} is under way");
             Response::of(host.cancel(&plugin).ok_or_else(none))

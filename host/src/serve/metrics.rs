@@ -67,6 +67,8 @@ struct Counts {
     loads: Family<Of, Counter>,
     reloads: Family<Of, Counter>,
     rollbacks: Family<Of, Counter>,
+    promotions: Family<Of, Counter>,
+    discards: Family<Of, Counter>,
     unloads: Family<Of, Counter>,
     refusals: Family<Why, Counter>,
     reload_seconds: Family<Of, Histogram, fn() -> Histogram>,
@@ -85,6 +87,8 @@ impl Metrics {
             loads: Family::default(),
             reloads: Family::default(),
             rollbacks: Family::default(),
+            promotions: Family::default(),
+            discards: Family::default(),
             unloads: Family::default(),
             refusals: Family::default(),
             reload_seconds: Family::new_with_constructor(histogram),
@@ -95,6 +99,8 @@ impl Metrics {
         registry.register("loads", "Plugins that began to serve", counts.loads.clone());
         registry.register("reloads", "Builds that took over from another", counts.reloads.clone());
         registry.register("rollbacks", "Builds that took over again", counts.rollbacks.clone());
+        registry.register("promotions", "Candidates that took over", counts.promotions.clone());
+        registry.register("discards", "Candidates that were discarded", counts.discards.clone());
         registry.register("unloads", "Old generations that are out of memory", counts.unloads.clone());
         registry.register(
             "refusals",
@@ -162,6 +168,8 @@ impl Metrics {
                 counts.rollbacks.get_or_create(&of(plugin)).inc();
                 counts.closed_seconds.get_or_create(&of(plugin)).observe(closed_ms / 1e3);
             }
+            Event::Promoted { plugin, .. } => drop(counts.promotions.get_or_create(&of(plugin)).inc()),
+            Event::Discarded { plugin, .. } => drop(counts.discards.get_or_create(&of(plugin)).inc()),
             Event::Unloaded { plugin, .. } => drop(counts.unloads.get_or_create(&of(plugin)).inc()),
             Event::Refused { plugin, step, kind, .. } => {
                 let (plugin, reason) = (plugin.clone().unwrap_or_default(), (*kind).to_owned());
@@ -237,6 +245,17 @@ impl Collector for Now {
             })
         });
         gauge("old_generations", "Generations that serve no more and are in memory", old.collect())?;
+        let beside = plugins.iter().flat_map(|plugin| {
+            [(Phase::Candidate, "candidate"), (Phase::Kept, "kept")].map(|(phase, name)| {
+                let labels = vec![("plugin", plugin.name.clone()), ("phase", name.to_owned())];
+                (labels, in_phase(plugin, phase))
+            })
+        });
+        gauge(
+            "beside_generations",
+            "Generations that can be called beside the serving one",
+            beside.collect(),
+        )?;
         let lingering = |plugin: &reseat::PluginStatus| {
             let lingers = plugin.generations.iter().filter(|generation| generation.phase == Phase::Lingering);
             lingers.filter_map(|generation| generation.bytes).sum::<u64>()

@@ -17,11 +17,19 @@ pub const SOCKET: &str = "control.sock";
 #[serde(tag = "op", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Request {
     /// Call a method; answers with its result.
-    Call { plugin: String, method: String, arguments: String },
+    /// `generation`: in that one.
+    Call {
+        plugin: String,
+        method: String,
+        arguments: String,
+        #[serde(default)]
+        generation: Option<u64>,
+    },
     /// Answers with the host's status.
     Status,
     /// Reload a plugin; answers with the outcome. `file`: from there, instead of where it came from. `leak_old`: the
-    /// old generation is never closed. `dry_run`: nothing is changed.
+    /// old generation is never closed. `dry_run`: nothing is changed. `keep`: so many old generations stay beside the new
+    /// one. `canary`: so many of 100 scopes get it first.
     Reload {
         plugin: String,
         #[serde(default)]
@@ -30,9 +38,19 @@ pub enum Request {
         leak_old: bool,
         #[serde(default)]
         dry_run: bool,
+        #[serde(default)]
+        keep: usize,
+        #[serde(default)]
+        canary: Option<u8>,
     },
     /// Reload several plugins at one moment, or none of them; answers with the outcome of each.
     ReloadTogether { plugins: Vec<String> },
+    /// Publish the candidate; answers with the outcome.
+    Promote { plugin: String },
+    /// Discard the candidate; answers with null.
+    Discard { plugin: String },
+    /// Let a generation go that is kept; answers with null.
+    Release { plugin: String, generation: u64 },
     /// Go back to the build before; answers with the outcome.
     Rollback { plugin: String },
     /// Cancel the reload that is under way; answers with the step that it was at.
@@ -99,7 +117,14 @@ mod tests {
         let good = r#"{"op":"reload","plugin":"limiter"}"#;
         assert_eq!(
             serde_json::from_str::<Request>(good).unwrap(),
-            Request::Reload { plugin: "limiter".into(), file: None, leak_old: false, dry_run: false }
+            Request::Reload {
+                plugin: "limiter".into(),
+                file: None,
+                leak_old: false,
+                dry_run: false,
+                keep: 0,
+                canary: None
+            }
         );
         for bad in
             [r#"{"op":"reload"}"#, r#"{"op":"reload","plugin":"limiter","now":true}"#, r#"{"op":"fly"}"#]

@@ -24,6 +24,8 @@ mod gate;
 #[cfg(reseat_loom_sampled)]
 mod ages;
 #[cfg(not(reseat_loom_sampled))]
+mod beside;
+#[cfg(not(reseat_loom_sampled))]
 mod calls;
 #[cfg(not(reseat_loom_sampled))]
 mod errands;

@@ -109,7 +109,7 @@ models! {
         let slots = two();
         let first = enter(slots[0]).lease();
         let caller = thread::spawn(move || {
-            let second = slots[1].lease_beside(&[&first]).unwrap();
+            let second = first.call(|_| slots[1].lease()).unwrap();
             assert_eq!((first.answer(), second.answer()), (1, 1));
             drop(first);
             second.answer();

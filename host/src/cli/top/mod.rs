@@ -106,6 +106,8 @@ impl Loop {
                                 file: None,
                                 leak_old: false,
                                 dry_run: false,
+                                keep: 0,
+                                canary: None,
                             })?;
                         }
                         Wish::RollBack(plugin) => self.ask(Request::Rollback { plugin })?,

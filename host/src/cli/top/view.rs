@@ -216,7 +216,7 @@ impl View {
         };
         let phase = match old {
             0 => phase(plugin).to_owned(),
-            old => format!("{}, {old} old", phase(plugin)),
+            old => format!("{}, {old} more", phase(plugin)),
         };
         Row::new([
             Cell::from(text(&plugin["name"])),
@@ -325,7 +325,7 @@ mod tests {
                 "reseat .reseat: 2 plugins",
                 "PLUGIN  VERSION   GENERATION PHASE            AGE      BUSY                 LAST REFUSAL",
                 "greeter -         -          not loaded       -        -                    -",
-                "limiter 0.1.0     3          serving, 1 old   30 s     drain since 1.2 s    vet: it is empty",
+                "limiter 0.1.0     3          serving, 1 more  30 s     drain since 1.2 s    vet: it is empty",
                 "  generation 2 is lingering: thread 7 was left running",
                 "  vet: it is empty",
                 rule.as_str(),

@@ -42,6 +42,8 @@ fn of_phase(phase: Phase) -> RGBColor {
             Phase::Draining => 0x12,
             Phase::Retiring => 0x13,
             Phase::Lingering => 0x14,
+            Phase::Candidate => 0x17,
+            Phase::Kept => 0x18,
             _ => 0x15,
         },
     )
@@ -244,7 +246,8 @@ mod tests {
 
     #[test]
     fn the_style_sheet_has_a_colour_for_all_that_is_drawn() {
-        let phases = [Phase::Serving, Phase::Draining, Phase::Retiring, Phase::Lingering, Phase::Leaked];
+        use Phase::{Candidate, Draining, Kept, Leaked, Lingering, Retiring, Serving};
+        let phases = [Serving, Draining, Retiring, Lingering, Leaked, Candidate, Kept];
         let filled =
             phases.map(of_phase).into_iter().chain(STEPS.map(of_step)).chain([of_step(Step::Retire)]);
         for RGBColor(red, green, blue) in filled {

@@ -53,6 +53,10 @@ impl History {
         let (Event::Loaded { plugin, .. }
         | Event::Reloaded { plugin, .. }
         | Event::RolledBack { plugin, .. }
+        | Event::Candidate { plugin, .. }
+        | Event::Discarded { plugin, .. }
+        | Event::Kept { plugin, .. }
+        | Event::Released { plugin, .. }
         | Event::Unloaded { plugin, .. }
         | Event::Lingering { plugin, .. }
         | Event::Leaked { plugin, .. }
@@ -81,7 +85,9 @@ impl History {
                 .collect();
             chapter.story.see(at_ms, &sights);
             if is_second {
-                let figures = figures.iter().find(|figures| figures.plugin == plugin.name);
+                let figures = figures.iter().find(|figures| {
+                    figures.plugin == plugin.name && Some(figures.generation) == plugin.generation
+                });
                 let since_ms = chapter.story.serving_since().unwrap_or(at_ms);
                 chapter.gauge.read(at_ms, figures.map(Reading::from), since_ms);
             }

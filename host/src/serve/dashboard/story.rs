@@ -78,8 +78,22 @@ impl Story {
                 self.life(*generation, version).enter(Phase::Serving, at_ms);
                 self.took_over(None, *generation, version, at_ms, *took_ms, steps);
             }
+            Event::Candidate { generation, version, .. } => {
+                self.life(*generation, version).enter(Phase::Candidate, at_ms);
+            }
+            Event::Discarded { generation, reason, .. } => {
+                let left = self.life(*generation, "");
+                left.enter(Phase::Draining, at_ms);
+                left.sent_back = Some(format!("it was discarded: {reason}"));
+            }
+            // Before the one that has taken over is told of.
+            Event::Kept { generation, .. } => self.life(*generation, "").enter(Phase::Kept, at_ms),
+            Event::Released { generation, .. } => self.life(*generation, "").enter(Phase::Draining, at_ms),
             Event::Reloaded { from, generation, version, took_ms, steps, .. } => {
-                self.life(*from, "").enter(Phase::Draining, at_ms);
+                let left = self.life(*from, "");
+                if left.spans.last().is_none_or(|span| span.phase != Phase::Kept) {
+                    left.enter(Phase::Draining, at_ms);
+                }
                 self.life(*generation, version).enter(Phase::Serving, at_ms);
                 self.took_over(Some(*from), *generation, version, at_ms, *took_ms, steps);
             }
@@ -130,8 +144,11 @@ impl Story {
 
     /// When the generation that serves began to.
     pub fn serving_since(&self) -> Option<u64> {
-        let last = self.lives.iter().rev().find_map(|life| life.spans.last().copied());
-        last.filter(|span| span.phase == Phase::Serving).map(|span| span.from_ms)
+        // Not always the youngest: a candidate, or what is left of one, may be younger.
+        let alive = self.lives.iter().rev().filter(|life| life.ended_ms.is_none());
+        let mut serving =
+            alive.filter_map(|life| life.spans.last()).filter(|span| span.phase == Phase::Serving);
+        serving.next().map(|span| span.from_ms)
     }
 
     /// The last reloads, oldest first; as long as there was none, how it was loaded, which takes longer and would make all
@@ -231,7 +248,9 @@ impl Life {
 /// A phase as it is named everywhere.
 pub fn name(phase: Phase) -> &'static str {
     match phase {
+        Phase::Candidate => "candidate",
         Phase::Serving => "serving",
+        Phase::Kept => "kept",
         Phase::Draining => "draining",
         Phase::Retiring => "retiring",
         Phase::Lingering => "lingering",
@@ -242,16 +261,20 @@ pub fn name(phase: Phase) -> &'static str {
 
 fn rank(phase: Phase) -> u8 {
     match phase {
-        Phase::Serving => 0,
-        Phase::Draining => 1,
-        Phase::Retiring => 2,
-        Phase::Lingering => 3,
-        _ => 4,
+        Phase::Candidate => 0,
+        Phase::Serving => 1,
+        Phase::Kept => 2,
+        Phase::Draining => 3,
+        Phase::Retiring => 4,
+        Phase::Lingering => 5,
+        _ => 6,
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
 
     fn loaded(generation: u64) -> Event {
@@ -277,6 +300,41 @@ mod tests {
     fn spans(story: &Story, generation: u64) -> Vec<(Phase, u64, Option<u64>)> {
         let life = story.lives.iter().find(|life| life.generation == generation).unwrap();
         life.spans.iter().map(|span| (span.phase, span.from_ms, span.to_ms)).collect()
+    }
+
+    #[test]
+    fn a_candidate_takes_over_and_what_is_kept_stays_until_it_is_released() {
+        let mut story = Story::default();
+        let (plugin, version, file) = ("echo".to_owned(), "1.2".to_owned(), "libecho.so".into());
+        let candidate = |generation, version: &str| Event::Candidate {
+            plugin: plugin.clone(),
+            generation,
+            version: version.into(),
+            file: PathBuf::clone(&file),
+            serving: Some(1),
+            percent: 5,
+            took_ms: 1.0,
+            steps: Vec::new(),
+        };
+        story.hear(1_000, &loaded(1));
+        story.hear(2_000, &candidate(2, &version));
+        assert_eq!(story.serving_since(), Some(1_000), "the candidate does not serve");
+        story.see(2_500, &[sight(1, Phase::Serving), sight(2, Phase::Candidate)]);
+        story.hear(3_000, &Event::Kept { plugin: plugin.clone(), generation: 1 });
+        story.hear(3_000, &reloaded(1, 2));
+        assert_eq!(story.serving_since(), Some(3_000));
+        assert_eq!(spans(&story, 1), [(Phase::Serving, 1_000, Some(3_000)), (Phase::Kept, 3_000, None)]);
+        assert_eq!(spans(&story, 2), [(Phase::Candidate, 2_000, Some(3_000)), (Phase::Serving, 3_000, None)]);
+        story.hear(4_000, &Event::Released { plugin: plugin.clone(), generation: 1 });
+        story.hear(5_000, &unloaded(1));
+        assert_eq!(spans(&story, 1)[2], (Phase::Draining, 4_000, Some(5_000)));
+        story.hear(6_000, &candidate(3, &version));
+        let (reason, denied, serving) = ("it panicked".to_owned(), true, Some(2));
+        let discarded = Event::Discarded { plugin, generation: 3, version, reason, denied, serving };
+        story.hear(7_000, &discarded);
+        let life = story.lives.iter().find(|life| life.generation == 3).unwrap();
+        assert_eq!(life.reasons().as_deref(), Some("it was discarded: it panicked"));
+        assert_eq!((life.verdict(), story.serving_since()), ("draining", Some(3_000)));
     }
 
     #[test]

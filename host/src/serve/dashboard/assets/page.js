@@ -258,8 +258,8 @@ function showState(state) {
 
 function kind(event) {
   switch (event.event) {
-    case "loaded": case "reloaded": case "proved": case "unloaded": return "good";
-    case "refused": case "rolled-back": case "trouble": case "build-failed": return "bad";
+    case "loaded": case "reloaded": case "proved": case "promoted": case "unloaded": return "good";
+    case "refused": case "rolled-back": case "discarded": case "trouble": case "build-failed": return "bad";
     case "lingering": case "leaked": case "draining": case "missed": case "file-gone": case "removed": case "waiting": return "warn";
     default: return "";
   }
