@@ -66,6 +66,8 @@ mod source;
 mod status;
 mod step;
 mod store;
+#[cfg(feature = "tower")]
+pub mod tower;
 mod unit;
 pub mod watch;
 

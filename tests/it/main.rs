@@ -103,6 +103,8 @@ mod stuck;
 mod threads;
 /// House rules that a machine can check.
 mod tidy;
+/// Requests of an HTTP service that are units of work.
+mod tower;
 /// Who is told around units of work.
 mod units;
 /// Whether what is replaced is out of memory, and why not.
