@@ -27,6 +27,7 @@
 #![deny(unsafe_code)]
 #![allow(clippy::result_large_err)] // a refusal is rare, and carries what a person needs
 
+mod batches;
 mod builds;
 mod check;
 mod deputy;
@@ -71,6 +72,7 @@ pub mod tower;
 mod unit;
 pub mod watch;
 
+pub use batches::{Batches, Part};
 pub use builds::{BuildFailure, CrateBuild, FailedBuild};
 pub use check::{Inspection, SignatureStatus, compare, inspect, signer};
 pub use error::{CheckError, PluginError, ReloadError, StartError, StateError, UnloadError};

@@ -191,7 +191,7 @@ impl Core {
     }
 
     /// Waits until nobody writes to the file.
-    fn settle(&self, file: &TrustedFile) -> Result<Settled, ReloadError> {
+    pub(crate) fn settle(&self, file: &TrustedFile) -> Result<Settled, ReloadError> {
         let noticed = Instant::now();
         let mut settling = file::Settling::start(file.path());
         let refuse = |reason: RefusalReason| {

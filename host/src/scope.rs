@@ -104,10 +104,7 @@ impl Host {
     /// # }
     /// ```
     pub fn scope<'h, R>(&'h self, work: impl FnOnce(&Scope<'h>) -> R) -> R {
-        // Declared first, so that the unit is complete when the scope has left all plugins.
-        let _at = self.units.as_ref().and_then(Units::current).map(At::work);
-        let scope = Scope { held: RefCell::default(), _host: PhantomData };
-        work(&scope)
+        run(self.units.as_ref(), work)
     }
 
     /// A unit of work as a value, for frameworks that cannot use a closure: it may cross threads and `.await`. Made
@@ -115,6 +112,14 @@ impl Host {
     pub fn owned_scope(&self) -> OwnedScope {
         OwnedScope { held: Mutex::default(), unit: self.units.as_ref().and_then(Units::current) }
     }
+}
+
+/// Runs a unit of work.
+pub(crate) fn run<'h, R>(units: Option<&Arc<Units>>, work: impl FnOnce(&Scope<'h>) -> R) -> R {
+    // Declared first, so that the unit is complete when the scope has left all plugins.
+    let _at = units.and_then(Units::current).map(At::work);
+    let scope = Scope { held: RefCell::default(), _host: PhantomData };
+    work(&scope)
 }
 
 impl<'h> Scope<'h> {

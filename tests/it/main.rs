@@ -27,6 +27,8 @@ mod artefacts;
 mod attacks;
 /// Files that are not what they should be.
 mod bad_files;
+/// Batches of several consumers, and reloads between them.
+mod batches;
 /// How much may linger, and what becomes of it.
 mod budget;
 /// Builds that somebody else runs, what is told of them, and a file that is tried again; `reseat dev` with many crates.
