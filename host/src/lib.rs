@@ -71,11 +71,12 @@ mod store;
 pub mod tower;
 mod unit;
 pub mod watch;
+mod why;
 
 pub use batches::{Batches, Part};
 pub use builds::{BuildFailure, CrateBuild, FailedBuild};
 pub use check::{Inspection, SignatureStatus, compare, inspect, signer};
-pub use error::{CheckError, PluginError, ReloadError, StartError, StateError, UnloadError};
+pub use error::{CheckError, PluginError, ReloadError, StartError, StateError, UnloadError, WhyError};
 pub use events::{Event, Left, RolledBackState, Step, StepTime};
 pub use file::{KeyId, NotSigned, TrustedKey};
 pub use handle::{Guard, Handle, Lease};
@@ -97,3 +98,4 @@ pub use status::{
 };
 pub use store::{Committed, Denial, SavedState, StoreError};
 pub use unit::ScopeObserver;
+pub use why::{Holder, Holders, Missing, OldGeneration, UnderWay, WaitingBuild, WaitingCallers, Why};

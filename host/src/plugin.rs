@@ -27,6 +27,7 @@ use crate::peer::Calls;
 use crate::scope::Scopes;
 use crate::snapshot::Frame;
 use crate::status::Phase;
+use crate::why::Holders;
 
 /// See the module.
 pub(crate) struct Plugin {
@@ -135,6 +136,8 @@ pub(crate) struct Record {
     pub(crate) last_refusal: Option<String>,
     /// The build of which was told last that it waits.
     pub(crate) awaiting: Option<Awaiting>,
+    /// Whom the transaction under way waits for, behind the closed gate.
+    pub(crate) held_up: Option<Holders>,
     /// It is loaded from here when somebody calls it.
     pub(crate) deferred: Option<TrustedFile>,
     /// When a generation last took over from another.
@@ -236,6 +239,7 @@ impl Plugin {
                 interfaces: Vec::new(),
                 last_refusal: None,
                 awaiting: None,
+                held_up: None,
                 deferred: None,
                 reloaded: None,
                 state_bytes: None,
@@ -335,6 +339,18 @@ impl Plugin {
         Some(format!("{} since {:.1} s", turn.step, turn.since.elapsed().as_secs_f64()))
     }
 
+    /// The transaction under way: its step, since when, and whether it was cancelled.
+    pub(crate) fn under_way(&self) -> Option<(Step, Instant, bool)> {
+        let turn = (*self.turn.lock().unwrap_or_else(PoisonError::into_inner))?;
+        Some((turn.step, turn.since, turn.cancelled))
+    }
+
+    /// Notes whom the transaction under way waits for. That is forgotten when it goes on.
+    pub(crate) fn note_holders(&self, in_it: &Loaded, stragglers: &Stragglers) {
+        let holders = Holders::of(in_it, stragglers);
+        self.record().held_up = Some(holders);
+    }
+
     /// The host is shut down: calls end with [`CallError::Closed`] from now on.
     pub(crate) fn set_closed(&self) {
         self.closed.store(true, Ordering::Release);
@@ -373,6 +389,7 @@ impl Transaction {
         if let Some(turn) = &mut *self.0.turn.lock().unwrap_or_else(PoisonError::into_inner) {
             (turn.step, turn.since) = (step, Instant::now());
         }
+        self.0.record().held_up = None;
     }
 
     /// Whether somebody wants no more of it.
@@ -383,6 +400,7 @@ impl Transaction {
 
 impl Drop for Transaction {
     fn drop(&mut self) {
+        self.0.record().held_up = None;
         *self.0.turn.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.0.turn_ended.notify_one();
     }

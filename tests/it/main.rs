@@ -115,5 +115,7 @@ mod unload;
 mod versions;
 /// Who tells a host of files: the system, a clock, somebody, an embedder's own source.
 mod watchers;
+/// Who waits for whom.
+mod why;
 /// Who is in a library by what is on the stacks, against what the host counts.
 mod witness;

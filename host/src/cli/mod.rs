@@ -74,6 +74,7 @@ pub fn main() -> ExitCode {
         Command::Reload(args) => client::reload(&args),
         Command::Rollback(args) => client::rollback(&args),
         Command::Cancel(args) => client::cancel(&args),
+        Command::Why(args) => client::why(&args),
         Command::Unload(args) => client::unload(&args),
         Command::State(args) => client::state(&args),
         Command::Deny(args) => client::deny(&args),

@@ -119,6 +119,7 @@ impl Reload<'_> {
                 return Err(Left::Cancelled);
             }
             is_told = true;
+            self.plugin.note_holders(pause.value(), &stragglers);
             pause.value().leave_now(&self.plugin.name, &self.core.journal);
             if waited >= NAME_HOLDERS_AFTER && !named {
                 named = true;
