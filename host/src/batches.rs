@@ -46,7 +46,7 @@ pub struct Batches {
 
 /// A part of a batch, to be done on another thread. See [`Batches::part`].
 #[derive(Clone)]
-pub struct Part {
+pub struct BatchPart {
     ticket: Arc<Ticket>,
 }
 
@@ -173,17 +173,17 @@ impl Batches {
     /// the batch has ended.
     pub fn run<'h, R>(&self, work: impl FnOnce(&Scope<'h>) -> R) -> R {
         let ticket = Ticket::here(&self.shared).unwrap_or_else(|| self.shared.begin());
-        Part { ticket }.run(work)
+        BatchPart { ticket }.run(work)
     }
 
     /// The batch that the calling thread is in, for other threads to do parts of. It lasts until the last of its parts is
     /// dropped. `None`: the thread is in none.
-    pub fn part(&self) -> Option<Part> {
-        Ticket::here(&self.shared).map(|ticket| Part { ticket })
+    pub fn part(&self) -> Option<BatchPart> {
+        Ticket::here(&self.shared).map(|ticket| BatchPart { ticket })
     }
 }
 
-impl Part {
+impl BatchPart {
     /// Does a part of the batch on the calling thread: begins at once, and reloads nothing. It has a scope of its own, but
     /// nothing is published in a gap for as long as the batch lasts, so both see the same.
     pub fn run<'h, R>(&self, work: impl FnOnce(&Scope<'h>) -> R) -> R {
@@ -204,9 +204,9 @@ impl fmt::Debug for Batches {
     }
 }
 
-impl fmt::Debug for Part {
+impl fmt::Debug for BatchPart {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Part").field("batch", &self.ticket.number).finish()
+        f.debug_struct("BatchPart").field("batch", &self.ticket.number).finish()
     }
 }
 

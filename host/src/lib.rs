@@ -73,7 +73,7 @@ mod unit;
 pub mod watch;
 mod why;
 
-pub use batches::{Batches, Part};
+pub use batches::{BatchPart, Batches};
 pub use builds::{BuildFailure, CrateBuild, FailedBuild};
 pub use check::{Inspection, SignatureStatus, compare, inspect, signer};
 pub use error::{CheckError, PluginError, ReloadError, StartError, StateError, UnloadError, WhyError};

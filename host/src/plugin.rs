@@ -115,11 +115,13 @@ pub(crate) struct Build {
 }
 
 /// What a transaction is doing.
-#[derive(Clone, Copy)]
-struct Turn {
-    step: Step,
-    since: Instant,
-    cancelled: bool,
+#[derive(Clone)]
+pub(crate) struct Turn {
+    pub(crate) step: Step,
+    pub(crate) since: Instant,
+    pub(crate) cancelled: bool,
+    /// Whom it was last seen to wait for at this step, behind the closed gate.
+    pub(crate) holders: Option<Holders>,
     /// Whoever wants the turn gets it as soon as this one has noticed.
     gives_way: bool,
 }
@@ -136,8 +138,6 @@ pub(crate) struct Record {
     pub(crate) last_refusal: Option<String>,
     /// The build of which was told last that it waits.
     pub(crate) awaiting: Option<Awaiting>,
-    /// Whom the transaction under way waits for, behind the closed gate.
-    pub(crate) held_up: Option<Holders>,
     /// It is loaded from here when somebody calls it.
     pub(crate) deferred: Option<TrustedFile>,
     /// When a generation last took over from another.
@@ -239,7 +239,6 @@ impl Plugin {
                 interfaces: Vec::new(),
                 last_refusal: None,
                 awaiting: None,
-                held_up: None,
                 deferred: None,
                 reloaded: None,
                 state_bytes: None,
@@ -320,7 +319,7 @@ impl Plugin {
         if let Some(Turn { step, since, .. }) = *turn {
             return Err(ReloadError::Busy { plugin: self.name.clone(), step, since: since.elapsed() });
         }
-        *turn = Some(Turn { step, since: Instant::now(), cancelled: false, gives_way });
+        *turn = Some(Turn { step, since: Instant::now(), cancelled: false, holders: None, gives_way });
         Ok(Transaction(self.clone()))
     }
 
@@ -335,20 +334,21 @@ impl Plugin {
 
     /// What a transaction is doing, for people.
     pub(crate) fn busy(&self) -> Option<String> {
-        let turn = (*self.turn.lock().unwrap_or_else(PoisonError::into_inner))?;
+        let turn = self.under_way()?;
         Some(format!("{} since {:.1} s", turn.step, turn.since.elapsed().as_secs_f64()))
     }
 
-    /// The transaction under way: its step, since when, and whether it was cancelled.
-    pub(crate) fn under_way(&self) -> Option<(Step, Instant, bool)> {
-        let turn = (*self.turn.lock().unwrap_or_else(PoisonError::into_inner))?;
-        Some((turn.step, turn.since, turn.cancelled))
+    /// The transaction under way, as it is now.
+    pub(crate) fn under_way(&self) -> Option<Turn> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Notes whom the transaction under way waits for. That is forgotten when it goes on.
     pub(crate) fn note_holders(&self, in_it: &Loaded, stragglers: &Stragglers) {
         let holders = Holders::of(in_it, stragglers);
-        self.record().held_up = Some(holders);
+        if let Some(turn) = &mut *self.turn.lock().unwrap_or_else(PoisonError::into_inner) {
+            turn.holders = Some(holders);
+        }
     }
 
     /// The host is shut down: calls end with [`CallError::Closed`] from now on.
@@ -387,9 +387,8 @@ impl Transaction {
     /// The transaction comes to a step.
     pub(crate) fn at(&self, step: Step) {
         if let Some(turn) = &mut *self.0.turn.lock().unwrap_or_else(PoisonError::into_inner) {
-            (turn.step, turn.since) = (step, Instant::now());
+            (turn.step, turn.since, turn.holders) = (step, Instant::now(), None);
         }
-        self.0.record().held_up = None;
     }
 
     /// Whether somebody wants no more of it.
@@ -400,7 +399,6 @@ impl Transaction {
 
 impl Drop for Transaction {
     fn drop(&mut self) {
-        self.0.record().held_up = None;
         *self.0.turn.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.0.turn_ended.notify_one();
     }

@@ -325,6 +325,20 @@ fn a_plugin_that_is_in_use_outside_of_batches_is_reloaded_in_a_later_gap_and_tol
 }
 
 #[test]
+fn a_consumer_that_is_inside_of_the_plugin_itself_is_told_so_and_goes_on() {
+    let (scene, batches) = scene("counter_v1", "counter", |_| {});
+    let counter = scene.handle::<dyn Counter>("counter");
+    let batch = || batches.run(|scope| scope.enter(&counter).unwrap().build().unwrap());
+    let guard = counter.enter().unwrap();
+    waits(&scene, "counter_v2");
+    (0..50).for_each(|_| assert_eq!(batch(), 1));
+    let [refused] = &scene.refusals()[..] else { panic!("{:?}", scene.refusals()) };
+    assert!(refused.contains("this thread is inside of a call to the plugin"), "{refused}");
+    drop(guard);
+    scene.eventually(|_| batch() == 2);
+}
+
+#[test]
 fn of_plugins_in_other_modes_each_batch_sees_one_generation_and_nobody_is_called() {
     let (scene, batches) = scene("echo_stamped", "echo", |options| {
         let own = PluginOptions { mode: Some(ReloadMode::Auto), ..PluginOptions::default() };

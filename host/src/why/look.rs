@@ -9,7 +9,7 @@ use crate::events::Step;
 use crate::host::Host;
 use crate::mode::{ON_DEMAND, ReloadMode};
 use crate::options::{DrainPolicy, Options};
-use crate::plugin::Plugin;
+use crate::plugin::{Plugin, Turn};
 use crate::registry::Core;
 
 impl Host {
@@ -48,9 +48,9 @@ fn of(core: &Core, plugin: &Plugin) -> Why {
 }
 
 fn under_way(options: &Options, plugin: &Plugin) -> Option<UnderWay> {
-    let (step, since, cancelled) = plugin.under_way()?;
+    let Turn { step, since, cancelled, holders, .. } = plugin.under_way()?;
     // With the gate open nobody is waited for there.
-    let holders = plugin.record().held_up.clone().filter(|_| plugin.slot.is_paused());
+    let holders = holders.filter(|_| plugin.slot.is_paused());
     let is_between = options.mode_of(&plugin.name) == ReloadMode::BetweenScopes;
     let at_the_gate = matches!(step, Step::Drain | Step::Publish);
     let scopes = plugin.scopes.holding() as u64;
