@@ -8,7 +8,7 @@ use reseat_tests::counter::Counter;
 use reseat_tests::echo::Echo;
 
 use crate::scene::{Build, Scene};
-use crate::waiting::DEADLINE;
+use crate::waiting::{DEADLINE, slowly};
 
 /// A host whose plugins are reloaded on demand, and batches of one of them.
 fn scene(fixture: &str, plugin: &str, change: impl FnOnce(&mut Options)) -> (Scene, Batches) {
@@ -77,9 +77,11 @@ fn reloads_come_once_between_the_batches_of_all_consumers_and_nothing_is_lost() 
     let batch = || {
         batches.run(|scope| {
             under_way.fetch_add(1, Ordering::SeqCst);
+            // From its begin on, also before it has called anything.
+            let generation = cached.load(Ordering::SeqCst);
+            slowly(Duration::from_millis(2));
             let first = scope.enter(&counter).unwrap();
-            let generation = first.generation();
-            assert_eq!(cached.load(Ordering::SeqCst), generation, "it had been called before");
+            assert_eq!(first.generation(), generation);
             for _ in 0..5 {
                 first.add(1).unwrap();
                 std::thread::yield_now();
@@ -124,6 +126,8 @@ fn a_batch_that_does_not_end_holds_a_reload_up_for_so_long_and_the_others_go_on(
     let ended = Mutex::new(ended);
     let (begun, begins) = mpsc::channel();
     std::thread::scope(|threads| {
+        // So that it ends if this fails.
+        let end = end;
         let long = || {
             batches.run(|scope| {
                 let echo = scope.enter(&echo_).unwrap();
@@ -272,6 +276,7 @@ fn what_is_called_between_batches_and_lasts_is_told_and_no_batch_comes_before_it
     });
     waits(&scene, echo(2));
     std::thread::scope(|threads| {
+        let end = end;
         let batch = || (build(&batches, &echo_), is_over.load(Ordering::SeqCst));
         let both = [threads.spawn(batch), threads.spawn(batch)];
         scene.eventually(|scene| troubles(scene).len() == 1);
