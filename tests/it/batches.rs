@@ -74,12 +74,12 @@ fn reloads_come_once_between_the_batches_of_all_consumers_and_nothing_is_lost() 
         }
     });
     let (done, seen) = (AtomicBool::new(false), AtomicU64::new(1));
-    let batch = || {
+    let batch = |pause| {
         batches.run(|scope| {
             under_way.fetch_add(1, Ordering::SeqCst);
             // From its begin on, also before it has called anything.
             let generation = cached.load(Ordering::SeqCst);
-            slowly(Duration::from_millis(2));
+            slowly(pause);
             let first = scope.enter(&counter).unwrap();
             assert_eq!(first.generation(), generation);
             for _ in 0..5 {
@@ -95,14 +95,18 @@ fn reloads_come_once_between_the_batches_of_all_consumers_and_nothing_is_lost() 
         5
     };
     let calls: u64 = std::thread::scope(|threads| {
-        let consume = || {
-            let mut calls = 0;
-            while !done.load(Ordering::Relaxed) {
-                calls += batch();
-            }
-            calls
-        };
-        let consumers: Vec<_> = (0..4).map(|_| threads.spawn(consume)).collect();
+        let (consume, done) = (&batch, &done);
+        // One of them is slower than a reload.
+        let pauses = [100, 2, 1, 0].map(Duration::from_millis);
+        let consumers = pauses.map(|pause| {
+            threads.spawn(move || {
+                let mut calls = 0;
+                while !done.load(Ordering::Relaxed) {
+                    calls += consume(pause);
+                }
+                calls
+            })
+        });
         for number in 2..=RELOADS + 1 {
             let build = Build::of("counter_stamped").stamped(number as u32);
             assert_eq!(scene.install(build).published(), number);
