@@ -91,6 +91,20 @@ fn known_plugins(known: &[String]) -> String {
     if known.is_empty() { "none is loaded".into() } else { format!("loaded are {}", known.join(", ")) }
 }
 
+/// Why it cannot be said who waits for whom.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WhyError {
+    /// There is no such plugin.
+    #[error("no plugin is called `{name}`: {}", known_plugins(known))]
+    NoSuchPlugin {
+        /// The name asked for.
+        name: String,
+        /// The names that exist.
+        known: Vec<String>,
+    },
+}
+
 /// Why a load or reload did not happen. Whatever served before serves on.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

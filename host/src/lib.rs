@@ -27,6 +27,7 @@
 #![deny(unsafe_code)]
 #![allow(clippy::result_large_err)] // a refusal is rare, and carries what a person needs
 
+mod batches;
 mod beside;
 mod builds;
 mod by_name;
@@ -70,13 +71,19 @@ mod status;
 mod step;
 mod store;
 mod together;
+#[cfg(feature = "tower")]
+pub mod tower;
 mod unit;
 pub mod watch;
+mod why;
 
+pub use batches::{BatchPart, Batches};
 pub use beside::Canary;
 pub use builds::{BuildFailure, CrateBuild, FailedBuild};
 pub use check::{Inspection, SignatureStatus, compare, inspect, signer};
-pub use error::{CheckError, GenerationError, PluginError, ReloadError, StartError, StateError, UnloadError};
+pub use error::{
+    CheckError, GenerationError, PluginError, ReloadError, StartError, StateError, UnloadError, WhyError,
+};
 pub use events::{Event, Left, RolledBackState, Step, StepTime};
 pub use file::{KeyId, NotSigned, TrustedKey};
 pub use handle::{Guard, Handle, Lease};
@@ -99,3 +106,4 @@ pub use status::{
 };
 pub use store::{Committed, Denial, SavedState, StoreError};
 pub use unit::ScopeObserver;
+pub use why::{Holder, Holders, Missing, OldGeneration, UnderWay, WaitingBuild, WaitingCallers, Why};

@@ -33,3 +33,9 @@ pub enum ReloadMode {
 
 /// Unless told otherwise, how long a build waits for a moment without scopes.
 pub(crate) const SCOPE_WAIT: Duration = Duration::from_secs(60);
+
+/// What a build waits for that does not fit those who call its plugin, in a word.
+pub(crate) const PARTNERS: &str = "partners";
+
+/// What a build waits for until somebody asks for it, in a word.
+pub(crate) const ON_DEMAND: &str = "on-demand";

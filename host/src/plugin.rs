@@ -28,6 +28,7 @@ use crate::peer::Calls;
 use crate::scope::Scopes;
 use crate::snapshot::Frame;
 use crate::status::Phase;
+use crate::why::Holders;
 
 /// See the module.
 pub(crate) struct Plugin {
@@ -117,11 +118,13 @@ pub(crate) struct Build {
 }
 
 /// What a transaction is doing.
-#[derive(Clone, Copy)]
-struct Turn {
-    step: Step,
-    since: Instant,
-    cancelled: bool,
+#[derive(Clone)]
+pub(crate) struct Turn {
+    pub(crate) step: Step,
+    pub(crate) since: Instant,
+    pub(crate) cancelled: bool,
+    /// Whom it was last seen to wait for at this step, behind the closed gate.
+    pub(crate) holders: Option<Holders>,
     /// Whoever wants the turn gets it as soon as this one has noticed.
     gives_way: bool,
 }
@@ -329,7 +332,7 @@ impl Plugin {
         if let Some(Turn { step, since, .. }) = *turn {
             return Err(ReloadError::Busy { plugin: self.name.clone(), step, since: since.elapsed() });
         }
-        *turn = Some(Turn { step, since: Instant::now(), cancelled: false, gives_way });
+        *turn = Some(Turn { step, since: Instant::now(), cancelled: false, holders: None, gives_way });
         Ok(Transaction(self.clone()))
     }
 
@@ -344,8 +347,21 @@ impl Plugin {
 
     /// What a transaction is doing, for people.
     pub(crate) fn busy(&self) -> Option<String> {
-        let turn = (*self.turn.lock().unwrap_or_else(PoisonError::into_inner))?;
+        let turn = self.under_way()?;
         Some(format!("{} since {:.1} s", turn.step, turn.since.elapsed().as_secs_f64()))
+    }
+
+    /// The transaction under way, as it is now.
+    pub(crate) fn under_way(&self) -> Option<Turn> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Notes whom the transaction under way waits for. That is forgotten when it goes on.
+    pub(crate) fn note_holders(&self, in_it: &Loaded, stragglers: &Stragglers) {
+        let holders = Holders::of(in_it, stragglers);
+        if let Some(turn) = &mut *self.turn.lock().unwrap_or_else(PoisonError::into_inner) {
+            turn.holders = Some(holders);
+        }
     }
 
     /// The host is shut down: calls end with [`CallError::Closed`] from now on.
@@ -384,7 +400,7 @@ impl Transaction {
     /// The transaction comes to a step.
     pub(crate) fn at(&self, step: Step) {
         if let Some(turn) = &mut *self.0.turn.lock().unwrap_or_else(PoisonError::into_inner) {
-            (turn.step, turn.since) = (step, Instant::now());
+            (turn.step, turn.since, turn.holders) = (step, Instant::now(), None);
         }
     }
 

@@ -196,6 +196,13 @@ impl Core {
 
     /// Several files, of which those take over at one moment who have to do with one another. What has become of each.
     pub(crate) fn load_all(self: &Arc<Self>, files: &[TrustedFile]) -> Vec<Result<Outcome, ReloadError>> {
+        let results = self.take_all(files);
+        self.report_all(&results);
+        results
+    }
+
+    /// The same; what is refused is for the caller to tell.
+    pub(crate) fn take_all(self: &Arc<Self>, files: &[TrustedFile]) -> Vec<Result<Outcome, ReloadError>> {
         let wish = Wish { may_stay_behind: true, ..Wish::default() };
         let mut results: Vec<_> = files.iter().map(|_| Err(ReloadError::Closed)).collect();
         let mut settled = Vec::new();
@@ -208,7 +215,6 @@ impl Core {
         let (places, settled): (Vec<_>, Vec<_>) = settled.into_iter().unzip();
         let outcomes = reload::admit_all(self, settled);
         outcomes.into_iter().zip(places).for_each(|(outcome, at)| results[at] = outcome);
-        self.report_all(&results);
         results
     }
 
@@ -242,7 +248,7 @@ impl Core {
     }
 
     /// Waits until nobody writes to the file.
-    fn settle(&self, file: &TrustedFile) -> Result<Settled, ReloadError> {
+    pub(crate) fn settle(&self, file: &TrustedFile) -> Result<Settled, ReloadError> {
         let noticed = Instant::now();
         let mut settling = file::Settling::start(file.path());
         let refuse = |reason: RefusalReason| {

@@ -156,7 +156,7 @@ impl Core {
 }
 
 /// Whether a build implements an interface as it is wanted; `None`: not at all.
-fn implements(manifest: &Manifest, wanted: &InterfaceManifest) -> Option<Result<(), String>> {
+pub(crate) fn implements(manifest: &Manifest, wanted: &InterfaceManifest) -> Option<Result<(), String>> {
     let theirs = manifest.interface(&wanted.name)?;
     let InterfaceVersion { major, minor } = theirs.version;
     if major == wanted.version.major && minor < wanted.version.minor {

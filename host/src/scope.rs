@@ -109,11 +109,7 @@ impl Host {
     /// # }
     /// ```
     pub fn scope<'h, R>(&'h self, work: impl FnOnce(&Scope<'h>) -> R) -> R {
-        // Declared first, so that the unit is complete when the scope has left all plugins.
-        let _at = self.units.as_ref().and_then(Units::current).map(At::work);
-        let _called = Called::begin();
-        let scope = Scope { held: RefCell::default(), _host: PhantomData };
-        work(&scope)
+        run(self.units.as_ref(), work)
     }
 
     /// A unit of work as a value, for frameworks that cannot use a closure: it may cross threads and `.await`. Made
@@ -140,6 +136,15 @@ impl Host {
             by_name::call(&plugin, &loaded, method, arguments)
         })
     }
+}
+
+/// Runs a unit of work.
+pub(crate) fn run<'h, R>(units: Option<&Arc<Units>>, work: impl FnOnce(&Scope<'h>) -> R) -> R {
+    // Declared first, so that the unit is complete when the scope has left all plugins.
+    let _at = units.and_then(Units::current).map(At::work);
+    let _called = Called::begin();
+    let scope = Scope { held: RefCell::default(), _host: PhantomData };
+    work(&scope)
 }
 
 impl<'h> Scope<'h> {

@@ -66,6 +66,7 @@ pub(crate) fn take<R>(
     let mut pause = plugin.slot.pause().map_err(|error| gate(error.to_string()))?;
     let (begun, limit) = (Instant::now(), core.options().drain_deadline_of(&plugin.name));
     while let Err(stragglers) = pause.drain(LOOK.min(limit.saturating_sub(begun.elapsed()))) {
+        plugin.note_holders(pause.value(), &stragglers);
         if turn.is_cancelled() {
             return Err(gave_way());
         }

@@ -1,4 +1,5 @@
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use object::elf::EM_AARCH64;
@@ -323,11 +324,11 @@ fn fourteen_kinds_of_bad_builds_fifty_times_over_cost_nobody_a_call() {
         scene.host.unload("counter").unwrap();
         scene.host.load(&scene.trusted("libcounter.so")).unwrap();
         assert!(scene.host.shutdown(DEADLINE));
-        scene.host = scene.next_host(|options| {
+        scene.host = Arc::new(scene.next_host(|options| {
             let mut probe = Probe::with(program::path(), ["probe"]);
             probe.deadline = LOOP_DEADLINE;
             (options.probe, options.probation) = (Some(probe), None);
-        });
+        }));
         let mut siege = Siege::lay(scene, canary, 20, (here + 2, in_helpers + 1), denied);
         for round in 0..LOOPS {
             siege.repel(LOOPING, round);

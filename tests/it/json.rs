@@ -27,11 +27,11 @@ fn cells(line: &str) -> Vec<String> {
 
 /// What a table says of one thing: its fields with their types.
 #[derive(Debug, Default)]
-struct Fields(BTreeMap<String, String>);
+pub struct Fields(BTreeMap<String, String>);
 
 impl Fields {
     /// Of the tables with three columns in a section.
-    fn of(heading: &str) -> Fields {
+    pub fn of(heading: &str) -> Fields {
         let rows =
             section(heading).lines().filter(|line| line.starts_with("| `")).map(cells).collect::<Vec<_>>();
         Fields(
@@ -44,7 +44,7 @@ impl Fields {
 
     /// All that a value has is here, with its type. What has been seen of it is noted.
     #[track_caller]
-    fn describe(&self, value: &Value, seen: &mut BTreeSet<String>) {
+    pub fn describe(&self, value: &Value, seen: &mut BTreeSet<String>) {
         self.walk("", value, seen);
     }
 
@@ -171,10 +171,11 @@ fn in_json(of: &str) -> String {
     }
     match of {
         "String" | "&'static str" | "PathBuf" | "Step" | "RolledBackState" => "string".into(),
-        "u64" | "usize" | "u8" => "integer".into(),
-        "bool" => "boolean".into(),
+        "u64" | "u32" | "usize" | "u8" => "integer".into(),
         "f64" => "number".into(),
-        "Left" => "object".into(),
+        "bool" => "boolean".into(),
+        "Phase" => "string".into(),
+        "UnderWay" | "Holders" | "WaitingCallers" | "WaitingBuild" | "Left" => "object".into(),
         of if of.starts_with("Vec<") => "array".into(),
         of => panic!("what is {of} in JSON?"),
     }
@@ -211,8 +212,33 @@ fn what_only_a_host_has_that_builds_is_documented_as_it_is_declared() {
 }
 
 #[test]
+fn all_that_is_said_of_who_waits_for_whom_is_documented_as_it_is_declared() {
+    let Fields(all) = Fields::of("reseat why");
+    let mut declared = BTreeMap::new();
+    for (name, at) in [
+        ("Why", ""),
+        ("UnderWay", "under_way."),
+        ("Holders", "under_way.holders."),
+        ("Holder", "under_way.holders.threads[]."),
+        ("WaitingCallers", "callers."),
+        ("WaitingBuild", "build."),
+        ("Missing", "missing[]."),
+        ("OldGeneration", "old[]."),
+        ("Holders", "old[].holders."),
+        ("Holder", "old[].holders.threads[]."),
+    ] {
+        let fields = fields_of("host/src/why.rs", name).into_iter();
+        declared.extend(fields.map(|(field, of)| (format!("{at}{field}"), of)));
+    }
+    let documented = all.into_iter().filter(|(at, _)| !at.ends_with("[]"));
+    assert_eq!(documented.collect::<BTreeMap<_, _>>(), declared);
+}
+
+#[test]
 fn the_examples_have_what_the_tables_say() {
-    for heading in ["reseat ps", "reseat check", "reseat registrations", "reseat state", "reseat deny"] {
+    for heading in
+        ["reseat ps", "reseat why", "reseat check", "reseat registrations", "reseat state", "reseat deny"]
+    {
         let (fields, mut seen) = (Fields::of(heading), BTreeSet::new());
         let examples = examples(heading);
         assert!(!examples.is_empty(), "{heading}");

@@ -27,6 +27,8 @@ mod artefacts;
 mod attacks;
 /// Files that are not what they should be.
 mod bad_files;
+/// Batches of several consumers, and reloads between them.
+mod batches;
 /// How much may linger, and what becomes of it.
 mod budget;
 /// Builds that somebody else runs, what is told of them, and a file that is tried again; `reseat dev` with many crates.
@@ -115,6 +117,8 @@ mod stuck;
 mod threads;
 /// House rules that a machine can check.
 mod tidy;
+/// Requests of an HTTP service that are units of work.
+mod tower;
 /// Who is told around units of work.
 mod units;
 /// Whether what is replaced is out of memory, and why not.
@@ -123,5 +127,7 @@ mod unload;
 mod versions;
 /// Who tells a host of files: the system, a clock, somebody, an embedder's own source.
 mod watchers;
+/// Who waits for whom.
+mod why;
 /// Who is in a library by what is on the stacks, against what the host counts.
 mod witness;

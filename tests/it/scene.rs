@@ -1,4 +1,5 @@
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
@@ -12,7 +13,7 @@ use crate::waiting::{DEADLINE, until};
 
 /// A directory of its own, and a host that watches `plugins/` in it.
 pub struct Scene {
-    pub host: Host,
+    pub host: Arc<Host>,
     dir: TempDir,
     trusted: TrustedDir,
     next: AtomicUsize,
@@ -63,7 +64,7 @@ impl Scene {
             let build = Build::of(fixture);
             put(&trusted.path().join(build.file_name()), &build);
         }
-        let host = Host::start(options).expect("the host starts");
+        let host = Arc::new(Host::start(options).expect("the host starts"));
         let scene = Scene { host, dir, trusted, next: AtomicUsize::new(0) };
         for fixture in fixtures {
             let file = scene.plugins().join(Build::of(fixture).file_name());

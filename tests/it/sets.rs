@@ -463,3 +463,16 @@ fn what_has_been_built_again_since_does_not_go_back_with_the_others() {
     let trace = down(&scene.handle::<dyn Node>("node00")).unwrap();
     assert_eq!((met(&trace, &[3]), met(&trace, &[6])), ([1].into(), [3].into()));
 }
+
+#[test]
+fn who_asks_why_a_build_waits_is_told_for_whose() {
+    let scene = Scene::with(&["calls_counter", "counter_v2"]);
+    drop(scene.install("counter_next"));
+    scene.eventually(|s| waits(s, "counter", &["it waits for builds that fit"]));
+    let build = scene.host.why("counter").unwrap().build.expect("it waits");
+    assert_eq!(build.kind, "partners");
+    assert_eq!(build.until, "builds of caller come that fit, to take over together");
+    scene.install("calls_counter_next").published();
+    scene.eventually(|s| s.generation("counter") == Some(2));
+    assert!(scene.host.why("counter").unwrap().build.is_none());
+}

@@ -55,6 +55,8 @@ pub enum Command {
     Release(ReleaseArgs),
     /// Cancel the reload of a plugin that is under way
     Cancel(PluginArgs),
+    /// Say who waits for whom: what a plugin's reload waits for, who waits for it, what keeps an old generation
+    Why(WhyArgs),
     /// Take a plugin out of service; its state is gone, also the one that was kept
     Unload(PluginArgs),
     /// Show the state of a plugin, write it to a file, or have the plugin begin again with one from a file
@@ -346,6 +348,17 @@ pub struct ReleaseArgs {
     pub plugin: String,
     /// The generation
     pub generation: u64,
+    #[command(flatten)]
+    pub state: StateDir,
+}
+
+#[derive(Args)]
+pub struct WhyArgs {
+    /// The plugin
+    pub plugin: String,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
     #[command(flatten)]
     pub state: StateDir,
 }

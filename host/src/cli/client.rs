@@ -10,7 +10,9 @@ use anyhow::{Context, anyhow};
 use serde_json::{Value, json};
 
 use super::Failure;
-use super::args::{CallArgs, CheckArgs, DenyArgs, OutcomeArgs, PluginArgs, ReloadArgs, StateArgs, StateDir};
+use super::args::{
+    CallArgs, CheckArgs, DenyArgs, OutcomeArgs, PluginArgs, ReloadArgs, StateArgs, StateDir, WhyArgs,
+};
 use super::progress::Busy;
 use super::run::held;
 use super::time::now_ms;
@@ -103,6 +105,17 @@ pub fn rollback(args: &OutcomeArgs) -> Result<(), Failure> {
 pub fn cancel(args: &PluginArgs) -> Result<(), Failure> {
     let step = ask(&args.state, &Request::Cancel { plugin: args.plugin.clone() })?;
     print(&format!("the reload of {} was at {}", args.plugin, step.as_str().unwrap_or("?")))
+}
+
+/// `reseat why`
+pub fn why(args: &WhyArgs) -> Result<(), Failure> {
+    let why = ask(&args.state, &Request::Why { plugin: args.plugin.clone() })?;
+    if args.json {
+        return print(&pretty(&why));
+    }
+    let lines = why["lines"].as_array().context("the answer is not understood")?;
+    let lines: Vec<_> = lines.iter().filter_map(Value::as_str).collect();
+    print(&lines.join("\n"))
 }
 
 /// `reseat deny`

@@ -81,6 +81,7 @@ pub fn main() -> ExitCode {
         Command::Discard(args) => generations::discard(&args),
         Command::Release(args) => generations::release(&args),
         Command::Cancel(args) => client::cancel(&args),
+        Command::Why(args) => client::why(&args),
         Command::Unload(args) => client::unload(&args),
         Command::State(args) => client::state(&args),
         Command::Deny(args) => client::deny(&args),

@@ -245,7 +245,8 @@ impl<T: Send + Sync + 'static> Slot<T> {
         State::of(self.current.load(Ordering::Acquire))
     }
 
-    pub(super) fn wait_limit(&self) -> Duration {
+    /// How long [`enter`](Self::enter) waits at a closed gate.
+    pub fn wait_limit(&self) -> Duration {
         match self.wait_limit.load(Ordering::Relaxed) {
             u64::MAX => Duration::MAX,
             nanos => Duration::from_nanos(nanos),

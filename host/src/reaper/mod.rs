@@ -27,9 +27,11 @@ use crate::status::Phase;
 
 mod closing;
 mod departure;
+mod leaving;
 mod round;
 
 use departure::{Departure, Stage};
+use leaving::Question;
 use round::Round;
 
 /// How soon a plugin is told that somebody waits for its calls: most are over before.
@@ -65,6 +67,8 @@ enum Message {
     Watch,
     /// Something was struck out of a book.
     Look,
+    /// Somebody wants to know.
+    Ask(Arc<Question>),
     End,
 }
 

@@ -102,6 +102,7 @@ impl Round {
             Message::Take(departure) => self.departures.push(*departure),
             Message::Watch => self.watching = true,
             Message::Look => {}
+            Message::Ask(question) => question.answer(&self.departures),
             Message::End => return true,
         }
         false

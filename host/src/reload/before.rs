@@ -7,11 +7,11 @@ use super::wait::held_back;
 use super::{Reload, Stop, fits, stop};
 use crate::events::Step;
 use crate::file::{InterfaceManifest, Staged, StateVersions};
-use crate::mode::ReloadMode;
+use crate::mode::{PARTNERS, ReloadMode};
 use crate::observer::{Change, Moment};
 use crate::outcome::Outcome;
 use crate::peer::{Calls, Target};
-use crate::plugin::{Build, Loaded};
+use crate::plugin::{Awaiting, Build, Loaded};
 use crate::probe::{Candidate, Failed};
 use crate::refusal::RefusalReason;
 use crate::snapshot::Frame;
@@ -53,6 +53,10 @@ impl Reload<'_> {
         fits.map_err(|mut reason| {
             if let RefusalReason::Alone { by, .. } = &mut reason {
                 *by = self.core.callers(self.plugin);
+                if self.wish.noticed {
+                    let (file, hash) = (self.build.file.clone(), self.build.hash);
+                    self.plugin.record().awaiting = Some(Awaiting { file, hash, what: PARTNERS });
+                }
             }
             stop(Step::Vet, reason)
         })

@@ -136,8 +136,9 @@ impl Set<'_> {
                 return Err(Left::Cancelled);
             }
             is_told = true;
-            for (one, old) in self.members().iter().zip(pause.values()) {
+            for ((one, old), stragglers) in self.members().iter().zip(pause.values()).zip(&stragglers) {
                 let Some(old) = old else { continue };
+                one.plugin.note_holders(old, stragglers);
                 old.leave_now(&one.plugin.name, &one.core.journal);
                 if waited >= ask_at && !asked {
                     old.instance.image().ask_to_leave(true);

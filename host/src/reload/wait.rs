@@ -9,7 +9,7 @@ use super::{Settled, fits};
 use crate::error::ReloadError;
 use crate::events::Event;
 use crate::file::FileIdentity;
-use crate::mode::ReloadMode;
+use crate::mode::{ON_DEMAND, ReloadMode};
 use crate::plugin::{Awaiting, Build, Plugin};
 use crate::registry::Core;
 
@@ -94,7 +94,7 @@ pub(super) fn held_back(core: &Core, plugin: &str) -> Option<(&'static str, Stri
     match core.options().mode_of(plugin) {
         ReloadMode::Auto | ReloadMode::BetweenScopes => None,
         ReloadMode::OnDemand => {
-            Some(("on-demand", format!("somebody asks for it: `{plugin}` is reloaded on demand")))
+            Some((ON_DEMAND, format!("somebody asks for it: `{plugin}` is reloaded on demand")))
         }
         ReloadMode::Never => Some(("never", format!("the next host: `{plugin}` is never reloaded"))),
     }

@@ -202,6 +202,7 @@ fn perform(host: &Host, request: Request) -> Response {
             let none = || format!("no reload of {plugin} is under way");
             Response::of(host.cancel(&plugin).ok_or_else(none))
         }
+        Request::Why { plugin } => Response::of(host.why(&plugin)),
         Request::Denied { allow: None } => Response::of(Ok::<_, String>(host.denied())),
         Request::Denied { allow: Some(hash) } => Response::of(Ok::<_, String>(host.allow(&hash))),
         Request::State { plugin } => Response::of(readable(host, &plugin)),

@@ -1,5 +1,5 @@
 //! HTTP: `POST /call/{plugin}/{method}`, what plugins have registered as [routes](super::routes), `GET /plugins`,
-//! `GET /metrics`, and the [dashboard](super::dashboard) with what it asks for: `GET /`, `GET /events`, `POST /plugins/{plugin}/reload`, `/rollback` and `/unload`. Who may ask is up to
+//! `GET /plugins/{plugin}/why`, `GET /metrics`, and the [dashboard](super::dashboard) with what it asks for: `GET /`, `GET /events`, `POST /plugins/{plugin}/reload`, `/rollback` and `/unload`. Who may ask is up to
 //! [`access`].
 
 use std::net::SocketAddr;
@@ -60,6 +60,7 @@ pub async fn bind(wish: Option<SocketAddr>, remote: bool) -> Result<TcpListener>
 pub fn router(calls: Calls, counted: Metrics, dashboard: Dashboard, access: Arc<Access>) -> Router {
     Router::new()
         .route("/plugins", get(plugins))
+        .route("/plugins/{plugin}/why", get(why))
         .route("/metrics", get(async move |calls: State<Calls>| metrics(calls, counted).await))
         .route("/call/{plugin}/{method}", post(call))
         .route("/routes/", any(routes::answer))
@@ -81,6 +82,14 @@ pub fn router(calls: Calls, counted: Metrics, dashboard: Dashboard, access: Arc<
 async fn plugins(State(calls): State<Calls>) -> Response {
     match calls.ask(|host| host.status()).await {
         Ok(status) => Json(status).into_response(),
+        Err(error) => refuse(StatusCode::INTERNAL_SERVER_ERROR, "host", &error.to_string()),
+    }
+}
+
+async fn why(State(calls): State<Calls>, Path(plugin): Path<String>) -> Response {
+    match calls.ask(move |host| host.why(&plugin)).await {
+        Ok(Ok(why)) => Json(why).into_response(),
+        Ok(Err(error)) => refuse(StatusCode::NOT_FOUND, "no-such-plugin", &error.to_string()),
         Err(error) => refuse(StatusCode::INTERNAL_SERVER_ERROR, "host", &error.to_string()),
     }
 }

@@ -60,6 +60,8 @@ pub enum Request {
         #[serde(default)]
         allow: Option<String>,
     },
+    /// Who waits for whom, as far as a plugin is concerned.
+    Why { plugin: String },
     /// Take a plugin out of service; answers with null.
     Unload { plugin: String },
     /// The state of a plugin, as JSON for people.
