@@ -201,7 +201,7 @@ pub enum RefusalReason {
     /// It does not fit plugins that call it and serve. With other builds of them it may.
     #[error(
         "{} {interface}, which it does not implement any more ({misfit}): it waits for builds that fit, to take over together",
-        match &by[..] { [] => "other plugins call".into(), [one] => format!("{one} calls"), many => format!("{} call", some_of(many)) }
+        match &by[..] { [] => "an older generation of another plugin, which is not out of memory yet, calls".into(), [one] => format!("{one} calls"), many => format!("{} call", some_of(many)) }
     )]
     Alone {
         /// The interface, as it is called.

@@ -1,9 +1,12 @@
+#![allow(clippy::result_large_err)] // as in the crate that returns them
+
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use reseat::{
-    CallError, Event, Handle, Options, Outcome, PluginOptions, RefusalReason, ReloadError, Step, TrustedFile,
+    CallError, Change, Event, Handle, Observer, Observers, Options, Outcome, PluginOptions, RefusalReason,
+    ReloadError, Step, TrustedFile,
 };
 use reseat_tests::counter::Counter;
 use reseat_tests::misc::Misc;
@@ -58,6 +61,12 @@ fn net(with_state: &[u32]) -> Scene {
         scene.install(build(fixture(with_state, number), number, 1)).published();
     }
     scene
+}
+
+fn install_all(scene: &Scene, fixture: &str) {
+    for number in (0..12).rev() {
+        scene.install(build(fixture, number, 1)).published();
+    }
 }
 
 fn fixture(with_state: &[u32], number: u32) -> &'static str {
@@ -264,7 +273,7 @@ fn many_that_are_held_are_waited_for_as_long_as_one_and_then_all_serve_on() {
         wire(options);
         options.drain_deadline = deadline;
     });
-    (0..12).rev().for_each(|number| drop(scene.install(build("node_with_state", number, 1)).published()));
+    install_all(&scene, "node_with_state");
     let holds: Vec<_> = (0..12).map(|_| scene.hold()).collect();
     let held: Vec<_> = (0..12)
         .zip(&holds)
@@ -373,7 +382,7 @@ fn files_that_change_at_the_same_time_take_over_at_one_moment() {
         // Longer than it takes to write three files on a busy machine.
         options.gather = Duration::from_secs(1);
     }));
-    (0..12).rev().for_each(|number| drop(scene.install(build("node", number, 1)).published()));
+    install_all(&scene, "node");
     let top = scene.handle::<dyn Node>("node00");
     let callers = Callers::start(2, |_| {
         let (top, scene) = (top.clone(), scene.clone());
@@ -410,7 +419,7 @@ fn a_set_that_was_refused_because_of_one_takes_over_when_that_one_is_built_again
         wire(options);
         options.gather = Duration::from_secs(1);
     });
-    (0..12).rev().for_each(|number| drop(scene.install(build("node", number, 1)).published()));
+    install_all(&scene, "node");
     let installed = [3, 6].map(|number| scene.install(build("node", number, 2)));
     let bad = scene.install(build("node", 9, 13)).refused();
     assert!(bad.reason.contains("this is build 13"), "{bad:?}");
@@ -475,4 +484,69 @@ fn who_asks_why_a_build_waits_is_told_for_whose() {
     scene.install("calls_counter_next").published();
     scene.eventually(|s| s.generation("counter") == Some(2));
     assert!(scene.host.why("counter").unwrap().build.is_none());
+}
+
+/// Writes down what it is told on the way up.
+struct Told(Arc<Mutex<Vec<String>>>);
+
+impl Told {
+    fn note(&self, what: &str, plugin: &str) {
+        self.0.lock().unwrap().push(format!("{what} {plugin}"));
+    }
+}
+
+impl Observer for Told {
+    fn prepare(&self) {
+        self.note("prepare", "");
+    }
+    fn before_reload(&self, change: &Change) -> Result<(), String> {
+        self.note("before_reload", &change.plugin);
+        Ok(())
+    }
+    fn after_reload(&self, change: &Change) {
+        self.note("after_reload", &change.plugin);
+    }
+}
+
+#[test]
+fn observers_are_told_of_a_set_those_who_are_called_first_and_prepare_once() {
+    let told = Arc::<Mutex<Vec<String>>>::default();
+    let scene = Scene::with_options(&[], |options| {
+        wire(options);
+        options.observers = Observers::none().and(Told(told.clone()));
+    });
+    install_all(&scene, "node");
+    scene.eventually(|s| (0..12).all(|number| s.status(&name(number)).busy.is_none()));
+    told.lock().unwrap().clear();
+    change(&scene, [5, 6].map(|number| build("node", number, 2))).unwrap();
+    let expected = [
+        "before_reload node06",
+        "before_reload node05",
+        "after_reload node06",
+        "after_reload node05",
+        "prepare ",
+    ];
+    assert_eq!(*told.lock().unwrap(), expected);
+}
+
+#[test]
+fn an_observer_that_objects_to_one_keeps_all_as_they_are() {
+    struct Objects;
+    impl Observer for Objects {
+        fn name(&self) -> String {
+            "objects".into()
+        }
+        fn before_reload(&self, change: &Change) -> Result<(), String> {
+            if change.plugin == "node05" && change.from.is_some() { Err("not now".into()) } else { Ok(()) }
+        }
+    }
+    let scene = Scene::with_options(&[], |options| {
+        wire(options);
+        options.observers = Observers::none().and(Objects);
+    });
+    install_all(&scene, "node");
+    let error = change(&scene, [5, 6].map(|number| build("node", number, 2))).unwrap_err();
+    let ReloadError::Refused(refusal) = &error else { panic!("{error}") };
+    assert_eq!((refusal.plugin.as_deref(), refusal.step), (Some("node05"), Step::Observe), "{error}");
+    assert_eq!((scene.generation("node05"), scene.generation("node06")), (Some(1), Some(1)));
 }

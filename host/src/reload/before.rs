@@ -52,7 +52,10 @@ impl Reload<'_> {
         let fits = fits(self.plugin, serving, &self.build, Some(self.together));
         fits.map_err(|mut reason| {
             if let RefusalReason::Alone { by, .. } = &mut reason {
-                *by = self.core.callers(self.plugin);
+                let stays = |name: &String| {
+                    self.core.find(name).is_some_and(|it| self.together.member(&it).is_none())
+                };
+                *by = self.core.callers(self.plugin).into_iter().filter(stays).collect();
                 if self.wish.noticed {
                     let (file, hash) = (self.build.file.clone(), self.build.hash);
                     self.plugin.record().awaiting = Some(Awaiting { file, hash, what: PARTNERS });
@@ -235,8 +238,11 @@ impl Reload<'_> {
             Some(_) => Moment::AfterReload(change),
         };
         self.core.tell_observers(&moment);
-        // While the host loads what is there, that is for its start to do, once.
-        if self.core.has_started() {
+    }
+
+    /// And when all of a set were told of. While the host loads what is there, that is for its start to do, once.
+    pub(super) fn have_it_prepared(&self) {
+        if self.core.has_started() && !self.core.options().observers.is_empty() {
             self.core.tell_observers(&Moment::Prepare);
         }
     }

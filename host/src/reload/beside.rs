@@ -214,7 +214,10 @@ fn take_over(
     if let Some(old) = old {
         core.reaper.retire(plugin.clone(), old, Stopping::Replaced, false);
     }
-    reload.whatever_happens(trial.number, || reload.tell_observers(trial.number));
+    reload.whatever_happens(trial.number, || {
+        reload.tell_observers(trial.number);
+        reload.have_it_prepared();
+    });
     Ok(reload.outcome(trial.number))
 }
 

@@ -13,6 +13,7 @@ use crossbeam_channel::{Sender, bounded};
 use super::admit::Candidate;
 use super::take_over::take_over;
 use crate::error::ReloadError;
+use crate::events::Step;
 use crate::lock::lock;
 use crate::outcome::Outcome;
 use crate::plugin::{Build, Plugin};
@@ -35,6 +36,7 @@ impl Gathering {
     /// Waits for others, and takes over with them. The first who comes does it for all.
     pub(super) fn join(&self, core: &Arc<Core>, candidate: Candidate) -> Result<Outcome, ReloadError> {
         let (outcome, told) = bounded(1);
+        let plugin = candidate.plugin.name.clone();
         let is_first = {
             let mut here = lock(&self.here);
             here.push((outcome, candidate));
@@ -42,13 +44,20 @@ impl Gathering {
             here.len() == 1
         };
         if is_first {
-            let sets = sets(core, self.wait_for_others(core.options().gather));
+            let mut sets = sets(core, self.wait_for_others(core.options().gather));
+            let last = sets.pop();
             std::thread::scope(|scope| {
                 // One set that waits for its callers holds up no other.
-                sets.into_iter().for_each(|set| drop(scope.spawn(|| into_take_over(core, set))));
+                for set in sets {
+                    let thread = std::thread::Builder::new().name("reseat-reload".into());
+                    drop(thread.spawn_scoped(scope, || into_take_over(core, set)));
+                }
+                last.into_iter().for_each(|set| into_take_over(core, set));
             });
         }
-        told.recv().unwrap_or(Err(ReloadError::Closed))
+        // Without a thread nobody has begun: it is tried again at once.
+        let busy = || ReloadError::Busy { plugin, step: Step::Vet, since: Duration::ZERO };
+        told.recv().unwrap_or_else(|_| Err(busy()))
     }
 
     fn wait_for_others(&self, pause: Duration) -> Vec<(Told, Candidate)> {

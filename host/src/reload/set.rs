@@ -245,6 +245,9 @@ impl<'a> Set<'a> {
         for (one, published) in self.members.iter().zip(&published) {
             one.whatever_happens(published.number, || one.tell_observers(published.number));
         }
+        if let (Some(last), Some(published)) = (self.members.last(), published.last()) {
+            last.whatever_happens(published.number, || last.have_it_prepared());
+        }
         self.members.iter().zip(&published).map(|(one, published)| one.outcome(published.number)).collect()
     }
 
