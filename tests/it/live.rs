@@ -179,7 +179,32 @@ fn what_is_asked_for_over_http_is_done_or_refused_with_the_reason() {
     let gone = post("/plugins/echo/unload").unwrap_err();
     assert!(gone.starts_with("404: ") && gone.contains(r#""kind":"no-such-plugin""#), "{gone}");
     assert!(post("/plugins/none/reload").unwrap_err().starts_with("404: "));
+    let unreadable = post("/plugins/%ff/reload").unwrap_err();
+    assert!(unreadable.starts_with("400: ") && unreadable.contains(r#""kind":"bad-path""#), "{unreadable}");
     assert!(stage.running.get("/plugins/echo/reload", &[]).unwrap_err().starts_with("405: "));
+}
+
+#[test]
+fn several_that_are_named_over_http_are_reloaded_at_one_moment() {
+    let stage = Stage::begin(&["echo_v1", "counter_v1"]);
+    let reload = |body: Value| stage.running.post("/reload", &body);
+    assert_eq!(
+        reload(json!({ "plugins": ["echo", "counter"] })),
+        Ok(json!([
+            { "outcome": "reloaded", "plugin": "counter", "from": 1, "generation": 2 },
+            { "outcome": "reloaded", "plugin": "echo", "from": 1, "generation": 2 }
+        ]))
+    );
+    assert!(reload(json!({ "plugins": ["echo", "nobody"] })).unwrap_err().starts_with("404: "));
+    assert_eq!(stage.generation("echo"), Some(2));
+    for bad in
+        [json!({}), json!({ "plugins": [] }), json!({ "plugins": "echo" }), json!({ "plugin": ["echo"] })]
+    {
+        let refused = reload(bad).unwrap_err();
+        assert!(refused.starts_with("400: ") && refused.contains(r#""kind":"bad-arguments""#), "{refused}");
+    }
+    let both = ok(&ask(&stage.state(), &["reload", "counter", "echo"]));
+    assert_eq!(both, "generation 3 of counter serves\ngeneration 3 of echo serves\n");
 }
 
 #[test]

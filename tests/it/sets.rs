@@ -550,3 +550,16 @@ fn an_observer_that_objects_to_one_keeps_all_as_they_are() {
     assert_eq!((refusal.plugin.as_deref(), refusal.step), (Some("node05"), Step::Observe), "{error}");
     assert_eq!((scene.generation("node05"), scene.generation("node06")), (Some(1), Some(1)));
 }
+
+#[test]
+fn two_builds_of_one_plugin_do_not_make_a_set() {
+    let scene = net(&[]);
+    let twice = [build("node", 3, 2), build("node", 4, 2), build("node", 3, 3)];
+    let error = change(&scene, twice).unwrap_err();
+    let ReloadError::Refused(refusal) = &error else { panic!("{error}") };
+    assert!(
+        matches!(&refusal.reason, RefusalReason::NameTaken { plugin, .. } if plugin == "node03"),
+        "{error}"
+    );
+    assert_eq!((scene.generation("node03"), scene.generation("node04")), (Some(1), Some(1)));
+}

@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -137,12 +138,29 @@ pub(crate) fn admit_together(
     core: &Arc<Core>,
     files: Vec<(Settled, Wish)>,
 ) -> Vec<Result<Outcome, ReloadError>> {
-    let candidates: Vec<_> =
-        files.into_iter().map(|(settled, wish)| candidate(core, settled, wish)).collect();
+    let candidates = files.into_iter().map(|(settled, wish)| candidate(core, settled, wish));
+    let candidates = each_once(candidates.collect());
     match candidates.iter().position(Result::is_err) {
         None => take_over(core, candidates.into_iter().flatten().collect()),
         Some(_) => none_of(candidates),
     }
+}
+
+/// Refuses what is a second build of a plugin.
+fn each_once(candidates: Vec<Result<Candidate, ReloadError>>) -> Vec<Result<Candidate, ReloadError>> {
+    let mut known: BTreeMap<String, PathBuf> = BTreeMap::new();
+    let once = |one: Result<Candidate, ReloadError>| {
+        let one = one?;
+        let (plugin, file) = (one.plugin.name.clone(), one.build.file.clone());
+        match known.insert(plugin.clone(), file) {
+            None => Ok(one),
+            Some(by) => {
+                let reason = RefusalReason::NameTaken { plugin, by };
+                Err(ReloadError::Refused(one.progress.refusal(stop(Step::Vet, reason))))
+            }
+        }
+    };
+    candidates.into_iter().map(once).collect()
 }
 
 /// The same, but only those take over together who have to do with one another, and what cannot even be looked at holds up

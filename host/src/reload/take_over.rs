@@ -139,8 +139,14 @@ impl Taken<'_> {
         let look = |(at, part): (usize, &Part)| {
             let Candidate { settled, wish, progress, .. } = &part.candidate;
             let one = Reload::of(self.core, together, at, settled, wish.clone(), progress);
-            let outcome = outcome(self.core, &one, part)?;
-            Some((at, outcome.map_err(|stop| ReloadError::Refused(progress.refusal(stop)))))
+            // A panic is a mistake in the host, as below.
+            match progress.contain(|| Ok(outcome(self.core, &one, part))) {
+                Ok(outcome) => {
+                    let outcome = outcome?.map_err(|stop| ReloadError::Refused(progress.refusal(stop)));
+                    Some((at, outcome))
+                }
+                Err(mistake) => Some((at, Err(mistake))),
+            }
         };
         let found: Vec<_> = parts.iter().enumerate().filter_map(look).collect();
         for (at, outcome) in found.into_iter().rev() {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use axum::extract::{DefaultBodyLimit, FromRequest, Path, Request, State};
+use axum::extract::{DefaultBodyLimit, FromRequest, Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
@@ -21,6 +21,7 @@ use super::access::{self, Access};
 use super::calls::Calls;
 use super::dashboard::Dashboard;
 use super::metrics::Metrics;
+use super::named::Named;
 use super::routes;
 
 /// The largest request body, in bytes.
@@ -86,7 +87,7 @@ async fn plugins(State(calls): State<Calls>) -> Response {
     }
 }
 
-async fn why(State(calls): State<Calls>, Path(plugin): Path<String>) -> Response {
+async fn why(State(calls): State<Calls>, Named(plugin): Named<String>) -> Response {
     match calls.ask(move |host| host.why(&plugin)).await {
         Ok(Ok(why)) => Json(why).into_response(),
         Ok(Err(error)) => refuse(StatusCode::NOT_FOUND, "no-such-plugin", &error.to_string()),
@@ -105,7 +106,7 @@ async fn metrics(State(calls): State<Calls>, counted: Metrics) -> Response {
 
 async fn call(
     State(calls): State<Calls>,
-    Path((plugin, method)): Path<(String, String)>,
+    Named((plugin, method)): Named<(String, String)>,
     request: Request,
 ) -> Response {
     let body = match body_in_time(&calls, request).await {

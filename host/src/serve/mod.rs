@@ -9,6 +9,7 @@ pub mod dashboard;
 pub mod feed;
 pub mod http;
 pub mod metrics;
+pub mod named;
 pub mod protocol;
 pub mod routes;
 pub mod token;

@@ -5,7 +5,7 @@
 //! plugin that is not there, 409 for what is refused or busy, 503 for a host that ends. Who has gone away in the meantime
 //! has asked even so.
 
-use axum::extract::{Path, State};
+use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
@@ -15,7 +15,8 @@ use serde::{Deserialize, Serialize};
 use tokio::task::JoinError;
 
 use crate::serve::calls::Calls;
-use crate::serve::http::refuse;
+use crate::serve::http::{body_in_time, refuse};
+use crate::serve::named::Named;
 
 pub fn routes() -> Router<Calls> {
     Router::new()
@@ -25,12 +26,24 @@ pub fn routes() -> Router<Calls> {
         .route("/plugins/{plugin}/unload", post(unload))
 }
 
-async fn reload(State(calls): State<Calls>, Path(plugin): Path<String>) -> Response {
+async fn reload(State(calls): State<Calls>, Named(plugin): Named<String>) -> Response {
     answer(calls.ask(move |host| host.reload(&plugin).map_err(Why::from)).await)
 }
 
 /// Several at one moment, or none.
-async fn reload_together(State(calls): State<Calls>, Json(Several { plugins }): Json<Several>) -> Response {
+async fn reload_together(State(calls): State<Calls>, request: Request) -> Response {
+    let body = match body_in_time(&calls, request).await {
+        Ok(body) => body,
+        Err(refusal) => return refusal,
+    };
+    let plugins = match serde_json::from_str::<Several>(&body) {
+        Ok(Several { plugins }) if !plugins.is_empty() => plugins,
+        Ok(_) => return refuse(StatusCode::BAD_REQUEST, "bad-arguments", "no plugin is named"),
+        Err(error) => {
+            let error = format!("expected {{\"plugins\": [\"…\"]}}: {error}");
+            return refuse(StatusCode::BAD_REQUEST, "bad-arguments", &error);
+        }
+    };
     let reload = move |host: &Host| {
         let plugins: Vec<_> = plugins.iter().map(String::as_str).collect();
         host.reload_together(&plugins).map_err(Why::from)
@@ -44,11 +57,11 @@ struct Several {
     plugins: Vec<String>,
 }
 
-async fn roll_back(State(calls): State<Calls>, Path(plugin): Path<String>) -> Response {
+async fn roll_back(State(calls): State<Calls>, Named(plugin): Named<String>) -> Response {
     answer(calls.ask(move |host| host.roll_back(&plugin).map_err(Why::from)).await)
 }
 
-async fn unload(State(calls): State<Calls>, Path(plugin): Path<String>) -> Response {
+async fn unload(State(calls): State<Calls>, Named(plugin): Named<String>) -> Response {
     answer(calls.ask(move |host| host.unload(&plugin).map_err(Why::from)).await)
 }
 
