@@ -34,6 +34,7 @@ mod by_name;
 mod check;
 mod deputy;
 mod error;
+mod event_text;
 mod events;
 #[cfg(feature = "faults")]
 #[doc(hidden)]
@@ -49,6 +50,7 @@ mod lazy;
 mod lock;
 mod meter;
 mod mode;
+mod numbers;
 mod observer;
 mod options;
 mod outcome;

@@ -19,6 +19,7 @@ mod manual;
 mod notify;
 mod output;
 mod plan;
+mod plugin_args;
 mod progress;
 mod registered;
 mod run;

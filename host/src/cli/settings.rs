@@ -8,11 +8,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use reseat::{Canary, MaxLingering, Options, PluginOptions, Probation, TrustedKey};
-use serde::de::Error as _;
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 
 use super::keys;
-use super::words::{Lost, Mode, Policy, Watching};
+use super::words::{Lost, Mode, Policy, Watching, percent, trusted_keys};
 
 /// The file that is read if none is named.
 pub const DEFAULT: &str = "reseat.toml";
@@ -104,20 +103,6 @@ pub struct Settings {
     /// By plugin.
     #[serde(default)]
     plugins: BTreeMap<String, PluginSettings>,
-}
-
-fn trusted_keys<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<TrustedKey>, D::Error> {
-    let texts = Vec::<String>::deserialize(from)?;
-    texts
-        .iter()
-        .map(|text| text.parse().map_err(|why| D::Error::custom(format!("{text:?}: {why}"))))
-        .collect()
-}
-
-fn percent<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u8>, D::Error> {
-    let percent = u64::deserialize(from)?;
-    let fitting = u8::try_from(percent).ok().filter(|percent| *percent <= 100);
-    fitting.map(Some).ok_or_else(|| D::Error::custom(format!("{percent} of 100 scopes: 100 is the most")))
 }
 
 /// The table of a plugin: what is otherwise for it, under the same names, and its configuration.

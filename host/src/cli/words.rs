@@ -1,9 +1,10 @@
-//! Values of settings that are words.
+//! Values of settings that are words, or are read as such.
 
 use std::time::Duration;
 
-use reseat::{DrainPolicy, LostState, ReloadMode, WatcherKind};
-use serde::Deserialize;
+use reseat::{DrainPolicy, LostState, ReloadMode, TrustedKey, WatcherKind};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 
 /// What becomes of a handover for which calls do not end.
 #[derive(Clone, Copy, Debug, Deserialize)]
@@ -80,4 +81,20 @@ impl Watching {
             Watching::None => WatcherKind::None,
         }
     }
+}
+
+/// Lines as minisign writes them.
+pub fn trusted_keys<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<TrustedKey>, D::Error> {
+    let texts = Vec::<String>::deserialize(from)?;
+    texts
+        .iter()
+        .map(|text| text.parse().map_err(|why| D::Error::custom(format!("{text:?}: {why}"))))
+        .collect()
+}
+
+/// A part of 100.
+pub fn percent<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u8>, D::Error> {
+    let percent = u64::deserialize(from)?;
+    let fitting = u8::try_from(percent).ok().filter(|percent| *percent <= 100);
+    fitting.map(Some).ok_or_else(|| D::Error::custom(format!("{percent} of 100 scopes: 100 is the most")))
 }

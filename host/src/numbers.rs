@@ -1,0 +1,114 @@
+//! The numbers under which the interfaces of a plugin are resolved: what the host has handles of, and what other plugins call.
+
+use std::sync::Arc;
+
+use crate::beside;
+use crate::error::PluginError;
+use crate::events::Step;
+use crate::ffi::MAX_INTERFACES;
+use crate::file::{self, InterfaceManifest};
+use crate::plugin::{Build, Loaded, Plugin, Used};
+use crate::registry::Core;
+use crate::status::Phase;
+
+impl Core {
+    /// Gives an interface its number, and resolves it for the serving generation. What the number is good for is kept by
+    /// what is returned with it, unless it is for the host.
+    pub(crate) fn register(
+        &self,
+        plugin: &Arc<Plugin>,
+        interface: &InterfaceManifest,
+        for_the_host: bool,
+    ) -> Result<(usize, Arc<()>), PluginError> {
+        // While this turn lasts no generation is bound without the new interface.
+        let _turn = plugin
+            .begin_within(Step::Publish, self.options().call_wait)
+            .map_err(|error| PluginError::Busy { name: plugin.name.clone(), busy: error.to_string() })?;
+        let (number, calls) = self.reserve(plugin, interface, true)?;
+        {
+            let used = &mut plugin.record().interfaces[number];
+            used.by_the_host |= for_the_host && used.is_resolved;
+            if used.is_resolved {
+                return Ok((number, calls));
+            }
+        }
+        // On a thread of its own: inside of a call, entering would give that call's generation, which may be an
+        // older one.
+        std::thread::scope(|scope| {
+            let bind = || match plugin.slot.try_enter() {
+                Ok(loaded) => {
+                    bind(&plugin.name, number, interface, &loaded)?;
+                    drop(loaded);
+                    beside::bind(self, plugin, number, interface);
+                    Ok(())
+                }
+                Err(_) => Err(PluginError::NotLoaded { name: plugin.name.clone() }),
+            };
+            scope.spawn(bind).join().expect("binding does not panic")
+        })?;
+        let used = &mut plugin.record().interfaces[number];
+        (used.is_resolved, used.by_the_host) = (true, used.by_the_host | for_the_host);
+        Ok((number, calls))
+    }
+
+    /// Gives an interface its number, and resolves it for nobody. The caller has the turn.
+    /// `is_bound_now`: it will be resolved for what serves; otherwise only for a build that is to serve.
+    pub(crate) fn reserve(
+        &self,
+        plugin: &Plugin,
+        interface: &InterfaceManifest,
+        is_bound_now: bool,
+    ) -> Result<(usize, Arc<()>), PluginError> {
+        let mut record = plugin.record();
+        // What nobody uses is not resolved for the builds that have come since.
+        let stands = |used: &Used| used.is_in_use() && *used.interface == *interface;
+        if let Some(number) = record.interfaces.iter().position(stands) {
+            return Ok((number, record.interfaces[number].calls.clone()));
+        }
+        // One that nobody uses any more gives its number away, unless somebody may be in a generation that is not bound
+        // anew, and has methods of the earlier one under that number.
+        let is_left = record.old.iter().all(|old| old.phase != Phase::Draining);
+        let is_free = |used: &Used| is_left && !used.is_in_use() && (is_bound_now || !used.is_resolved);
+        let free = record.interfaces.iter().position(is_free);
+        let number = free.unwrap_or(record.interfaces.len());
+        if number == MAX_INTERFACES {
+            return Err(PluginError::TooManyInterfaces { limit: MAX_INTERFACES });
+        }
+        let calls = Arc::new(());
+        let used = Used {
+            interface: Arc::new(interface.clone()),
+            by_the_host: false,
+            calls: calls.clone(),
+            is_resolved: false,
+        };
+        match record.interfaces.get_mut(number) {
+            Some(free) => *free = used,
+            None => record.interfaces.push(used),
+        }
+        Ok((number, calls))
+    }
+}
+
+/// Resolves an interface for the serving generation.
+fn bind(name: &str, number: usize, ours: &InterfaceManifest, loaded: &Loaded) -> Result<(), PluginError> {
+    let manifest = &loaded.build.manifest;
+    let not_implemented = |interface: String| PluginError::NotImplemented {
+        name: name.to_owned(),
+        interface,
+        implements: implemented(&loaded.build),
+    };
+    let theirs = manifest
+        .interface(&ours.name)
+        .ok_or_else(|| not_implemented(format!("{} {}", ours.name, ours.version)))?;
+    file::compare(ours, theirs, &manifest.plugin, &manifest.version).map_err(PluginError::Interface)?;
+    loaded
+        .tables
+        .bind(number, ours, loaded.instance.image())
+        .map_err(|reason| not_implemented(format!("{} {}: {reason}", ours.name, ours.version)))
+}
+
+fn implemented(build: &Build) -> String {
+    let names: Vec<_> =
+        build.manifest.interfaces.iter().map(|i| format!("{} {}", i.name, i.version)).collect();
+    names.join(", ")
+}
