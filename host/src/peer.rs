@@ -154,7 +154,7 @@ unsafe extern "C" fn enter(
 
 fn enter_target(target: &Target, entered: &mut MaybeUninit<RawEntered>) -> Result<(), EnterError> {
     scope::note_call(&target.plugin)?;
-    let guard = target.plugin.slot.enter()?;
+    let guard = target.plugin.slot.enter_nested()?;
     let methods = handle::methods(&guard, target.number, guard.spot());
     if methods.is_null() {
         return Err(EnterError::Empty);
@@ -191,22 +191,29 @@ unsafe fn refuse(peer: &Peer, error: &EnterError, transfer: *mut Transfer) -> St
 unsafe extern "C" fn leave(guard: RawGuard) {
     // SAFETY: a plugin leaves once what it has entered, on the same thread: its guard is neither `Send` nor `Clone`. The
     // slot is kept by the peer (invariant 2).
-    drop(unsafe { Guard::<Loaded>::from_words([guard.0, guard.1]) });
+    unsafe { Guard::<Loaded>::from_words([guard.0, guard.1]) }.leave_nested();
 }
 
 /// A plugin that stays entered on this thread, in one generation, until this is dropped.
 pub(crate) struct Pinned {
     /// Dropped first: it borrows the plugin's slot.
-    _guard: Guard<'static, Loaded>,
+    guard: Guard<'static, Loaded>,
     plugin: Arc<Plugin>,
 }
 
 impl Pinned {
     /// As [`Slot::enter`](crate::gate::Slot::enter) does.
     pub(crate) fn enter(plugin: &Arc<Plugin>) -> Result<Pinned, EnterError> {
-        let words = plugin.slot.enter()?.into_words();
+        let words = plugin.slot.enter_nested()?.into_words();
         // SAFETY: taken apart just before, on this thread, which a guard does not leave; the slot is kept beside it.
-        Ok(Pinned { _guard: unsafe { Guard::from_words(words) }, plugin: plugin.clone() })
+        Ok(Pinned { guard: unsafe { Guard::from_words(words) }, plugin: plugin.clone() })
+    }
+
+    /// What dropping it does, for one that is nested.
+    pub(crate) fn leave(self) {
+        let Pinned { guard, plugin } = self;
+        guard.leave_nested();
+        drop(plugin);
     }
 
     pub(crate) fn is_of(&self, plugin: &Arc<Plugin>) -> bool {

@@ -39,6 +39,7 @@ impl Frame {
     }
 
     /// The record, or the further block of one, that this frame is in.
+    #[inline(always)]
     pub(super) fn block(self) -> &'static Record {
         const { assert!(size_of::<Record>() == align_of::<Record>()) };
         let record = self.0.map_addr(|a| a & !(align_of::<Record>() - 1)).cast::<Record>();
@@ -77,6 +78,12 @@ impl Frame {
     #[inline(always)]
     fn word(self) -> &'static OwnerPtr<Header> {
         &self.place().frame
+    }
+
+    /// See [`Record::settle_quickly`]. The frame is one that was nested, and is empty.
+    #[inline(always)]
+    pub(super) fn settle_quickly(self) -> bool {
+        self.block().settle_quickly(self.place())
     }
 
     /// The ends of calls at this frame need not be told of any more.

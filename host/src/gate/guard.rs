@@ -68,6 +68,17 @@ impl<T: Send + Sync + 'static> Guard<'_, T> {
         unsafe { std::mem::transmute_copy(&words) }
     }
 
+    /// Drops it, for whoever holds one that is nested in another most of the time.
+    #[inline(always)]
+    pub(crate) fn leave_nested(self) {
+        let this = std::mem::ManuallyDrop::new(self);
+        let requests = this.frame.empty(); // R6 and R7
+        if requests == 0 || (requests == wake::NESTED && this.frame.settle_quickly()) {
+            return;
+        }
+        leave_slow(this.generation.as_ptr().cast(), this.frame, requests);
+    }
+
     /// Where it is noted.
     #[inline(always)]
     pub fn spot(&self) -> Spot {

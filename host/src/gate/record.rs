@@ -17,7 +17,7 @@ use std::ptr;
 use std::sync::atomic::{AtomicU32 as Word, AtomicU64};
 
 /// Frames in one block. Deeper nesting hangs further blocks on the record.
-pub(super) const FRAMES: usize = if cfg!(reseat_loom) { 2 } else { 3 };
+pub(super) const FRAMES: usize = if cfg!(reseat_loom) { 2 } else { 8 };
 
 /// A frame is filled but not yet checked: it holds drains up, and nobody may follow the pointer.
 pub(super) const UNVALIDATED: usize = 1;
@@ -51,9 +51,9 @@ const OWNED: u32 = 1;
 /// The owner ended with an occupied frame: a leaked guard, or a thread torn down inside a call.
 const ORPHANED: u32 = 2;
 
-/// What an outermost call reads and writes is in the first of two cache lines. Others write there when they ask
+/// What an outermost call reads and writes is in the first of four cache lines. Others write there when they ask
 /// something of the owner (`wake`), when they mark a frame, and when a proxy that was lent to them notes a call.
-#[repr(C, align(128))]
+#[repr(C, align(256))]
 pub(super) struct Record {
     pub(super) places: [Place; FRAMES],
     state: AtomicU32,
@@ -66,6 +66,8 @@ pub(super) struct Record {
     more: OwnerPtr<Record>,
     /// The next record of the registry, constant once published. In a further block: the first one.
     next: AtomicPtr<Record>,
+    /// In a further block: the one before it, constant. Read by the owner only.
+    before: Link,
     name: [AtomicU64; 2],
 }
 
@@ -74,7 +76,7 @@ pub(super) struct Record {
 pub(super) struct Place {
     /// Of the first place: the requests to the owner of the record. Of the others: a constant.
     wake: AtomicU32,
-    /// Of the first place: see invariant 4.
+    /// Of the first place: see invariant 4. Of the others: which place of the block it is, a constant.
     high: OwnerCell,
     pub(super) frame: OwnerPtr<Header>,
     /// What the guard's holder has noted, see `Guard::note`.
@@ -133,14 +135,17 @@ impl Place {
 }
 
 #[cfg(not(reseat_loom))]
-const _: () = assert!(size_of::<Record>() == 128 && align_of::<Record>() == 128);
+const _: () = assert!(size_of::<Record>() == 256 && align_of::<Record>() == 256);
+
+/// Not of the models: no other thread reads it.
+type Link = std::sync::atomic::AtomicPtr<Record>;
 
 /// A word in which whoever holds a guard may note what for. Nothing depends on it.
 pub type NoteCell = std::sync::atomic::AtomicPtr<()>;
 
 impl Record {
     pub(super) fn new(wake: u32) -> Self {
-        let mut places = std::array::from_fn(|_| Place::new(wake::NESTED, 0));
+        let mut places = std::array::from_fn(|index| Place::new(wake::NESTED, index as u32));
         places[0] = Place::new(wake, 0);
         Self {
             places,
@@ -150,6 +155,7 @@ impl Record {
             uses: Word::new(0),
             more: OwnerPtr::null(),
             next: AtomicPtr::new(ptr::null_mut()),
+            before: Link::new(ptr::null_mut()),
             name: [const { AtomicU64::new(0) }; 2],
         }
     }
@@ -165,6 +171,7 @@ impl Record {
             uses: Word::new(0),
             more: OwnerPtr::null(),
             next: AtomicPtr::new(ptr::null_mut()),
+            before: Link::new(ptr::null_mut()),
             name: [const { AtomicU64::new(0) }; 2],
         }
     }
@@ -224,6 +231,7 @@ impl Record {
     fn extend(&self, first: &'static Record) -> &'static Record {
         let block: &'static Record = Box::leak(Box::new(Self::new(wake::EXTENSION)));
         block.next.store(ptr::from_ref(first).cast_mut(), Ordering::Relaxed);
+        block.before.store(ptr::from_ref(self).cast_mut(), Ordering::Relaxed);
         self.more.write(ptr::from_ref(block).cast_mut(), Ordering::Release);
         block
     }
@@ -232,31 +240,75 @@ impl Record {
     /// were dropped out of order.
     #[inline]
     pub(super) fn depth(&'static self) -> usize {
-        let mut depth = self.high().get() as usize + 1;
-        while depth > 0 && self.word(depth - 1).is_null() {
-            depth -= 1;
+        let above = self.high().get() as usize + 1;
+        above - self.words_below(above).take_while(|word| word.is_null()).count()
+    }
+
+    /// The same, if a look at this block tells, and there is a place above in it. `None`: not so, or nobody's record.
+    #[inline(always)]
+    pub(super) fn quick_depth(&'static self) -> Option<usize> {
+        let high = self.high().get() as usize;
+        if high >= FRAMES - 1 {
+            return None;
         }
-        depth
+        match self.places[high].frame.own().is_null() {
+            false => Some(high + 1),
+            true if high == 0 => Some(0),
+            true => None, // guards were dropped out of order
+        }
+    }
+
+    /// [`take`](Self::take) at a [`quick_depth`](Self::quick_depth).
+    #[inline(always)]
+    pub(super) fn take_quickly(&'static self, depth: usize) -> Frame {
+        let frame = self.frame(depth);
+        self.high().set(depth as u32);
+        frame
+    }
+
+    /// What is in the frames below a [`quick_depth`](Self::quick_depth), innermost first.
+    #[inline(always)]
+    pub(super) fn words_quickly(&'static self, depth: usize) -> impl Iterator<Item = *mut Header> {
+        self.places[..depth].iter().rev().map(|place| place.frame.own())
+    }
+
+    /// What [`attend`](super::errand::attend) does for a guard of this block that has just left, if that is all there is
+    /// to do: nobody has asked for anything, and whoever it was nested in is still there, right below. Says whether so.
+    #[inline(always)]
+    pub(super) fn settle_quickly(&'static self, left: &'static Place) -> bool {
+        let index = left.high.get();
+        let is_all = self.requests() == 0
+            && self.errands_held.get() == 0
+            && self.high().get() == index
+            && !self.places[index as usize - 1].frame.own().is_null();
+        if is_all {
+            self.high().set(index - 1);
+        }
+        is_all
     }
 
     /// What is in the frames below this depth, innermost first.
-    #[inline]
     pub(super) fn occupied_below(&'static self, depth: usize) -> impl Iterator<Item = *mut Header> {
-        (0..depth).rev().map(|index| self.word(index)).filter(|word| !word.is_null())
+        self.words_below(depth).filter(|word| !word.is_null())
     }
 
-    #[inline]
-    fn word(&'static self, index: usize) -> *mut Header {
-        match self.places.get(index) {
-            Some(place) => place.frame.own(),
-            None => self.word_further(index),
-        }
+    /// The same with the empty ones. Block by block, since a stack of calls may be deep.
+    fn words_below(&'static self, depth: usize) -> impl Iterator<Item = *mut Header> {
+        let further = depth.saturating_sub(1) / FRAMES;
+        let (mut block, mut index) = (self.further(further), depth - further * FRAMES);
+        std::iter::from_fn(move || {
+            if index == 0 {
+                (block, index) = (follow(block.before.load(Ordering::Relaxed))?, FRAMES);
+            }
+            index -= 1;
+            Some(block.places[index].frame.own())
+        })
     }
 
-    #[cold]
-    fn word_further(&'static self, index: usize) -> *mut Header {
-        let further = follow(self.more.own()).map(|block| block.word(index - FRAMES));
-        further.unwrap_or(ptr::null_mut())
+    /// The block that comes so many after this one. It was made before `high` was raised to its frames.
+    fn further(&'static self, count: usize) -> &'static Record {
+        let further = (0..count).try_fold(self, |block, _| follow(block.more.own()));
+        further.expect("a frame that was taken has a block")
     }
 
     /// The record that the owner of this block of frames is known by.
