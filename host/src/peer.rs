@@ -139,6 +139,22 @@ unsafe extern "C" fn enter(
     let peer = unsafe { &*peer.cast::<Peer>() };
     // SAFETY: the plugin lends both for this call.
     let entered = unsafe { &mut *entered };
+    if let Some(target) = peer.target()
+        && scope::is_noted(&target.plugin)
+        && let Some(guard) = target.plugin.slot.enter_quickly()
+        && fill(entered, target, guard)
+    {
+        return Status::OK;
+    }
+    // SAFETY: as above.
+    unsafe { enter_slow(peer, entered, transfer) }
+}
+
+/// # Safety
+/// The transfer is lent by whoever enters.
+#[cold]
+#[inline(never)]
+unsafe fn enter_slow(peer: &Peer, entered: &mut MaybeUninit<RawEntered>, transfer: *mut Transfer) -> Status {
     let known = peer.target().map_or(Err(EnterError::Empty), |target| enter_target(target, entered));
     let result = match known {
         // There was nobody, or it has been unloaded: perhaps somebody implements the interface now.
@@ -154,10 +170,16 @@ unsafe extern "C" fn enter(
 
 fn enter_target(target: &Target, entered: &mut MaybeUninit<RawEntered>) -> Result<(), EnterError> {
     scope::note_call(&target.plugin)?;
-    let guard = target.plugin.slot.enter_nested()?;
+    let guard = target.plugin.slot.enter()?;
+    if fill(entered, target, guard) { Ok(()) } else { Err(EnterError::Empty) }
+}
+
+/// `false`: this generation is not bound to the interface, and has been left.
+#[inline(always)]
+fn fill(entered: &mut MaybeUninit<RawEntered>, target: &Target, guard: Guard<'_, Loaded>) -> bool {
     let methods = handle::methods(&guard, target.number, guard.spot());
     if methods.is_null() {
-        return Err(EnterError::Empty);
+        return false;
     }
     entered.write(RawEntered {
         methods,
@@ -169,7 +191,7 @@ fn enter_target(target: &Target, entered: &mut MaybeUninit<RawEntered>) -> Resul
             RawGuard(generation, frame)
         },
     });
-    Ok(())
+    true
 }
 
 /// # Safety

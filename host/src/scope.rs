@@ -266,9 +266,14 @@ impl InsideOf {
 ///
 /// # Errors
 /// It cannot be entered.
-#[inline(always)]
 pub(crate) fn note_call(plugin: &Arc<Plugin>) -> Result<(), EnterError> {
-    if IS_IN_UNIT.get() && !is_pinned(plugin) { pin(plugin) } else { Ok(()) }
+    if is_noted(plugin) { Ok(()) } else { pin(plugin) }
+}
+
+/// Whether there is nothing to be noted.
+#[inline(always)]
+pub(crate) fn is_noted(plugin: &Arc<Plugin>) -> bool {
+    !IS_IN_UNIT.get() || is_pinned(plugin)
 }
 
 /// Whether the unit of work has called it before. Looks at one word for each plugin that it has.

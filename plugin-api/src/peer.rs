@@ -84,7 +84,11 @@ impl<I: Interface + ?Sized> Handle<I> {
         let peer = match &self.reached {
             Reached::Host(peer) => peer,
             Reached::Here(provider) => {
-                return Ok(Guard { proxy: provider.proxy().into(), held: Held::NOTHING, borrowed: PhantomData });
+                return Ok(Guard {
+                    proxy: provider.proxy().into(),
+                    held: Held::NOTHING,
+                    borrowed: PhantomData,
+                });
             }
         };
         let mut entered = MaybeUninit::uninit();

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use callee_interface::{Callee, Caller, Part};
+use callee_interface::{Caller, Part};
 use harness::calls::{Calls, PLACES};
 use harness::rounds::{Contestant, Rounds, median, on_threads};
 use harness::table;

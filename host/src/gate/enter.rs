@@ -10,7 +10,7 @@ use super::frame::Frame;
 use super::generation::{Generation, Header, Kept};
 use super::guard::Guard;
 use super::lease::Lease;
-use super::record::{ANNOTATION, Record, SEEN, TAGS, UNVALIDATED};
+use super::record::{ANNOTATION, FRAMES, Record, SEEN, TAGS, UNVALIDATED};
 use super::registry::registry;
 use super::set::Set;
 use super::slot::{Slot, State};
@@ -115,12 +115,25 @@ impl<T: Send + Sync + 'static> Slot<T> {
     /// It does what [`inherit`](Self::inherit) and [`enter_or_wait`](Self::enter_or_wait) do, but for the first look for a
     /// link, which tells nothing that the one after R5 does not tell.
     #[inline(always)]
-    fn enter_quickly(&self) -> Option<Guard<'_, T>> {
+    pub(crate) fn enter_quickly(&self) -> Option<Guard<'_, T>> {
         let record = thread::current_or_nobody()?;
-        let depth = record.quick_depth()?;
-        if depth == 0 {
-            return self.publish(record.frame(0));
+        // The usual depths each by themselves: so a call need not wait for the number that the one before has stored.
+        match () {
+            () if record.is_at(1) => self.enter_at(record, 1),
+            () if FRAMES > 2 && record.is_at(2) => self.enter_at(record, 2),
+            () if record.is_outside() => self.publish(record.frame(0)),
+            () => self.enter_deeper(record),
         }
+    }
+
+    #[inline(never)]
+    fn enter_deeper(&self, record: &'static Record) -> Option<Guard<'_, T>> {
+        self.enter_at(record, (3..FRAMES).find(|&depth| record.is_at(depth))?)
+    }
+
+    /// The same, nested, in the frame at this depth.
+    #[inline(always)]
+    fn enter_at(&self, record: &'static Record, depth: usize) -> Option<Guard<'_, T>> {
         for word in record.words_quickly(depth) {
             if word.is_null() || word.addr() & (UNVALIDATED | ANNOTATION) != 0 {
                 return None;

@@ -8,7 +8,7 @@ use super::fence;
 use super::generation::Header;
 #[cfg(reseat_loom)]
 use super::record::wake;
-use super::record::{ANNOTATION, NoteCell, Place, Record, UNVALIDATED};
+use super::record::{ANNOTATION, FRAMES, NoteCell, Place, Record, UNVALIDATED};
 use super::sync::{Ordering, OwnerPtr};
 use std::ptr;
 
@@ -28,6 +28,11 @@ impl Frame {
     }
 
     #[inline(always)]
+    fn is(self, other: Self) -> bool {
+        ptr::eq(self.0, other.0)
+    }
+
+    #[inline(always)]
     fn place(self) -> &'static Place {
         // SAFETY: `new` made it point to a place of a record, and records are never freed.
         unsafe { &*self.0 }
@@ -39,7 +44,6 @@ impl Frame {
     }
 
     /// The record, or the further block of one, that this frame is in.
-    #[inline(always)]
     pub(super) fn block(self) -> &'static Record {
         const { assert!(size_of::<Record>() == align_of::<Record>()) };
         let record = self.0.map_addr(|a| a & !(align_of::<Record>() - 1)).cast::<Record>();
@@ -57,6 +61,10 @@ pub(super) struct Frame(&'static Record, usize);
 impl Frame {
     pub(super) fn new(record: &'static Record, index: usize) -> Self {
         Self(record, index)
+    }
+
+    fn is(self, other: Self) -> bool {
+        ptr::eq(self.0, other.0) && self.1 == other.1
     }
 
     fn place(self) -> &'static Place {
@@ -80,10 +88,22 @@ impl Frame {
         &self.place().frame
     }
 
-    /// See [`Record::settle_quickly`]. The frame is one that was nested, and is empty.
+    /// See [`Record::settle_quickly`]: for this frame, which is one that was nested and is empty, of the caller's own record.
+    /// It compares, and does not compute: so the next call need not wait for what this one was told through memory.
     #[inline(always)]
-    pub(super) fn settle_quickly(self) -> bool {
-        self.block().settle_quickly(self.place())
+    pub(super) fn settle_quickly(self, record: &'static Record) -> bool {
+        let is_at = |depth| depth < FRAMES && self.is(record.frame(depth));
+        match () {
+            () if is_at(1) => record.settle_quickly(1),
+            () if is_at(2) => record.settle_quickly(2),
+            () => self.settle_deeper(record),
+        }
+    }
+
+    #[inline(never)]
+    fn settle_deeper(self, record: &'static Record) -> bool {
+        let depth = (3..FRAMES).find(|&depth| self.is(record.frame(depth)));
+        depth.is_some_and(|depth| record.settle_quickly(depth))
     }
 
     /// The ends of calls at this frame need not be told of any more.

@@ -76,7 +76,7 @@ pub(super) struct Record {
 pub(super) struct Place {
     /// Of the first place: the requests to the owner of the record. Of the others: a constant.
     wake: AtomicU32,
-    /// Of the first place: see invariant 4. Of the others: which place of the block it is, a constant.
+    /// Of the first place: see invariant 4.
     high: OwnerCell,
     pub(super) frame: OwnerPtr<Header>,
     /// What the guard's holder has noted, see `Guard::note`.
@@ -145,7 +145,7 @@ pub type NoteCell = std::sync::atomic::AtomicPtr<()>;
 
 impl Record {
     pub(super) fn new(wake: u32) -> Self {
-        let mut places = std::array::from_fn(|index| Place::new(wake::NESTED, index as u32));
+        let mut places = std::array::from_fn(|_| Place::new(wake::NESTED, 0));
         places[0] = Place::new(wake, 0);
         Self {
             places,
@@ -244,45 +244,36 @@ impl Record {
         above - self.words_below(above).take_while(|word| word.is_null()).count()
     }
 
-    /// The same, if a look at this block tells, and there is a place above in it. `None`: not so, or nobody's record.
+    /// Whether this many frames are in use, by a look at `high` and at the highest: fewer than there are in this block.
     #[inline(always)]
-    pub(super) fn quick_depth(&'static self) -> Option<usize> {
-        let high = self.high().get() as usize;
-        if high >= FRAMES - 1 {
-            return None;
-        }
-        match self.places[high].frame.own().is_null() {
-            false => Some(high + 1),
-            true if high == 0 => Some(0),
-            true => None, // guards were dropped out of order
-        }
+    pub(super) fn is_at(&'static self, depth: usize) -> bool {
+        self.high().get() as usize == depth - 1 && !self.places[depth - 1].frame.own().is_null()
     }
 
-    /// [`take`](Self::take) at a [`quick_depth`](Self::quick_depth).
+    /// [`take`](Self::take) at such a depth.
     #[inline(always)]
     pub(super) fn take_quickly(&'static self, depth: usize) -> Frame {
-        let frame = self.frame(depth);
         self.high().set(depth as u32);
-        frame
+        self.frame(depth)
     }
 
-    /// What is in the frames below a [`quick_depth`](Self::quick_depth), innermost first.
+    /// What is in the frames below such a depth, innermost first.
     #[inline(always)]
     pub(super) fn words_quickly(&'static self, depth: usize) -> impl Iterator<Item = *mut Header> {
         self.places[..depth].iter().rev().map(|place| place.frame.own())
     }
 
-    /// What [`attend`](super::errand::attend) does for a guard of this block that has just left, if that is all there is
-    /// to do: nobody has asked for anything, and whoever it was nested in is still there, right below. Says whether so.
+    /// What [`attend`](super::errand::attend) does for a guard that has just left the frame at this depth, if that is all
+    /// there is to do: nobody has asked for anything, and whoever it was nested in is still there, right below. Says
+    /// whether so.
     #[inline(always)]
-    pub(super) fn settle_quickly(&'static self, left: &'static Place) -> bool {
-        let index = left.high.get();
+    pub(super) fn settle_quickly(&'static self, depth: usize) -> bool {
         let is_all = self.requests() == 0
             && self.errands_held.get() == 0
-            && self.high().get() == index
-            && !self.places[index as usize - 1].frame.own().is_null();
+            && self.high().get() as usize == depth
+            && !self.places[depth - 1].frame.own().is_null();
         if is_all {
-            self.high().set(index - 1);
+            self.high().set(depth as u32 - 1);
         }
         is_all
     }

@@ -67,7 +67,7 @@ pub(super) fn outside() -> Option<&'static Record> {
     current().filter(|record| record.is_outside())
 }
 
-/// The calling thread's record, or nobody's: for whoever looks at its [`quick_depth`](Record::quick_depth).
+/// The calling thread's record, or nobody's, which is at no depth at all.
 #[cfg(not(reseat_loom))]
 #[inline(always)]
 pub(super) fn current_or_nobody() -> Option<&'static Record> {

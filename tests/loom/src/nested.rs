@@ -58,6 +58,18 @@ models! {
         caller.join().unwrap();
     }
 
+    /// The drainer of the inner one must hear of its end, though the outer one lasts.
+    fn the_inner_call_is_waited_for_and_the_outer_one_is_not() {
+        let [first, second] = two();
+        let outer = enter(first);
+        let inner = Inner::enter(second);
+        let writer = thread::spawn(move || unload(swap(second, 2)));
+        inner.answer();
+        drop(inner);
+        writer.join().unwrap();
+        outer.answer();
+    }
+
     /// Two drainers ask the thread, each for its own; both are told by its exits.
     fn both_levels_are_waited_for() {
         let [first, second] = two();
@@ -112,6 +124,21 @@ models! {
         unload(old);
     }
 
+    /// What is left is the innermost of three, in a further block.
+    fn the_middle_guard_goes_first() {
+        let slot = slot();
+        let outer = enter(slot);
+        let middle = Inner::enter(slot);
+        let inner = Inner::enter(slot);
+        drop(middle);
+        drop(outer);
+        let old = swap(slot, 2);
+        assert_eq!(Inner::enter(slot).answer(), 1, "it is nested in what is left");
+        drop(inner);
+        assert_eq!(Inner::enter(slot).answer(), 2);
+        unload(old);
+    }
+
     fn a_quickly_nested_call_passes_the_closed_gate() {
         let slot = slot();
         slot.set_wait_limit(FOREVER);
@@ -147,21 +174,32 @@ models! {
         caller.join().unwrap();
     }
 
-    /// The same in a change that another call is in between of: the innermost of those on the stack has no link.
+    /// A call of another slot is in between: the innermost on the stack is linked to nothing.
     fn a_link_of_the_outermost_is_found() {
         let slots = two();
-        let between = slot();
-        let caller = thread::spawn(move || {
-            let outer = Inner::enter(slots[0]);
-            let number = outer.answer();
-            let middle = Inner::enter(between);
-            middle.answer();
-            drop(middle);
-            assert_eq!(Inner::enter(slots[1]).answer(), number);
-        });
+        let outer = Inner::enter(slots[0]);
+        let middle = Inner::enter(slot());
         let old = close(slots).resume_with(vec![Library::load(2), Library::load(2)]);
+        assert_eq!(Inner::enter(slots[1]).answer(), 1, "two from different times");
+        drop((middle, outer));
         old.into_iter().flatten().for_each(unload);
-        caller.join().unwrap();
+    }
+
+    /// The token goes from the frame of one to a lease of it while a drainer is between the two.
+    fn a_lease_is_taken_of_two_that_are_drained() {
+        let slots = two();
+        let guard = enter(slots[1]);
+        let writer = thread::spawn(move || {
+            let mut paused = close(slots);
+            paused.drain(FOREVER).expect("without a limit, and not from inside");
+            paused.values().flatten().for_each(Library::unload);
+            drop(paused.resume_with(vec![Library::load(2), Library::load(2)]));
+        });
+        let lease = guard.lease();
+        drop(guard);
+        lease.answer();
+        drop(lease);
+        writer.join().unwrap();
     }
 
     /// A lease call is on the stack: what is nested in it counts as a lease.
@@ -181,7 +219,9 @@ models! {
         use std::sync::atomic::{AtomicU32, Ordering};
         static DONE: AtomicU32 = AtomicU32::new(0);
         DONE.store(0, Ordering::Relaxed);
-        set_errand_hook(|| drop(DONE.fetch_add(1, Ordering::Relaxed)));
+        set_errand_hook(|| {
+            DONE.fetch_add(1, Ordering::Relaxed);
+        });
         let [first, second] = two();
         let outer = enter(first);
         let owner = current_thread().unwrap();
