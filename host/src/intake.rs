@@ -409,7 +409,8 @@ impl Desk {
         for (_, waiting) in self.waiting.iter_mut().filter(|(other, _)| *other != path) {
             let is_worth_it = match &waiting.roused_by {
                 Rouse::None => false,
-                Rouse::Any => true,
+                // What comes for the first time is told of when it serves.
+                Rouse::Any => waiting.lacks.is_none() || changed.as_ref().is_some_and(|it| it.is_loaded()),
                 // Whose it is that nobody knows yet may be seen when it is looked at.
                 Rouse::Of(name) => changed.as_ref().is_none_or(|plugin| plugin.name == *name),
             };

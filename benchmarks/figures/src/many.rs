@@ -10,7 +10,7 @@ use reseat::{Event, Host};
 
 use crate::pieces::{self, Piece};
 
-const MANY: usize = 1_000;
+const MANY: usize = 1_000; // MANY
 const RELOADS: usize = 40;
 const PATIENCE: Duration = Duration::from_secs(600);
 

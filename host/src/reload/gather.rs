@@ -158,3 +158,23 @@ impl Core {
         !build.manifest.requires.is_empty() || !self.callers(plugin).is_empty() || waits_for_it()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Groups;
+
+    #[test]
+    fn a_long_chain_is_one_group_whichever_end_it_is_joined_from() {
+        const LENGTH: usize = 100_000;
+        for backwards in [false, true] {
+            let mut groups = Groups::default();
+            for at in 1..LENGTH {
+                let at = if backwards { LENGTH - at } else { at };
+                groups.join(&(at - 1).to_string(), &at.to_string());
+            }
+            let (first, last) = (groups.of("0"), groups.of(&(LENGTH - 1).to_string()));
+            assert_eq!(first, last);
+            assert_ne!(groups.of("another"), first);
+        }
+    }
+}
