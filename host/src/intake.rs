@@ -276,18 +276,6 @@ impl Desk {
         true
     }
 
-    /// Whatever waits for one of these, or for something that nobody can name, is looked at now.
-    fn loaded(&mut self, interfaces: Vec<String>) {
-        self.loads += 1;
-        for waiting in self.waiting.values_mut().filter(|waiting| waiting.put_off > 0) {
-            if waiting.lacks.as_ref().is_none_or(|lacks| interfaces.contains(lacks)) {
-                (waiting.due, waiting.put_off) = (Instant::now(), 0);
-            }
-        }
-        let loads = self.loads;
-        self.came.extend(interfaces.into_iter().map(|interface| (interface, loads)));
-    }
-
     fn pause(&self) -> Duration {
         let mut next: Option<Instant> = None;
         for (path, Waiting { due, .. }) in &self.waiting {
@@ -395,27 +383,6 @@ impl Desk {
                 // Before the file is read: what changes later is looked at again.
                 self.settled.insert(path.clone(), self.identity(&path));
                 self.begin(Settled::there(file, TrustedFile::watched(path), noticed));
-            }
-        }
-    }
-
-    /// A file has changed: what waits for that, to take over together, is looked at now.
-    fn rouse(&mut self, path: &Path) {
-        if self.waiting.values().all(|waiting| waiting.roused_by == Rouse::None) {
-            return;
-        }
-        let mut plugins = self.core.all().into_iter();
-        let changed = plugins.find(|plugin| plugin.record().is_followed_at(path));
-        for (_, waiting) in self.waiting.iter_mut().filter(|(other, _)| *other != path) {
-            let is_worth_it = match &waiting.roused_by {
-                Rouse::None => false,
-                // What comes for the first time is told of when it serves.
-                Rouse::Any => waiting.lacks.is_none() || changed.as_ref().is_some_and(|it| it.is_loaded()),
-                // Whose it is that nobody knows yet may be seen when it is looked at.
-                Rouse::Of(name) => changed.as_ref().is_none_or(|plugin| plugin.name == *name),
-            };
-            if is_worth_it {
-                waiting.due = Instant::now();
             }
         }
     }
