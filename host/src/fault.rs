@@ -26,6 +26,7 @@ pub struct Faults(Arc<(Mutex<State>, Condvar)>);
 struct State {
     planned: BTreeMap<Step, Fault>,
     struck: usize,
+    passed: BTreeMap<Step, usize>,
 }
 
 impl Faults {
@@ -45,6 +46,11 @@ impl Faults {
         self.state().struck
     }
 
+    /// How often something has come to a step.
+    pub fn passed(&self, step: Step) -> usize {
+        self.state().passed.get(&step).copied().unwrap_or(0)
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -56,6 +62,7 @@ impl Faults {
     /// If that is the plan.
     pub(crate) fn pass(&self, step: Step) -> Result<(), RefusalReason> {
         let mut state = self.state();
+        *state.passed.entry(step).or_default() += 1;
         let Some(fault) = state.planned.get(&step).copied() else { return Ok(()) };
         state.struck += 1;
         match fault {

@@ -48,8 +48,8 @@ pub(crate) enum Order {
     Notice(Notice),
     Rescan,
     LookAgain,
-    /// A plugin serves for the first time: others may have waited for it.
-    Loaded,
+    /// A plugin serves for the first time, with these interfaces: others may have waited for it.
+    Loaded(Vec<String>),
     Retry {
         path: PathBuf,
         told: Option<String>,
@@ -72,7 +72,10 @@ impl Intake {
         let source = source::listen(&core, looks.as_ref())?;
         let loaded = orders.clone();
         // Nobody takes orders any more when the host ends.
-        let _ = core.on_load.set(Box::new(move || drop(loaded.send(Order::Loaded))));
+        let _ = core.on_load.set(Box::new(move |manifest| {
+            let interfaces = manifest.interfaces.iter().map(|interface| interface.name.clone()).collect();
+            drop(loaded.send(Order::Loaded(interfaces)));
+        }));
         reload::go_on(&core);
         let mut desk = Desk::new(core, orders.clone());
         desk.look_at_everything();
@@ -143,6 +146,10 @@ struct Waiting {
     told: Option<String>,
     /// Which change of another file is worth another try.
     roused_by: Rouse,
+    /// The interface that is missing, if that is what it waits for: no other plugin that comes is worth another try.
+    lacks: Option<String>,
+    /// The file has changed, which others may wait for. Otherwise it is only tried again.
+    is_change: bool,
 }
 
 /// Which change of another file is worth another try of one that waits.
@@ -173,9 +180,11 @@ struct Desk {
     settled: HashMap<PathBuf, Option<Identity>>,
     /// What was accepted of that.
     accepted: BTreeSet<PathBuf>,
-    /// How many plugins have been seen to serve for the first time, and how many had been when a transaction began.
+    /// How many plugins have been seen to serve for the first time, how many had been when a transaction began, and when
+    /// an interface has last come with one.
     loads: u64,
     begun: HashMap<PathBuf, u64>,
+    came: HashMap<String, u64>,
     /// How often a path was put off, and what was told of it, across transactions.
     history: HashMap<PathBuf, (u32, Option<String>)>,
     /// The host is not there yet.
@@ -193,6 +202,7 @@ impl Desk {
             accepted: BTreeSet::new(),
             loads: 0,
             begun: HashMap::new(),
+            came: HashMap::new(),
             history: HashMap::new(),
             is_starting: true,
         }
@@ -254,7 +264,7 @@ impl Desk {
                 self.settled.clear();
                 self.look_at_everything();
             }
-            Ok(Order::Loaded) => self.loaded(),
+            Ok(Order::Loaded(interfaces)) => self.loaded(interfaces),
             Ok(Order::Retry { path, told }) => {
                 self.put_off(path, Instant::now(), FIRST_PAUSE, 1, told);
             }
@@ -266,17 +276,13 @@ impl Desk {
         true
     }
 
-    /// Whatever waits for others is looked at now.
-    fn loaded(&mut self) {
-        self.loads += 1;
-        for waiting in self.waiting.values_mut().filter(|waiting| waiting.put_off > 0) {
-            (waiting.due, waiting.put_off) = (Instant::now(), 0);
-        }
-    }
-
     fn pause(&self) -> Duration {
-        let next =
-            self.waiting.iter().filter(|(path, _)| !self.running.contains(*path)).map(|(_, w)| w.due).min();
+        let mut next: Option<Instant> = None;
+        for (path, Waiting { due, .. }) in &self.waiting {
+            if next.is_none_or(|next| *due < next) && !self.running.contains(path) {
+                next = Some(*due);
+            }
+        }
         next.map_or(Duration::from_secs(3600), |due| due.saturating_duration_since(Instant::now()))
     }
 
@@ -333,6 +339,8 @@ impl Desk {
             put_off: 0,
             told: None,
             roused_by: Rouse::None,
+            lacks: None,
+            is_change: true,
         };
         self.waiting.insert(path, waiting);
     }
@@ -367,7 +375,7 @@ impl Desk {
             Progress::Ready(file) => {
                 let noticed = waiting.noticed;
                 let history = (waiting.put_off, waiting.told.take());
-                if waiting.put_off == 0 {
+                if waiting.is_change {
                     self.rouse(&path);
                 }
                 self.waiting.remove(&path);
@@ -375,23 +383,6 @@ impl Desk {
                 // Before the file is read: what changes later is looked at again.
                 self.settled.insert(path.clone(), self.identity(&path));
                 self.begin(Settled::there(file, TrustedFile::watched(path), noticed));
-            }
-        }
-    }
-
-    /// A file has changed: what waits for that, to take over together, is looked at now.
-    fn rouse(&mut self, path: &Path) {
-        let mut plugins = self.core.all().into_iter();
-        let changed = plugins.find(|plugin| plugin.record().is_followed_at(path));
-        for (_, waiting) in self.waiting.iter_mut().filter(|(other, _)| *other != path) {
-            let is_worth_it = match &waiting.roused_by {
-                Rouse::None => false,
-                Rouse::Any => true,
-                // Whose it is that nobody knows yet may be seen when it is looked at.
-                Rouse::Of(name) => changed.as_ref().is_none_or(|plugin| plugin.name == *name),
-            };
-            if is_worth_it {
-                waiting.due = Instant::now();
             }
         }
     }

@@ -139,6 +139,22 @@ unsafe extern "C" fn enter(
     let peer = unsafe { &*peer.cast::<Peer>() };
     // SAFETY: the plugin lends both for this call.
     let entered = unsafe { &mut *entered };
+    if let Some(target) = peer.target()
+        && scope::is_noted(&target.plugin)
+        && let Some(guard) = target.plugin.slot.enter_quickly()
+        && fill(entered, target, guard)
+    {
+        return Status::OK;
+    }
+    // SAFETY: as above.
+    unsafe { enter_slow(peer, entered, transfer) }
+}
+
+/// # Safety
+/// The transfer is lent by whoever enters.
+#[cold]
+#[inline(never)]
+unsafe fn enter_slow(peer: &Peer, entered: &mut MaybeUninit<RawEntered>, transfer: *mut Transfer) -> Status {
     let known = peer.target().map_or(Err(EnterError::Empty), |target| enter_target(target, entered));
     let result = match known {
         // There was nobody, or it has been unloaded: perhaps somebody implements the interface now.
@@ -155,9 +171,15 @@ unsafe extern "C" fn enter(
 fn enter_target(target: &Target, entered: &mut MaybeUninit<RawEntered>) -> Result<(), EnterError> {
     scope::note_call(&target.plugin)?;
     let guard = target.plugin.slot.enter()?;
+    if fill(entered, target, guard) { Ok(()) } else { Err(EnterError::Empty) }
+}
+
+/// `false`: this generation is not bound to the interface, and has been left.
+#[inline(always)]
+fn fill(entered: &mut MaybeUninit<RawEntered>, target: &Target, guard: Guard<'_, Loaded>) -> bool {
     let methods = handle::methods(&guard, target.number, guard.spot());
     if methods.is_null() {
-        return Err(EnterError::Empty);
+        return false;
     }
     entered.write(RawEntered {
         methods,
@@ -169,7 +191,7 @@ fn enter_target(target: &Target, entered: &mut MaybeUninit<RawEntered>) -> Resul
             RawGuard(generation, frame)
         },
     });
-    Ok(())
+    true
 }
 
 /// # Safety
@@ -191,13 +213,13 @@ unsafe fn refuse(peer: &Peer, error: &EnterError, transfer: *mut Transfer) -> St
 unsafe extern "C" fn leave(guard: RawGuard) {
     // SAFETY: a plugin leaves once what it has entered, on the same thread: its guard is neither `Send` nor `Clone`. The
     // slot is kept by the peer (invariant 2).
-    drop(unsafe { Guard::<Loaded>::from_words([guard.0, guard.1]) });
+    unsafe { Guard::<Loaded>::from_words([guard.0, guard.1]) }.leave_nested();
 }
 
 /// A plugin that stays entered on this thread, in one generation, until this is dropped.
 pub(crate) struct Pinned {
     /// Dropped first: it borrows the plugin's slot.
-    _guard: Guard<'static, Loaded>,
+    guard: Guard<'static, Loaded>,
     plugin: Arc<Plugin>,
 }
 
@@ -206,7 +228,14 @@ impl Pinned {
     pub(crate) fn enter(plugin: &Arc<Plugin>) -> Result<Pinned, EnterError> {
         let words = plugin.enter_for_a_scope()?.into_words();
         // SAFETY: taken apart just before, on this thread, which a guard does not leave; the slot is kept beside it.
-        Ok(Pinned { _guard: unsafe { Guard::from_words(words) }, plugin: plugin.clone() })
+        Ok(Pinned { guard: unsafe { Guard::from_words(words) }, plugin: plugin.clone() })
+    }
+
+    /// What dropping it does, for one that is nested.
+    pub(crate) fn leave(self) {
+        let Pinned { guard, plugin } = self;
+        guard.leave_nested();
+        drop(plugin);
     }
 
     pub(crate) fn is_of(&self, plugin: &Arc<Plugin>) -> bool {

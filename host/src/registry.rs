@@ -41,7 +41,7 @@ pub(crate) struct Core {
     /// Builds that wait for others, by plugin.
     pub(crate) waiting: Mutex<BTreeMap<String, Manifest>>,
     /// Told when a plugin serves for the first time.
-    pub(crate) on_load: OnceLock<Box<dyn Fn() + Send + Sync>>,
+    pub(crate) on_load: OnceLock<Box<dyn Fn(&Manifest) + Send + Sync>>,
     started: AtomicBool,
     closed: AtomicBool,
 }

@@ -1,6 +1,6 @@
 //! Who implements what plugins call, in which order they come and go, and what is missing.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::check;
@@ -129,12 +129,21 @@ impl Core {
     /// The circle that would have to be broken first, if one leads from what `of` wants back to it.
     fn cycle(&self, of: &str, wanted: &InterfaceManifest) -> Option<RefusalReason> {
         let waiting = lock(&self.waiting);
+        // Of many that wait, few implement the one that is looked for.
+        let mut by_interface = BTreeMap::<&str, Vec<&Manifest>>::new();
+        for (interface, it) in waiting.values().flat_map(|it| it.interfaces.iter().map(move |i| (i, it))) {
+            by_interface.entry(&interface.name).or_default().push(it);
+        }
+        let implementing = |wanted: &InterfaceManifest| {
+            let known = by_interface.get(wanted.name.as_str()).into_iter().flatten().copied();
+            let wanted = wanted.clone();
+            known.filter(move |it| matches!(implements(it, &wanted), Some(Ok(()))))
+        };
         let mut path = vec![(of.to_owned(), wanted.name.clone())];
         let mut seen = BTreeSet::new();
         let mut next = wanted.clone();
         loop {
-            let by =
-                waiting.values().find(|it| it.plugin != of && matches!(implements(it, &next), Some(Ok(()))));
+            let by = implementing(&next).find(|it| it.plugin != of);
             let by = by.filter(|by| seen.insert(by.plugin.clone()))?;
             let back = waiting.get(of).map(|own| &own.interfaces).into_iter().flatten();
             let back: Vec<_> = back.map(|interface| interface.name.as_str()).collect();
@@ -146,8 +155,7 @@ impl Core {
                 }
             }
             let onward = by.requires.iter().find(|requirement| {
-                let somebody = |it: &Manifest| matches!(implements(it, &requirement.interface), Some(Ok(())));
-                !requirement.optional && waiting.values().any(somebody)
+                !requirement.optional && implementing(&requirement.interface).next().is_some()
             })?;
             path.push((by.plugin.clone(), onward.interface.name.clone()));
             next = onward.interface.clone();

@@ -87,6 +87,16 @@ pub struct Scope<'h> {
     _host: PhantomData<&'h Host>,
 }
 
+impl Drop for Scope<'_> {
+    /// Innermost first, as calls are left.
+    fn drop(&mut self) {
+        while let Some(Entered { held, _counted: counted, .. }) = self.held.get_mut().pop() {
+            held.leave_nested();
+            drop(counted);
+        }
+    }
+}
+
 /// A plugin in a scope; dereferences to the interface's methods.
 pub struct Scoped<'s, I: Interface + ?Sized> {
     proxy: I::Proxy,
@@ -320,7 +330,7 @@ fn hold<E>(
             }
         }
     };
-    Inside::also(held, &lease);
+    Inside::also(held, plugin, &lease);
     Ok(lease)
 }
 
@@ -329,8 +339,22 @@ thread_local! {
     static IS_IN_UNIT: Cell<bool> = const { Cell::new(false) };
     /// What plugins have called in the outermost scope of this thread.
     static CALLED: RefCell<Vec<Pinned>> = const { RefCell::new(Vec::new()) };
-    /// What this thread does inside of owned scopes, innermost last: what those hold, and the marks of it.
-    static INSIDE: RefCell<Vec<(Held, Vec<gate::Here<Loaded>>)>> = const { RefCell::new(Vec::new()) };
+    /// What this thread does inside of owned scopes, innermost last.
+    static INSIDE: RefCell<Vec<InsideOf>> = const { RefCell::new(Vec::new()) };
+}
+
+/// An owned scope, as a thread that is inside of it knows it.
+struct InsideOf {
+    held: Held,
+    /// What it holds, as far as it was seen here, so that no call needs to ask it: the plugins, to be compared, and the marks of
+    /// them.
+    known: Vec<(*const Plugin, gate::Here<Loaded>)>,
+}
+
+impl InsideOf {
+    fn knows(&self, plugin: &Arc<Plugin>) -> bool {
+        self.known.iter().any(|(known, _)| std::ptr::eq(*known, &**plugin))
+    }
 }
 
 /// A plugin is about to be called by another one on this thread: if that happens in a unit of work, it is called in one
@@ -338,19 +362,30 @@ thread_local! {
 ///
 /// # Errors
 /// It cannot be entered.
-#[inline]
 pub(crate) fn note_call(plugin: &Arc<Plugin>) -> Result<(), EnterError> {
-    if IS_IN_UNIT.get() { pin(plugin) } else { Ok(()) }
+    if is_noted(plugin) { Ok(()) } else { pin(plugin) }
+}
+
+/// Whether there is nothing to be noted.
+#[inline(always)]
+pub(crate) fn is_noted(plugin: &Arc<Plugin>) -> bool {
+    !IS_IN_UNIT.get() || is_pinned(plugin)
+}
+
+/// Whether the unit of work has called it before. Looks at one word for each plugin that it has.
+#[inline(never)]
+fn is_pinned(plugin: &Arc<Plugin>) -> bool {
+    match INSIDE.with_borrow(|inside| inside.last().map(|inside| inside.knows(plugin))) {
+        Some(knows) => knows,
+        None => CALLED.with_borrow(|called| called.iter().any(|known| known.is_of(plugin))),
+    }
 }
 
 #[cold]
 fn pin(plugin: &Arc<Plugin>) -> Result<(), EnterError> {
-    let owned = INSIDE.with_borrow(|inside| inside.last().map(|(held, _)| held.clone()));
+    let owned = INSIDE.with_borrow(|inside| inside.last().map(|inside| inside.held.clone()));
     if let Some(held) = owned {
         return hold(&held, plugin, || plugin.enter_for_a_scope().map(|guard| guard.lease())).map(drop);
-    }
-    if CALLED.with_borrow(|called| called.iter().any(|known| known.is_of(plugin))) {
-        return Ok(());
     }
     let pinned = Pinned::enter(plugin)?;
     CALLED.with_borrow_mut(|called| called.push(pinned));
@@ -374,7 +409,11 @@ impl Drop for Called {
         if self.is_outermost {
             IS_IN_UNIT.set(false);
             // Outlives the borrow: a thread that leaves may have errands, which may come here.
-            let _called = CALLED.take();
+            let mut called = CALLED.take();
+            // Innermost first, as calls are left.
+            while let Some(pinned) = called.pop() {
+                pinned.leave();
+            }
         }
     }
 }
@@ -387,19 +426,19 @@ struct Inside {
 
 impl Inside {
     fn begin(scope: &OwnedScope) -> Inside {
-        let marks = {
+        let known = {
             let held = scope.held.lock().unwrap_or_else(PoisonError::into_inner);
-            held.iter().map(|entered| entered.held.here()).collect()
+            held.iter().map(|entered| (Arc::as_ptr(&entered.plugin), entered.held.here())).collect()
         };
-        INSIDE.with_borrow_mut(|inside| inside.push((scope.held.clone(), marks)));
+        INSIDE.with_borrow_mut(|inside| inside.push(InsideOf { held: scope.held.clone(), known }));
         Inside { was_in_unit: IS_IN_UNIT.replace(true), _thread: PhantomData }
     }
 
     /// The scope has entered one more, on this thread.
-    fn also(scope: &Held, lease: &gate::Lease<Loaded>) {
+    fn also(scope: &Held, plugin: &Arc<Plugin>, lease: &gate::Lease<Loaded>) {
         INSIDE.with_borrow_mut(|inside| {
-            if let Some((_, marks)) = inside.iter_mut().rev().find(|(known, _)| Arc::ptr_eq(known, scope)) {
-                marks.push(lease.here());
+            if let Some(inside) = inside.iter_mut().rev().find(|inside| Arc::ptr_eq(&inside.held, scope)) {
+                inside.known.push((Arc::as_ptr(plugin), lease.here()));
             }
         });
     }

@@ -2,8 +2,9 @@
 
 use std::fmt;
 use std::marker::PhantomData;
-use std::mem::MaybeUninit;
+use std::mem::{ManuallyDrop, MaybeUninit};
 use std::ops::Deref;
+use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicPtr;
 
@@ -83,15 +84,20 @@ impl<I: Interface + ?Sized> Handle<I> {
         let peer = match &self.reached {
             Reached::Host(peer) => peer,
             Reached::Here(provider) => {
-                return Ok(Guard { proxy: provider.proxy().into(), held: None, borrowed: PhantomData });
+                return Ok(Guard {
+                    proxy: provider.proxy().into(),
+                    held: Held::NOTHING,
+                    borrowed: PhantomData,
+                });
             }
         };
         let mut entered = MaybeUninit::uninit();
-        let mut outgoing = Outgoing::new();
+        // Nobody writes there when all goes well, so it need not be looked at when it goes.
+        let mut outgoing = ManuallyDrop::new(Outgoing::new());
         // SAFETY: attached, as this code runs; both are lent for the call.
         let status = unsafe { (peer.enter)(peer.peer, &raw mut entered, outgoing.head()) };
         if status != Status::OK {
-            return Err(CallError::of(status, outgoing.take_string()));
+            return Err(*refused(&mut outgoing, status));
         }
         // SAFETY: the host has filled it in.
         let entered = unsafe { entered.assume_init() };
@@ -100,9 +106,17 @@ impl<I: Interface + ?Sized> Handle<I> {
         let proxy = unsafe { RawProxy::new(entered.methods, entered.instance) };
         // SAFETY: a word of the host that lives for ever.
         let proxy = proxy.noting(unsafe { &*entered.note.cast::<AtomicPtr<()>>() });
-        let held = Some(Held { leave: peer.leave, guard: entered.guard });
+        let held = Held { leave: peer.leave, guard: entered.guard };
         Ok(Guard { proxy: proxy.into(), held, borrowed: PhantomData })
     }
+}
+
+/// See [`finish`](crate::interface::finish), which says why it is `extern "C"` and boxes what it returns.
+#[cold]
+#[inline(never)]
+#[allow(improper_ctypes_definitions)] // called from Rust only
+extern "C" fn refused(outgoing: &mut Outgoing, status: Status) -> Box<CallError> {
+    Box::new(CallError::of(status, outgoing.take_string()))
 }
 
 impl<I: Interface + ?Sized> Clone for Handle<I> {
@@ -123,7 +137,7 @@ pub struct Guard<'h, I: Interface + ?Sized> {
     proxy: I::Proxy,
     /// After the proxy: it keeps what that calls.
     #[allow(dead_code)] // dropped
-    held: Option<Held>,
+    held: Held,
     borrowed: PhantomData<(&'h Handle<I>, *mut ())>,
 }
 
@@ -132,11 +146,18 @@ struct Held {
     guard: RawGuard,
 }
 
+impl Held {
+    /// What stands in for another plugin is kept by the handle.
+    const NOTHING: Held = Held { leave: leave_nothing, guard: RawGuard(ptr::null(), ptr::null()) };
+}
+
+unsafe extern "C" fn leave_nothing(_: RawGuard) {}
+
 impl Drop for Held {
     #[inline]
     fn drop(&mut self) {
         // SAFETY: entered once, left once, on the same thread: a guard is not `Send`.
-        unsafe { (self.leave)(self.guard) }
+        unsafe { (self.leave)(self.guard) };
     }
 }
 

@@ -1,5 +1,6 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use reseat::fault::Faults;
 use reseat::{CallError, Event, Handle, PluginOptions, ReloadError, Step};
 use reseat_tests::counter::Counter;
 use reseat_tests::misc::Misc;
@@ -210,4 +211,27 @@ fn a_plugin_that_comes_back_calls_builds_that_have_come_while_nobody_called() {
     scene.install("counter_v2").published();
     scene.host.reload("caller").unwrap();
     assert_eq!(add(&scene.handle::<dyn Misc>("caller"), 5), Ok(5));
+}
+
+#[test]
+fn what_waits_for_an_interface_is_not_tried_again_for_each_plugin_that_comes_without_it() {
+    const MANY: usize = 20;
+    let faults = Faults::default();
+    let scene = Scene::with_options(&[], |options| options.faults = faults.clone());
+    let caller = |number| Build::of("calls_counter").named(&format!("call{number:02}"));
+    let node = |number| Build::of("node").named(&format!("node{number:02}"));
+    (0..MANY).for_each(|number| drop(scene.install(caller(number))));
+    scene.eventually(|_| faults.passed(Step::Stage) >= MANY);
+    for number in 0..MANY {
+        scene.install(node(number)).published();
+    }
+    // Each once, and those that wait now and then by the clock; not each of them for each of the others.
+    let tried = faults.passed(Step::Stage);
+    assert!(tried < MANY * MANY, "{tried} files were looked at");
+    // And when it comes, all of them are.
+    scene.install("counter_v1").published();
+    (0..MANY).for_each(|number| {
+        let plugin = format!("call{number:02}");
+        scene.eventually(|scene| scene.generation(&plugin).is_some());
+    });
 }

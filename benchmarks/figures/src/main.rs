@@ -1,8 +1,11 @@
 //! The figures that reseat is held to, measured on this machine: `scripts/bench`.
 //!
-//! `figures [calls] [drains] [json] [reloads] [builds] [states]`: all of them unless some are named.
+//! `figures [calls] [peers] [drains] [json] [reloads] [builds] [states] [many]`: all of them unless some are named.
 
 mod drains;
+mod many;
+mod peers;
+mod pieces;
 mod reloads;
 mod states;
 mod ways;
@@ -34,6 +37,9 @@ fn main() -> ExitCode {
     if is_wanted("calls") {
         print_calls(&host, &handle);
     }
+    if is_wanted("peers") {
+        peers::print();
+    }
     if is_wanted("drains") {
         drains::print();
     }
@@ -51,6 +57,9 @@ fn main() -> ExitCode {
     }
     if is_wanted("states") {
         states::print();
+    }
+    if is_wanted("many") {
+        many::print();
     }
     ExitCode::SUCCESS
 }

@@ -213,7 +213,7 @@ impl Plugin {
     pub(crate) fn enter_for_a_scope(&self) -> Result<Guard<'_, Loaded>, EnterError> {
         // Relaxed: a scope that begins at the same time may go either way.
         match self.beside.share.load(Ordering::Relaxed) {
-            0 => self.slot.enter(),
+            0 => self.slot.enter_nested(),
             _ => self.count_off(),
         }
     }

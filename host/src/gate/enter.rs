@@ -10,7 +10,7 @@ use super::frame::Frame;
 use super::generation::{Generation, Header, Kept};
 use super::guard::Guard;
 use super::lease::Lease;
-use super::record::{ANNOTATION, Record, SEEN, TAGS, UNVALIDATED};
+use super::record::{ANNOTATION, FRAMES, Record, SEEN, TAGS, UNVALIDATED};
 use super::registry::registry;
 use super::set::Set;
 use super::slot::{Slot, State};
@@ -89,6 +89,72 @@ impl<T: Send + Sync + 'static> Slot<T> {
         self.publish(thread::outside()?.frame(0))
     }
 
+    /// [`enter`](Self::enter) for whoever is in a call most of the time, as one plugin is that calls another.
+    #[inline(always)]
+    pub(crate) fn enter_nested(&self) -> Result<Guard<'_, T>, EnterError> {
+        match self.enter_quickly() {
+            Some(guard) => Ok(guard),
+            None => self.enter_slow(Patience::OfTheSlot),
+        }
+    }
+
+    /// Whatever can be told from the first block of the record: an outermost call, a call of what is on the stack
+    /// already, and a call of another slot, if nothing on the stack is linked to anything. `None` for all others.
+    ///
+    /// It does what [`inherit`](Self::inherit) and [`enter_or_wait`](Self::enter_or_wait) do, but for the first look for a
+    /// link, which tells nothing that the one after R5 does not tell.
+    #[inline(always)]
+    pub(crate) fn enter_quickly(&self) -> Option<Guard<'_, T>> {
+        let record = thread::current_or_nobody()?;
+        // The usual depths each by themselves: so a call need not wait for the number that the one before has stored.
+        match () {
+            () if record.is_at(1) => self.enter_at(record, 1),
+            () if FRAMES > 2 && record.is_at(2) => self.enter_at(record, 2),
+            () if record.is_outside() => self.publish(record.frame(0)),
+            () => self.enter_deeper(record),
+        }
+    }
+
+    #[inline(never)]
+    fn enter_deeper(&self, record: &'static Record) -> Option<Guard<'_, T>> {
+        self.enter_at(record, (3..FRAMES).find(|&depth| record.is_at(depth))?)
+    }
+
+    /// The same, nested, in the frame at this depth.
+    #[inline(always)]
+    fn enter_at(&self, record: &'static Record, depth: usize) -> Option<Guard<'_, T>> {
+        for word in record.words_quickly(depth) {
+            if word.is_null() || word.addr() & (UNVALIDATED | ANNOTATION) != 0 {
+                return None;
+            }
+            let header = word.map_addr(|a| a & !SEEN);
+            // SAFETY: kept by its frame, which is validated.
+            if unsafe { (*header).slot } == self.id {
+                return Some(self.copy(record.take_quickly(depth), header));
+            }
+        }
+        let guard = self.publish(record.take_quickly(depth))?;
+        // S3, for all that is on the stack.
+        let is_linked = |word: *mut Header| {
+            let header = word.map_addr(|a| a & !SEEN);
+            // SAFETY: as above; all of them were validated, and have stayed.
+            unsafe { &*header }.set().is_some()
+        };
+        if record.words_quickly(depth).any(is_linked) {
+            return give_up(guard);
+        }
+        Some(guard)
+    }
+
+    /// Case 3. The header is one of this slot, and kept by a lower frame than this.
+    #[inline(always)]
+    fn copy(&self, frame: Frame, header: *mut Header) -> Guard<'_, T> {
+        frame.fill(header);
+        // SAFETY: it is a `Generation<T>`, since its slot is this one, and kept by the frame.
+        let kept = unsafe { Kept::new(NonNull::new_unchecked(header.cast())) };
+        Guard::new(kept, frame)
+    }
+
     /// R1 to R5 in an empty frame. `None` if the slot is closed, or was swapped at this very moment.
     #[inline(always)]
     fn publish(&self, frame: Frame) -> Option<Guard<'_, T>> {
@@ -147,16 +213,14 @@ impl<T: Send + Sync + 'static> Slot<T> {
             word.addr() & UNVALIDATED == 0 && unsafe { (*header).slot == self.id }
         })?;
         let header = word.map_addr(|a| a & !TAGS);
-        let generation = NonNull::new(header.cast::<Generation<T>>())?;
-        // SAFETY: kept as above; it is a `Generation<T>`, since its slot is this one.
-        let kept = unsafe { Kept::new(generation) };
         if word.addr() & ANNOTATION != 0 {
+            let generation = NonNull::new(header.cast::<Generation<T>>())?;
+            // SAFETY: kept as above; it is a `Generation<T>`, since its slot is this one.
+            let kept = unsafe { Kept::new(generation) };
             // Case 5: nothing turns a lease into a frame.
             return Some(Guard::new(kept.with_lease(), registry().counted_frame()));
         }
-        let frame = record.take(depth); // case 3: above the frame it copies
-        frame.fill(header);
-        Some(Guard::new(kept, frame))
+        Some(self.copy(record.take(depth), header)) // case 3: above the frame it copies
     }
 
     /// The innermost call on the stack whose generation gives way together with one of this slot, and which that is.
@@ -259,6 +323,14 @@ impl<T: Send + Sync + 'static> Slot<T> {
             }
         }
     }
+}
+
+/// What has been entered is linked to what is on the stack: that link leads elsewhere.
+#[cold]
+#[inline(never)]
+fn give_up<T: Send + Sync + 'static>(guard: Guard<'_, T>) -> Option<Guard<'_, T>> {
+    drop(guard);
+    None
 }
 
 /// From one generation of a set to another.

@@ -8,7 +8,7 @@ use super::fence;
 use super::generation::Header;
 #[cfg(reseat_loom)]
 use super::record::wake;
-use super::record::{ANNOTATION, NoteCell, Place, Record, UNVALIDATED};
+use super::record::{ANNOTATION, FRAMES, NoteCell, Place, Record, UNVALIDATED};
 use super::sync::{Ordering, OwnerPtr};
 use std::ptr;
 
@@ -25,6 +25,11 @@ impl Frame {
     pub(super) fn new(record: &'static Record, index: usize) -> Self {
         let first = ptr::from_ref(record).wrapping_byte_add(std::mem::offset_of!(Record, places));
         Self(first.cast::<Place>().wrapping_add(index))
+    }
+
+    #[inline(always)]
+    fn is(self, other: Self) -> bool {
+        ptr::eq(self.0, other.0)
     }
 
     #[inline(always)]
@@ -58,6 +63,10 @@ impl Frame {
         Self(record, index)
     }
 
+    fn is(self, other: Self) -> bool {
+        ptr::eq(self.0, other.0) && self.1 == other.1
+    }
+
     fn place(self) -> &'static Place {
         &self.0.places[self.1]
     }
@@ -77,6 +86,24 @@ impl Frame {
     #[inline(always)]
     fn word(self) -> &'static OwnerPtr<Header> {
         &self.place().frame
+    }
+
+    /// See [`Record::settle_quickly`]: for this frame, which is one that was nested and is empty, of the caller's own record.
+    /// It compares, and does not compute: so the next call need not wait for what this one was told through memory.
+    #[inline(always)]
+    pub(super) fn settle_quickly(self, record: &'static Record) -> bool {
+        let is_at = |depth| depth < FRAMES && self.is(record.frame(depth));
+        match () {
+            () if is_at(1) => record.settle_quickly(1),
+            () if is_at(2) => record.settle_quickly(2),
+            () => self.settle_deeper(record),
+        }
+    }
+
+    #[inline(never)]
+    fn settle_deeper(self, record: &'static Record) -> bool {
+        let depth = (3..FRAMES).find(|&depth| self.is(record.frame(depth)));
+        depth.is_some_and(|depth| record.settle_quickly(depth))
     }
 
     /// The ends of calls at this frame need not be told of any more.

@@ -2,11 +2,11 @@
 
 #![allow(unsafe_code)] // the end of a counted guard
 
-use super::errand;
 use super::frame::Frame;
 use super::generation::{Header, Kept};
 use super::lease::Lease;
 use super::record::{NoteCell, wake};
+use super::{errand, thread};
 use std::fmt;
 use std::marker::PhantomData;
 use std::ops::Deref;
@@ -66,6 +66,18 @@ impl<T: Send + Sync + 'static> Guard<'_, T> {
     pub unsafe fn from_words(words: [*const std::ffi::c_void; 2]) -> Self {
         // SAFETY: promised by the caller.
         unsafe { std::mem::transmute_copy(&words) }
+    }
+
+    /// Drops it, for whoever holds one that is nested in another most of the time.
+    #[inline(always)]
+    pub(crate) fn leave_nested(self) {
+        let this = std::mem::ManuallyDrop::new(self);
+        let requests = this.frame.empty(); // R6 and R7
+        let is_all = || thread::current_or_nobody().is_some_and(|record| this.frame.settle_quickly(record));
+        if requests == 0 || (requests == wake::NESTED && is_all()) {
+            return;
+        }
+        leave_slow(this.generation.as_ptr().cast(), this.frame, requests);
     }
 
     /// Where it is noted.

@@ -58,7 +58,8 @@
 //! 3. **It is nested** in a call to the same slot, and copies that call's frame to a *higher* one
 //!    without checking `current`, so as to pass a closed gate. W3 ascends: if it reads the lower frame
 //!    as emptied already, that emptying came after the copy, and W3 sees the copy. Further blocks of
-//!    frames are higher than the first, and linked before anything is copied into them.
+//!    frames are higher than the first, and linked before anything is copied into them. The quick way copies from
+//!    a frame of the first block to one of the same, and so upwards too.
 //! 4. **Its thread came later**, or its record was pushed after W3 had read the list: then the push is
 //!    after P, or the thread first ran after W2, and this is case 2. A record that changes owners is
 //!    handed over by Release and Acquire, so to W3 two owners are one thread.
@@ -102,7 +103,7 @@
 //! * *Calls from destructors of thread-locals* work, also after the thread's record went back.
 //! * *Signal handlers* may enter slots: each store to a record leaves it in order, and an unvalidated
 //!   frame is never followed. The thread must have come to the gate before ([`current_thread`]), since
-//!   that allocates, and so does every third depth of calls the first time; use [`Slot::try_enter`]. They
+//!   that allocates, and so does every eighth depth of calls the first time; use [`Slot::try_enter`]. They
 //!   *must* do so inside [`hold_errands`], which says why.
 //! * *After `fork`* the child has the forking thread only. The frames of the others stay, so what they
 //!   were in does not drain there: safe, and never unloaded. membarrier stays granted.

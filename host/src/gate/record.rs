@@ -17,7 +17,7 @@ use std::ptr;
 use std::sync::atomic::{AtomicU32 as Word, AtomicU64};
 
 /// Frames in one block. Deeper nesting hangs further blocks on the record.
-pub(super) const FRAMES: usize = if cfg!(reseat_loom) { 2 } else { 3 };
+pub(super) const FRAMES: usize = if cfg!(reseat_loom) { 2 } else { 8 };
 
 /// A frame is filled but not yet checked: it holds drains up, and nobody may follow the pointer.
 pub(super) const UNVALIDATED: usize = 1;
@@ -51,9 +51,9 @@ const OWNED: u32 = 1;
 /// The owner ended with an occupied frame: a leaked guard, or a thread torn down inside a call.
 const ORPHANED: u32 = 2;
 
-/// What an outermost call reads and writes is in the first of two cache lines. Others write there when they ask
+/// What an outermost call reads and writes is in the first of four cache lines. Others write there when they ask
 /// something of the owner (`wake`), when they mark a frame, and when a proxy that was lent to them notes a call.
-#[repr(C, align(128))]
+#[repr(C, align(256))]
 pub(super) struct Record {
     pub(super) places: [Place; FRAMES],
     state: AtomicU32,
@@ -66,6 +66,8 @@ pub(super) struct Record {
     more: OwnerPtr<Record>,
     /// The next record of the registry, constant once published. In a further block: the first one.
     next: AtomicPtr<Record>,
+    /// In a further block: the one before it, constant. Read by the owner only.
+    before: Link,
     name: [AtomicU64; 2],
 }
 
@@ -133,7 +135,10 @@ impl Place {
 }
 
 #[cfg(not(reseat_loom))]
-const _: () = assert!(size_of::<Record>() == 128 && align_of::<Record>() == 128);
+const _: () = assert!(size_of::<Record>() == 256 && align_of::<Record>() == 256);
+
+/// Not of the models: no other thread reads it.
+type Link = std::sync::atomic::AtomicPtr<Record>;
 
 /// A word in which whoever holds a guard may note what for. Nothing depends on it.
 pub type NoteCell = std::sync::atomic::AtomicPtr<()>;
@@ -150,6 +155,7 @@ impl Record {
             uses: Word::new(0),
             more: OwnerPtr::null(),
             next: AtomicPtr::new(ptr::null_mut()),
+            before: Link::new(ptr::null_mut()),
             name: [const { AtomicU64::new(0) }; 2],
         }
     }
@@ -165,6 +171,7 @@ impl Record {
             uses: Word::new(0),
             more: OwnerPtr::null(),
             next: AtomicPtr::new(ptr::null_mut()),
+            before: Link::new(ptr::null_mut()),
             name: [const { AtomicU64::new(0) }; 2],
         }
     }
@@ -224,6 +231,7 @@ impl Record {
     fn extend(&self, first: &'static Record) -> &'static Record {
         let block: &'static Record = Box::leak(Box::new(Self::new(wake::EXTENSION)));
         block.next.store(ptr::from_ref(first).cast_mut(), Ordering::Relaxed);
+        block.before.store(ptr::from_ref(self).cast_mut(), Ordering::Relaxed);
         self.more.write(ptr::from_ref(block).cast_mut(), Ordering::Release);
         block
     }
@@ -232,31 +240,66 @@ impl Record {
     /// were dropped out of order.
     #[inline]
     pub(super) fn depth(&'static self) -> usize {
-        let mut depth = self.high().get() as usize + 1;
-        while depth > 0 && self.word(depth - 1).is_null() {
-            depth -= 1;
+        let above = self.high().get() as usize + 1;
+        above - self.words_below(above).take_while(|word| word.is_null()).count()
+    }
+
+    /// Whether this many frames are in use, by a look at `high` and at the highest: fewer than there are in this block.
+    #[inline(always)]
+    pub(super) fn is_at(&'static self, depth: usize) -> bool {
+        self.high().get() as usize == depth - 1 && !self.places[depth - 1].frame.own().is_null()
+    }
+
+    /// [`take`](Self::take) at such a depth.
+    #[inline(always)]
+    pub(super) fn take_quickly(&'static self, depth: usize) -> Frame {
+        self.high().set(depth as u32);
+        self.frame(depth)
+    }
+
+    /// What is in the frames below such a depth, innermost first.
+    #[inline(always)]
+    pub(super) fn words_quickly(&'static self, depth: usize) -> impl Iterator<Item = *mut Header> {
+        self.places[..depth].iter().rev().map(|place| place.frame.own())
+    }
+
+    /// What [`attend`](super::errand::attend) does for a guard that has just left the frame at this depth, if that is all
+    /// there is to do: nobody has asked for anything, and whoever it was nested in is still there, right below. Says
+    /// whether so.
+    #[inline(always)]
+    pub(super) fn settle_quickly(&'static self, depth: usize) -> bool {
+        let is_all = self.requests() == 0
+            && self.errands_held.get() == 0
+            && self.high().get() as usize == depth
+            && !self.places[depth - 1].frame.own().is_null();
+        if is_all {
+            self.high().set(depth as u32 - 1);
         }
-        depth
+        is_all
     }
 
     /// What is in the frames below this depth, innermost first.
-    #[inline]
     pub(super) fn occupied_below(&'static self, depth: usize) -> impl Iterator<Item = *mut Header> {
-        (0..depth).rev().map(|index| self.word(index)).filter(|word| !word.is_null())
+        self.words_below(depth).filter(|word| !word.is_null())
     }
 
-    #[inline]
-    fn word(&'static self, index: usize) -> *mut Header {
-        match self.places.get(index) {
-            Some(place) => place.frame.own(),
-            None => self.word_further(index),
-        }
+    /// The same with the empty ones. Block by block, since a stack of calls may be deep.
+    fn words_below(&'static self, depth: usize) -> impl Iterator<Item = *mut Header> {
+        let further = depth.saturating_sub(1) / FRAMES;
+        let (mut block, mut index) = (self.further(further), depth - further * FRAMES);
+        std::iter::from_fn(move || {
+            if index == 0 {
+                (block, index) = (follow(block.before.load(Ordering::Relaxed))?, FRAMES);
+            }
+            index -= 1;
+            Some(block.places[index].frame.own())
+        })
     }
 
-    #[cold]
-    fn word_further(&'static self, index: usize) -> *mut Header {
-        let further = follow(self.more.own()).map(|block| block.word(index - FRAMES));
-        further.unwrap_or(ptr::null_mut())
+    /// The block that comes so many after this one. It was made before `high` was raised to its frames.
+    fn further(&'static self, count: usize) -> &'static Record {
+        let further = (0..count).try_fold(self, |block, _| follow(block.more.own()));
+        further.expect("a frame that was taken has a block")
     }
 
     /// The record that the owner of this block of frames is known by.

@@ -21,7 +21,8 @@
 //!   with "a generation of the set" in place of "the generation").
 //! * **S3. It finds no link, and then a new generation**, because the change came in between. Whoever opens a gate with a
 //!   new generation has made the links before, and R4 acquires that: so after R5 it looks once more, and if there is a link now, it
-//!   leaves and follows that.
+//!   leaves and follows that. The quick way of entering looks only then. What it misses before is a link that is undone by the time
+//!   at which R4 finds the gate open (with the old generation, by S4), and one at a gate that is closed, where it gives up.
 //! * **S4. The links are undone**, because the change was given up. Undoing is a store, a heavy fence, and only then is
 //!   anything made current again. A thread that fills its frame before its point P of that fence is seen by whoever
 //!   retires B later. One that does so after P finds the link gone, and retracts.

@@ -67,6 +67,18 @@ pub(super) fn outside() -> Option<&'static Record> {
     current().filter(|record| record.is_outside())
 }
 
+/// The calling thread's record, or nobody's, which is at no depth at all.
+#[cfg(not(reseat_loom))]
+#[inline(always)]
+pub(super) fn current_or_nobody() -> Option<&'static Record> {
+    CURRENT.try_with(Cell::get).ok()
+}
+
+#[cfg(reseat_loom)]
+pub(super) fn current_or_nobody() -> Option<&'static Record> {
+    current()
+}
+
 /// The calling thread's record. The first call on a thread allocates.
 #[inline]
 pub(super) fn current_or_new() -> &'static Record {

@@ -66,8 +66,14 @@ impl Desk {
         put_off: u32,
         told: Option<String>,
     ) {
-        if self.begun.remove(&path).is_some_and(|loads| loads < self.loads) {
-            return self.put_off(path, noticed, Duration::ZERO, 0, told);
+        let lacks = match &refusal.reason {
+            RefusalReason::Unmet { interface, .. } => Some(interface.clone()),
+            _ => None,
+        };
+        let came = lacks.as_ref().map_or(self.loads, |lacks| self.came.get(lacks).copied().unwrap_or(0));
+        if self.begun.remove(&path).is_some_and(|loads| loads < came) {
+            self.put_off(path.clone(), noticed, Duration::ZERO, 0, told);
+            return self.waits_for(&path, |waiting| waiting.is_change = false);
         }
         let reason = refusal.reason.to_string();
         let is_news = put_off > 0 && told.as_ref() != Some(&reason);
@@ -76,7 +82,8 @@ impl Desk {
             self.core.journal.record(Event::Unmet { plugin, file, reason });
         }
         let pause = FIRST_PAUSE * 2u32.pow(put_off.min(6));
-        self.put_off(path, noticed, pause, put_off + 1, if is_news { Some(reason) } else { told });
+        self.put_off(path.clone(), noticed, pause, put_off + 1, if is_news { Some(reason) } else { told });
+        self.waits_for(&path, |waiting| waiting.lacks = lacks);
     }
 
     /// Looks at the path again later, unless something newer has come.
@@ -91,13 +98,49 @@ impl Desk {
         self.settled.remove(&path);
         let settling = Settling::start(&path);
         let due = Instant::now() + pause;
-        let roused_by = Rouse::None;
-        self.waiting.entry(path).or_insert(Waiting { settling, noticed, due, put_off, told, roused_by });
+        let (roused_by, is_change) = (Rouse::None, put_off == 0);
+        let waiting = Waiting { settling, noticed, due, put_off, told, roused_by, lacks: None, is_change };
+        self.waiting.entry(path).or_insert(waiting);
+    }
+
+    /// Whatever waits for one of these, or for something that nobody can name, is looked at now.
+    pub(super) fn loaded(&mut self, interfaces: Vec<String>) {
+        self.loads += 1;
+        for waiting in self.waiting.values_mut().filter(|waiting| waiting.put_off > 0) {
+            if waiting.lacks.as_ref().is_none_or(|lacks| interfaces.contains(lacks)) {
+                (waiting.due, waiting.put_off) = (Instant::now(), 0);
+            }
+        }
+        let loads = self.loads;
+        self.came.extend(interfaces.into_iter().map(|interface| (interface, loads)));
+    }
+
+    /// A file has changed: what waits for that, to take over together, is looked at now.
+    pub(super) fn rouse(&mut self, path: &Path) {
+        if self.waiting.values().all(|waiting| waiting.roused_by == Rouse::None) {
+            return;
+        }
+        let mut plugins = self.core.all().into_iter();
+        let changed = plugins.find(|plugin| plugin.record().is_followed_at(path));
+        for (_, waiting) in self.waiting.iter_mut().filter(|(other, _)| *other != path) {
+            let is_worth_it = match &waiting.roused_by {
+                Rouse::None => false,
+                // What comes for the first time is told of when it serves.
+                Rouse::Any => waiting.lacks.is_none() || changed.as_ref().is_some_and(|it| it.is_loaded()),
+                // Whose it is that nobody knows yet may be seen when it is looked at.
+                Rouse::Of(name) => changed.as_ref().is_none_or(|plugin| plugin.name == *name),
+            };
+            if is_worth_it {
+                waiting.due = Instant::now();
+            }
+        }
     }
 
     fn roused_by(&mut self, path: &Path, rouse: Rouse) {
-        if let Some(waiting) = self.waiting.get_mut(path) {
-            waiting.roused_by = rouse;
-        }
+        self.waits_for(path, |waiting| waiting.roused_by = rouse);
+    }
+
+    fn waits_for(&mut self, path: &Path, what: impl FnOnce(&mut Waiting)) {
+        self.waiting.get_mut(path).map(what);
     }
 }

@@ -125,18 +125,29 @@ fn links<T>(core: &Core, build: &Build, all: &[(T, Candidate)]) -> Vec<(String, 
 /// Plugins by name, in groups that grow together.
 #[derive(Default)]
 struct Groups {
-    of: BTreeMap<String, usize>,
+    numbers: BTreeMap<String, usize>,
+    /// For each, another one of its group that is nearer to the one that stands for it, which leads to itself.
+    leads_to: Vec<usize>,
 }
 
 impl Groups {
     fn of(&mut self, name: &str) -> usize {
-        let next = self.of.len();
-        *self.of.entry(name.to_owned()).or_insert(next)
+        let next = self.leads_to.len();
+        let mut number = *self.numbers.entry(name.to_owned()).or_insert(next);
+        if number == next {
+            self.leads_to.push(next);
+        }
+        while self.leads_to[number] != number {
+            // Halves the way for the next who asks.
+            self.leads_to[number] = self.leads_to[self.leads_to[number]];
+            number = self.leads_to[number];
+        }
+        number
     }
 
     fn join(&mut self, one: &str, other: &str) {
         let (one, other) = (self.of(one), self.of(other));
-        self.of.values_mut().filter(|group| **group == other).for_each(|group| *group = one);
+        self.leads_to[other] = one;
     }
 }
 
@@ -154,5 +165,25 @@ impl Core {
             wanted.any(|requirement| implements(&requirement.interface.name))
         };
         !build.manifest.requires.is_empty() || !self.callers(plugin).is_empty() || waits_for_it()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Groups;
+
+    #[test]
+    fn a_long_chain_is_one_group_whichever_end_it_is_joined_from() {
+        const LENGTH: usize = 100_000;
+        for backwards in [false, true] {
+            let mut groups = Groups::default();
+            for at in 1..LENGTH {
+                let at = if backwards { LENGTH - at } else { at };
+                groups.join(&(at - 1).to_string(), &at.to_string());
+            }
+            let (first, last) = (groups.of("0"), groups.of(&(LENGTH - 1).to_string()));
+            assert_eq!(first, last);
+            assert_ne!(groups.of("another"), first);
+        }
     }
 }

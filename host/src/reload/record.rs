@@ -61,7 +61,7 @@ impl Reload<'_> {
         self.core.note_registrations(&published.registrations);
         self.core.note_served(&self.plugin.name);
         if from.is_none() {
-            self.core.on_load.get().inspect(|tell| tell());
+            self.core.on_load.get().inspect(|tell| tell(&self.build.manifest));
         }
         if self.wish.back.is_none() {
             probation::begin(self.core, self.plugin, number, published.meter.clone(), may_go_back);

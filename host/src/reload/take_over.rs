@@ -236,6 +236,9 @@ fn run(
 /// # Errors
 /// They call one another in a circle.
 fn in_order(core: &Arc<Core>, together: &Together) -> std::result::Result<Vec<usize>, Vec<(String, String)>> {
+    if together.members.len() == 1 {
+        return Ok(vec![0]); // nobody calls itself
+    }
     let calls = together.members.iter().map(|member| {
         let name = &member.plugin.name;
         let wanted = member.build.manifest.requires.iter().map(|requirement| &requirement.interface);

@@ -33,6 +33,8 @@ mod errands;
 mod handover;
 #[cfg(not(reseat_loom_sampled))]
 mod leases;
+#[cfg(not(reseat_loom_sampled))]
+mod nested;
 mod scene;
 #[cfg(not(reseat_loom_sampled))]
 mod sets;

@@ -13,6 +13,22 @@ pub trait Callee {
     fn table(&self) -> u64;
 }
 
+/// What calls the callee, from another plugin.
+#[plugin_api::interface(version = "1.0")]
+pub trait Caller {
+    /// So many calls, each of which enters it, by a loop at a place of a cache line (`harness::calls::PLACES`).
+    fn entering(&self, place: u32, count: u64);
+    /// So many calls through one guard.
+    fn keeping(&self, place: u32, count: u64);
+}
+
+/// What each of a thousand plugins implements.
+#[plugin_api::interface(version = "1.0")]
+pub trait Part {
+    /// As [`Callee::step`].
+    fn step(&self, a: u64, b: u64) -> u64;
+}
+
 /// A payload for dynamic calls.
 #[derive(AbiType, Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct Order {

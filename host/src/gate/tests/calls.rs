@@ -278,3 +278,59 @@ fn the_exit_of_a_nested_call_always_looks_at_the_record() {
         assert!(record.places[1..].iter().all(|place| place.requests() == wake::NESTED));
     }
 }
+
+/// Enters so many slots one in the other, as plugins do that call one another.
+fn nest<'s>(scenes: &'s [Scene], depth: usize) -> Vec<Guard<'s, Build>> {
+    (0..depth).map(|at| scenes[at % scenes.len()].slot.enter_nested().unwrap()).collect()
+}
+
+#[test]
+fn a_deep_stack_of_calls_sees_one_generation_of_each_slot() {
+    const DEPTH: usize = 1_000; // many blocks of frames
+    let scenes: Vec<_> = (0..3).map(|_| Scene::new()).collect();
+    let mut guards = nest(&scenes, DEPTH);
+    let mut old: Vec<_> = scenes.iter().map(|scene| scene.swap(2)).collect();
+    guards.extend(nest(&scenes, 6));
+    assert!(guards.iter().all(|guard| guard.number == 1));
+    assert_eq!(old[0].stragglers().guards(), DEPTH / 3 + 1 + 2);
+    while let Some(guard) = guards.pop() {
+        assert!(old.iter_mut().all(|old| !old.poll() || guards.len() < 3));
+        guard.leave_nested();
+    }
+    assert!(scenes.iter().all(|scene| scene.answer() == 2), "the thread is outside again");
+    old.into_iter().for_each(end);
+}
+
+#[test]
+fn whatever_the_order_in_which_nested_calls_leave_the_last_one_leaves_nothing_behind() {
+    let scenes: Vec<_> = (0..3).map(|_| Scene::new()).collect();
+    let mut number = 1;
+    for depth in 1..=12 {
+        for first in 0..depth {
+            for backwards in [false, true] {
+                let mut guards = nest(&scenes, depth);
+                let first = guards.remove(first);
+                first.leave_nested();
+                while !guards.is_empty() {
+                    guards.remove(if backwards { guards.len() - 1 } else { 0 }).leave_nested();
+                }
+                number += 1;
+                scenes.iter().for_each(|scene| end(scene.swap(number)));
+                assert!(scenes.iter().all(|scene| scene.answer() == number));
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_nested_quickly_is_in_its_own_slot_at_every_depth() {
+    let scenes: Vec<_> = (0..20).map(|_| Scene::new()).collect();
+    scenes.iter().zip(1..).for_each(|(scene, number)| end(scene.swap(number)));
+    let guards = nest(&scenes, 20);
+    assert!(guards.iter().zip(1..).all(|(guard, number)| guard.number == number));
+    for scene in &scenes {
+        let inner = scene.slot.enter_nested().unwrap();
+        assert_eq!(inner.number, scene.answer());
+        inner.leave_nested();
+    }
+}
