@@ -1,5 +1,7 @@
 //! What happens when native code is replaced while it is in use: one host, real libraries, real threads.
 
+#![allow(clippy::result_large_err)] // as in the library: a refusal carries what a person needs
+
 /// A browser, driven from outside.
 mod browser;
 /// Threads that call without pause.
@@ -39,6 +41,8 @@ mod calls;
 mod canary;
 /// What becomes of candidates when something else happens meanwhile.
 mod canary_meanwhile;
+/// What the reloaders of other languages are known to fail at.
+mod classics;
 /// The command line, HTTP, and what they say.
 mod cli;
 /// What an operator does with candidates and with old generations that are kept.

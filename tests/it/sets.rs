@@ -264,7 +264,9 @@ fn many_that_are_held_are_waited_for_as_long_as_one_and_then_all_serve_on() {
         wire(options);
         options.drain_deadline = deadline;
     });
-    (0..12).rev().for_each(|number| drop(scene.install(build("node_with_state", number, 1)).published()));
+    for number in (0..12).rev() {
+        scene.install(build("node_with_state", number, 1)).published();
+    }
     let holds: Vec<_> = (0..12).map(|_| scene.hold()).collect();
     let held: Vec<_> = (0..12)
         .zip(&holds)
@@ -373,7 +375,9 @@ fn files_that_change_at_the_same_time_take_over_at_one_moment() {
         // Longer than it takes to write three files on a busy machine.
         options.gather = Duration::from_secs(1);
     }));
-    (0..12).rev().for_each(|number| drop(scene.install(build("node", number, 1)).published()));
+    for number in (0..12).rev() {
+        scene.install(build("node", number, 1)).published();
+    }
     let top = scene.handle::<dyn Node>("node00");
     let callers = Callers::start(2, |_| {
         let (top, scene) = (top.clone(), scene.clone());
@@ -410,7 +414,9 @@ fn a_set_that_was_refused_because_of_one_takes_over_when_that_one_is_built_again
         wire(options);
         options.gather = Duration::from_secs(1);
     });
-    (0..12).rev().for_each(|number| drop(scene.install(build("node", number, 1)).published()));
+    for number in (0..12).rev() {
+        scene.install(build("node", number, 1)).published();
+    }
     let installed = [3, 6].map(|number| scene.install(build("node", number, 2)));
     let bad = scene.install(build("node", 9, 13)).refused();
     assert!(bad.reason.contains("this is build 13"), "{bad:?}");
