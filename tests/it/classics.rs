@@ -17,7 +17,7 @@ use crate::callers::Callers;
 use crate::child::in_child;
 use crate::long_lived::LongLived;
 use crate::process::mapped;
-use crate::scene::{Build, Hold, Scene};
+use crate::scene::{Build, Expecting, Hold, Scene};
 use crate::waiting::{DEADLINE, until};
 
 /// So long that whoever waits for it makes a test fail.
@@ -95,7 +95,7 @@ fn in_a_parents_scope<T: Send>(
     });
     let took = begun.elapsed();
     // When it has ended, nothing stands in the way any more.
-    scene.host.reload("counter").unwrap();
+    scene.eventually(|scene| scene.host.reload("counter").is_ok());
     assert_eq!(counter.enter().unwrap().get(), Ok(7));
     (came, took)
 }
@@ -141,24 +141,49 @@ fn a_scope_that_waits_for_a_child_whose_reload_may_wait_for_ever_is_named_and_fr
     assert!(came.unwrap_err().to_string().contains("it was cancelled"));
 }
 
+/// Has a build come that waits for the calling thread, which is in a scope that holds the counter.
+fn waits_for_me(scene: &Scene) -> Expecting {
+    let expecting = scene.install(Build::of("counter_stamped").stamped(2));
+    scene.eventually(|scene| scene.status("counter").busy.is_some_and(|busy| busy.starts_with("drain")));
+    expecting
+}
+
 #[test]
 fn a_child_that_calls_behind_the_gate_that_its_parent_holds_up_is_answered_by_the_old_build() {
     let options = |options: &mut Options| (options.drain_deadline, options.call_wait) = (SHORT, FOR_EVER);
     let (refused, _) = in_a_parents_scope(options, |scene, counter| {
-        // What is handed to a child is where its parent is, and waits for nothing.
-        let handed = scene.host.owned_scope();
-        assert_eq!(handed.enter(counter).unwrap().get(), Ok(5));
-        let expecting = scene.install(Build::of("counter_stamped").stamped(2));
-        scene.eventually(|scene| scene.status("counter").busy.is_some_and(|busy| busy.starts_with("drain")));
+        let expecting = waits_for_me(scene);
         std::thread::scope(|threads| {
-            let told = named(threads, "told", || handed.enter(counter).unwrap().get());
-            assert_eq!(told.join().unwrap(), Ok(5));
-            let waits = named(threads, "waits", || counter.enter().unwrap().generation());
-            assert_eq!(waits.join().unwrap(), 1);
+            let child = named(threads, "child", || counter.enter().unwrap().generation());
+            assert_eq!(child.join().unwrap(), 1);
         });
         expecting.refused()
     });
-    refused.at(Step::Drain, &["thread parent (last call: add)", "1 lease"]);
+    refused.at(Step::Drain, &["still in use after 400ms", "thread parent (last call: add)"]);
+}
+
+#[test]
+fn a_child_that_is_handed_its_parents_owned_scope_passes_the_gate_at_which_others_wait() {
+    // Nothing here ends by itself.
+    let options = |options: &mut Options| {
+        (options.drain_policy, options.call_wait) = (DrainPolicy::Wait, FOR_EVER);
+    };
+    let (refused, _) = in_a_parents_scope(options, |scene, counter| {
+        let handed = scene.host.owned_scope();
+        assert_eq!(handed.enter(counter).unwrap().get(), Ok(5));
+        let expecting = waits_for_me(scene);
+        std::thread::scope(|threads| {
+            let other = named(threads, "other", || counter.enter().unwrap().generation());
+            scene.eventually(|scene| scene.status("counter").waiting == 1);
+            let child = named(threads, "child", || handed.enter(counter).unwrap().get());
+            assert_eq!(child.join().unwrap(), Ok(5));
+            assert!(!other.is_finished());
+            assert_eq!(scene.host.cancel("counter"), Some(Step::Drain));
+            assert_eq!(other.join().unwrap(), 1);
+        });
+        expecting.refused()
+    });
+    refused.at(Step::Drain, &["it was cancelled"]);
 }
 
 #[test]
