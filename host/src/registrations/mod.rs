@@ -257,7 +257,7 @@ mod tests {
         let since = |table: &Table| table.find("route", "GET /hello").map(|entry| entry.since);
         let publish = |table: &Arc<Table>| {
             ledger.admit(table).unwrap();
-            ledger.note("one", table.number)
+            ledger.note(table)
         };
         let tables: Vec<_> = (1..=4).map(|number| ledger.begin("one", number)).collect();
         for table in [&tables[0], &tables[1], &tables[3]] {
