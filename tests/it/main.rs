@@ -1,5 +1,7 @@
 //! What happens when native code is replaced while it is in use: one host, real libraries, real threads.
 
+#![allow(clippy::result_large_err)] // as in the library: a refusal carries what a person needs
+
 /// A browser, driven from outside.
 mod browser;
 /// Threads that call without pause.
@@ -10,6 +12,8 @@ mod child;
 mod library;
 /// Threads that live on while generations come and go.
 mod long_lived;
+/// Twelve plugins that call one another, and how several of them change.
+mod net;
 /// What the kernel and the C library say about this process.
 mod process;
 /// The `reseat` program, run as a person would.
@@ -39,6 +43,8 @@ mod calls;
 mod canary;
 /// What becomes of candidates when something else happens meanwhile.
 mod canary_meanwhile;
+/// What the reloaders of other languages are known to fail at.
+mod classics;
 /// The command line, HTTP, and what they say.
 mod cli;
 /// What an operator does with candidates and with old generations that are kept.
@@ -85,6 +91,8 @@ mod modes;
 mod new_plugin;
 /// Who is told of what comes and goes, and in which order.
 mod observers;
+/// Builds that fit one another only, and files that change at the same time.
+mod partners;
 /// Builds that have taken over and prove bad, and the way back.
 mod probation;
 /// Builds that are tried in a helper process, and what they do there.

@@ -119,17 +119,43 @@ fn tests() -> BTreeSet<String> {
     texts.flat_map(names).collect()
 }
 
+/// What a page has between backticks.
+fn quoted(page: &str) -> impl Iterator<Item = &str> {
+    page.split('`').skip(1).step_by(2)
+}
+
+/// Settings and what others call theirs have fewer underscores, or stand in italics.
+fn is_a_test(named: &str) -> bool {
+    named.matches('_').count() >= 3 && !named.ends_with("_ms")
+}
+
 #[test]
-fn every_proof_that_a_guarantee_names_exists() {
-    let (page, tests) = (read("docs/guarantees.md"), tests());
-    let mut proofs = 0;
-    for named in page.split('`').skip(1).step_by(2) {
-        let is_path = named.contains('/') && !named.starts_with('/');
-        assert!(!is_path || project().join(named).exists(), "docs/guarantees.md names {named}");
-        if named.matches('_').count() >= 3 && !named.ends_with("_ms") {
-            assert!(tests.contains(named), "docs/guarantees.md names the test {named}");
-            proofs += 1;
+fn every_proof_that_a_page_names_exists() {
+    let tests = tests();
+    for (name, at_least) in [("docs/guarantees.md", 25), ("docs/compared.md", 100)] {
+        let (page, mut proofs) = (read(name), 0);
+        for named in quoted(&page) {
+            let is_path = named.contains('/') && !named.starts_with('/');
+            assert!(!is_path || project().join(named).exists(), "{name} names {named}");
+            if is_a_test(named) {
+                assert!(tests.contains(named), "{name} names the test {named}");
+                proofs += 1;
+            }
         }
+        assert!(proofs > at_least, "{name}: {proofs}");
     }
-    assert!(proofs > 25, "{proofs}");
+}
+
+#[test]
+fn every_row_of_the_comparison_names_its_proof_or_has_none() {
+    let page = read("docs/compared.md");
+    let rows = page.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| ---"));
+    let rows: Vec<Vec<_>> = rows.map(|row| row.trim_matches('|').split(" | ").collect()).collect();
+    for row in &rows {
+        let [feature, _, _, shown] = row[..] else { panic!("{row:?} has no four columns") };
+        let proofs: Vec<_> = quoted(shown).collect();
+        let is_proved = !proofs.is_empty() && proofs.iter().all(|proof| is_a_test(proof));
+        assert!(is_proved || ["–", "shown by"].contains(&shown.trim()), "{feature}: {shown}");
+    }
+    assert!(rows.len() > 90, "{}", rows.len());
 }
