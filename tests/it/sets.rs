@@ -8,7 +8,7 @@ use reseat_tests::node::Node;
 
 use crate::callers::Callers;
 use crate::net::{CALLED, build, change, down, fixture, install_all, met, name, net, wire};
-use crate::scene::{Build, Scene};
+use crate::scene::Scene;
 use crate::waiting::{DEADLINE, until};
 
 /// Reloads three of the net again and again under calls from everywhere; nobody may ever meet two builds of them.
