@@ -9,7 +9,7 @@
 use std::ffi::c_void;
 use std::mem::MaybeUninit;
 use std::ptr;
-use std::sync::atomic::{AtomicPtr, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
 use plugin_api::abi::{RawEntered, RawGuard, RawPeer, Status, Transfer};
@@ -35,6 +35,8 @@ struct Peer {
     requirement: RequirementManifest,
     /// Null: nobody implements it yet.
     target: AtomicPtr<Target>,
+    /// Nobody was found when the host's plugins had changed so often: see [`Core::changes`].
+    missed_at: AtomicU64,
     /// All there have been, by invariant 2.
     targets: Mutex<Vec<Arc<Target>>>,
 }
@@ -61,6 +63,7 @@ impl Calls {
                 of: of.to_owned(),
                 requirement,
                 target: AtomicPtr::default(),
+                missed_at: AtomicU64::new(u64::MAX),
                 targets: Mutex::default(),
             };
             if let Some(target) = target {
@@ -116,8 +119,18 @@ impl Peer {
     #[cold]
     fn look(&self) -> Option<&Target> {
         let core = self.core.upgrade()?;
-        let found = core.provide(&self.of, &self.requirement.interface, None).ok()?;
-        Some(self.lead_to(found))
+        // Looked at before, so that what comes meanwhile is worth another look.
+        let changes = core.changes();
+        if self.missed_at.load(Ordering::Relaxed) == changes {
+            return None;
+        }
+        match core.provide(&self.of, &self.requirement.interface, None) {
+            Ok(found) => Some(self.lead_to(found)),
+            Err(_) => {
+                self.missed_at.store(changes, Ordering::Relaxed);
+                None
+            }
+        }
     }
 
     #[cold]

@@ -1,7 +1,7 @@
 //! What the parts of a host share: its plugins by name, and the ways in which a file gets to one of them.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -47,6 +47,7 @@ pub(crate) struct Core {
     pub(crate) on_load: OnceLock<OnLoad>,
     started: AtomicBool,
     closed: AtomicBool,
+    changes: AtomicU64,
 }
 
 impl Core {
@@ -73,6 +74,7 @@ impl Core {
             plugins: Mutex::default(),
             started: AtomicBool::new(false),
             closed: AtomicBool::new(false),
+            changes: AtomicU64::new(0),
         });
         core.registrations.belong_to(&core);
         Ok(core)
@@ -85,10 +87,23 @@ impl Core {
 
     /// This holds from now on; what has held.
     pub(crate) fn set_options(&self, options: Options) -> Arc<Options> {
-        std::mem::replace(
+        let before = std::mem::replace(
             &mut *self.options.write().unwrap_or_else(PoisonError::into_inner),
             Arc::new(options),
-        )
+        );
+        self.note_change();
+        before
+    }
+
+    /// How often it has changed who can be called by whom: what was looked for in vain need not be looked for again before
+    /// it does.
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
+    }
+
+    /// A plugin serves, or does no more, or waits for its first call; or the options are others.
+    pub(crate) fn note_change(&self) {
+        self.changes.fetch_add(1, Ordering::AcqRel);
     }
 
     /// What was there at the start is loaded.
@@ -317,6 +332,7 @@ impl Core {
             record.serving = None;
             (record.kept, record.previous, record.on_probation) = (None, None, None);
         }
+        self.note_change();
         plugin.regions.clear();
         self.registrations.forget(&plugin.name);
         Some(old)

@@ -3,6 +3,9 @@
 use crate::abi::BOUNDARY_VERSION;
 use crate::desc::{InterfaceDesc, ManifestDesc, MethodDesc, Payload, RequirementDesc, TypeDesc};
 
+/// What this was compiled for, as compilers and cargo call it.
+pub const TARGET: &str = env!("RESEAT_TARGET");
+
 /// A writer that works in constant evaluation. With `N == 0` it only counts and hashes.
 pub struct Text<const N: usize> {
     /// The bytes written, as far as they fit; the rest stays a newline, which the manifest allows as padding.
@@ -275,7 +278,7 @@ pub const fn manifest<const N: usize>(desc: &ManifestDesc) -> Text<N> {
         }
     }
     text.str("\ntarget ");
-    text.str(env!("RESEAT_TARGET"));
+    text.str(TARGET);
     text.str("\npanic ");
     text.str(desc.panic);
     text.str("\nprofile ");

@@ -36,6 +36,8 @@ impl Plan {
         command.manifest_path(&manifest).cargo_path(cargo());
         // Whatever is built with: what an optional dependency needs is followed, too.
         command.features(CargoOpt::AllFeatures);
+        // What only other systems need is neither followed nor downloaded.
+        command.other_options(["--filter-platform".to_owned(), plugin_api::render::TARGET.to_owned()]);
         let metadata =
             command.exec().with_context(|| format!("cargo does not understand {}", manifest.display()))?;
         let package = metadata

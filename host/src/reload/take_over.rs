@@ -197,6 +197,7 @@ fn what_there_is_to_do(core: &Arc<Core>, one: &Reload<'_>) -> Option<std::result
     }
     if one.serving.is_none() {
         plugin.record().deferred = Some(one.origin.clone());
+        core.note_change();
     }
     tell(core, plugin, build, what, until);
     Some(Ok(acceptable(plugin, build)))
