@@ -24,6 +24,9 @@ use crate::reload::{self, Gathering, Settled, Wish};
 use crate::snapshot::{self, Taken};
 use crate::store::{Store, StoreError};
 
+/// Told of the build with which a plugin serves for the first time.
+pub(crate) type OnLoad = Box<dyn Fn(&Manifest) + Send + Sync>;
+
 /// What the parts of a host share.
 pub(crate) struct Core {
     options: RwLock<Arc<Options>>,
@@ -40,7 +43,7 @@ pub(crate) struct Core {
     /// Builds that wait for others, by plugin.
     pub(crate) waiting: Mutex<BTreeMap<String, Manifest>>,
     /// Told when a plugin serves for the first time.
-    pub(crate) on_load: OnceLock<Box<dyn Fn(&Manifest) + Send + Sync>>,
+    pub(crate) on_load: OnceLock<OnLoad>,
     started: AtomicBool,
     closed: AtomicBool,
 }

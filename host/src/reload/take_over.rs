@@ -19,6 +19,8 @@ use crate::registry::Core;
 use crate::store::Tried;
 
 type Result<T> = std::result::Result<T, ReloadError>;
+/// What has been found out about builds.
+type Passed = Vec<(ContentHash, Tried)>;
 
 /// A candidate on its way through, without what has become a member of the transaction.
 struct Part {
@@ -202,7 +204,7 @@ fn run(
     parts: &[Part],
     together: &Together,
     incoming: Vec<Incoming>,
-) -> std::result::Result<(Vec<Outcome>, Vec<(ContentHash, Tried)>), Stopped> {
+) -> std::result::Result<(Vec<Outcome>, Passed), Stopped> {
     let members = parts.iter().enumerate().map(|(at, part)| {
         let Candidate { settled, wish, progress, .. } = &part.candidate;
         Reload::of(core, together, at, settled, wish.clone(), progress)
