@@ -24,8 +24,8 @@ use crate::reload::{self, Gathering, Settled, Wish};
 use crate::snapshot::{self, Taken};
 use crate::store::{Store, StoreError};
 
-/// Whoever is told when a plugin begins to serve.
-type OnLoad = Box<dyn Fn(&Manifest) + Send + Sync>;
+/// Told of the build with which a plugin serves for the first time.
+pub(crate) type OnLoad = Box<dyn Fn(&Manifest) + Send + Sync>;
 
 /// What the parts of a host share.
 pub(crate) struct Core {

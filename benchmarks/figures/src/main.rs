@@ -136,7 +136,9 @@ fn print_measured(typed: &Typed) {
     let host = host(dir.path(), true);
     let measured = Typed(host.plugin("callee").expect("it is loaded"));
     for threads in [1, 2] {
-        let run = |way| move || on_threads(threads, CALLS / threads as u64, |n| repeat(way, Calls::Dependent, 0, n));
+        let run = |way| {
+            move || on_threads(threads, CALLS / threads as u64, |n| repeat(way, Calls::Dependent, 0, n))
+        };
         let all: Vec<Contestant<'_>> =
             vec![("typed".into(), Box::new(run(typed))), ("measured".into(), Box::new(run(&measured)))];
         let rounds = Rounds::run(ROUNDS, all);

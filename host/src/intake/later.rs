@@ -8,6 +8,8 @@ use crate::events::Event;
 use crate::file::{Settling, StageError};
 use crate::refusal::{Refusal, RefusalReason};
 
+/// For how long each that waits puts off the next try of one that lacks an interface.
+const EACH: Duration = Duration::from_millis(20);
 /// What waits for another file is not looked at by the clock.
 const FOR_LONG: Duration = Duration::from_secs(24 * 3600);
 
@@ -81,7 +83,9 @@ impl Desk {
             let (plugin, file, reason) = (refusal.plugin.clone(), path.clone(), reason.clone());
             self.core.journal.record(Event::Unmet { plugin, file, reason });
         }
-        let pause = FIRST_PAUSE * 2u32.pow(put_off.min(6));
+        // Many would be tried again before the first of them are through. Whoever comes meanwhile is told of at once.
+        let for_all = EACH * u32::try_from(self.waiting.len()).unwrap_or(u32::MAX);
+        let pause = (FIRST_PAUSE * 2u32.pow(put_off.min(6))).max(for_all);
         self.put_off(path.clone(), noticed, pause, put_off + 1, if is_news { Some(reason) } else { told });
         self.waits_for(&path, |waiting| waiting.lacks = lacks);
     }

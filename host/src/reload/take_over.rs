@@ -20,6 +20,8 @@ use crate::registry::Core;
 use crate::store::Tried;
 
 type Result<T> = std::result::Result<T, ReloadError>;
+/// What has been found out about builds.
+type Passed = Vec<(ContentHash, Tried)>;
 
 /// Builds that were tried and have passed.
 type Passed = Vec<(ContentHash, Tried)>;

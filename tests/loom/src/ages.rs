@@ -33,6 +33,21 @@ models! {
         sampler.join().unwrap();
     }
 
+    /// What is copied quickly is copied without the mark.
+    fn a_quick_call_inside_of_a_marked_one() {
+        let slot = slot();
+        let caller = thread::spawn(move || {
+            let outer = enter(slot);
+            sample_ages(Duration::ZERO);
+            let inner = slot.enter_nested().expect("it is not empty");
+            drop(outer);
+            assert!(inner.answer() > 0);
+            inner.leave_nested();
+        });
+        unload(swap(slot, 2));
+        caller.join().unwrap();
+    }
+
     /// The owner meets marks at every point of its calls, which the others have no way to arrange.
     fn calls_around_samplings() {
         let slot = slot();
