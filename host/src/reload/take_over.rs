@@ -23,9 +23,6 @@ type Result<T> = std::result::Result<T, ReloadError>;
 /// What has been found out about builds.
 type Passed = Vec<(ContentHash, Tried)>;
 
-/// Builds that were tried and have passed.
-type Passed = Vec<(ContentHash, Tried)>;
-
 /// A candidate on its way through, without what has become a member of the transaction.
 struct Part {
     /// Its place among those who are told of the outcome.
