@@ -85,7 +85,7 @@ impl Desk {
         }
         // Many would be tried again before the first of them are through. Whoever comes meanwhile is told of at once.
         let for_all = EACH * u32::try_from(self.waiting.len()).unwrap_or(u32::MAX);
-        let pause = (FIRST_PAUSE * 2u32.pow(put_off.min(6))).max(for_all);
+        let pause = FIRST_PAUSE.max(for_all) * 2u32.pow(put_off.min(6));
         self.put_off(path.clone(), noticed, pause, put_off + 1, if is_news { Some(reason) } else { told });
         self.waits_for(&path, |waiting| waiting.lacks = lacks);
     }
