@@ -48,8 +48,12 @@ pub(crate) enum Order {
     Notice(Notice),
     Rescan,
     LookAgain,
-    /// A plugin serves for the first time, with these interfaces: others may have waited for it.
-    Loaded(Vec<String>),
+    /// A build serves that implements these: others may have waited for it.
+    Loaded {
+        interfaces: Vec<String>,
+        /// And its plugin did not serve before.
+        is_first: bool,
+    },
     Retry {
         path: PathBuf,
         told: Option<String>,
@@ -72,9 +76,9 @@ impl Intake {
         let source = source::listen(&core, looks.as_ref())?;
         let loaded = orders.clone();
         // Nobody takes orders any more when the host ends.
-        let _ = core.on_load.set(Box::new(move |manifest| {
+        let _ = core.on_load.set(Box::new(move |manifest, is_first| {
             let interfaces = manifest.interfaces.iter().map(|interface| interface.name.clone()).collect();
-            drop(loaded.send(Order::Loaded(interfaces)));
+            drop(loaded.send(Order::Loaded { interfaces, is_first }));
         }));
         reload::go_on(&core);
         let mut desk = Desk::new(core, orders.clone());
@@ -264,7 +268,7 @@ impl Desk {
                 self.settled.clear();
                 self.look_at_everything();
             }
-            Ok(Order::Loaded(interfaces)) => self.loaded(interfaces),
+            Ok(Order::Loaded { interfaces, is_first }) => self.loaded(interfaces, is_first),
             Ok(Order::Retry { path, told }) => {
                 self.put_off(path, Instant::now(), FIRST_PAUSE, 1, told);
             }
@@ -375,7 +379,8 @@ impl Desk {
             Progress::Ready(file) => {
                 let noticed = waiting.noticed;
                 let history = (waiting.put_off, waiting.told.take());
-                if waiting.is_change {
+                // Those that wait for one another meet when the clock brings back one of them, too.
+                if waiting.is_change || waiting.roused_by == Rouse::Any {
                     self.rouse(&path);
                 }
                 self.waiting.remove(&path);

@@ -47,7 +47,7 @@ pub struct Options {
     /// goes on as in [`ReloadMode::Auto`].
     pub scope_wait: Duration,
     /// For how long a changed file of a plugin that calls others, or is called by them, is kept back so that what changes with
-    /// it takes over at the same moment; each further one is waited for as long. Zero: not at all. Those that do not
+    /// it takes over at the same moment; each further one is waited for as long; 10 ms at the least. Those that do not
     /// fit without one another wait for one another, however long that takes.
     pub gather: Duration,
     /// After a reload of a plugin the next one that nobody has asked for waits for so long. What its file holds then is

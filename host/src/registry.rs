@@ -24,8 +24,8 @@ use crate::reload::{self, Gathering, Settled, Wish};
 use crate::snapshot::{self, Taken};
 use crate::store::{Store, StoreError};
 
-/// Told of the build with which a plugin serves for the first time.
-pub(crate) type OnLoad = Box<dyn Fn(&Manifest) + Send + Sync>;
+/// Told of a build that serves, and whether its plugin did not before.
+pub(crate) type OnLoad = Box<dyn Fn(&Manifest, bool) + Send + Sync>;
 
 /// What the parts of a host share.
 pub(crate) struct Core {
@@ -43,7 +43,7 @@ pub(crate) struct Core {
     pub(crate) gathering: Gathering,
     /// Builds that wait for others, by plugin.
     pub(crate) waiting: Mutex<BTreeMap<String, Manifest>>,
-    /// Told when a plugin serves for the first time.
+    /// Told when a build begins to serve.
     pub(crate) on_load: OnceLock<OnLoad>,
     started: AtomicBool,
     closed: AtomicBool,

@@ -48,7 +48,8 @@ impl Desk {
         }
         if let RefusalReason::Unmet { .. } | RefusalReason::Alone { .. } = refusal.reason {
             self.unmet(path.clone(), refusal, noticed, put_off, told);
-            return self.roused_by(&path, Rouse::Any);
+            // What does not serve yet is not taken in together with others: it is told of when they serve.
+            return self.roused_by(&path, if refusal.serving.is_some() { Rouse::Any } else { Rouse::None });
         }
         // Told once; then tried again quietly, less and less often.
         let kind = format!("{} {}", refusal.step, refusal.reason.kind());
@@ -108,10 +109,10 @@ impl Desk {
     }
 
     /// Whatever waits for one of these, or for something that nobody can name, is looked at now.
-    pub(super) fn loaded(&mut self, interfaces: Vec<String>) {
+    pub(super) fn loaded(&mut self, interfaces: Vec<String>, is_first: bool) {
         self.loads += 1;
         for waiting in self.waiting.values_mut().filter(|waiting| waiting.put_off > 0) {
-            if waiting.lacks.as_ref().is_none_or(|lacks| interfaces.contains(lacks)) {
+            if waiting.lacks.as_ref().map_or(is_first, |lacks| interfaces.contains(lacks)) {
                 (waiting.due, waiting.put_off) = (Instant::now(), 0);
             }
         }

@@ -25,6 +25,9 @@ type Told = Sender<Result<Outcome, ReloadError>>;
 /// How many times the pause files may go on coming until those that are there go without the others.
 const PAUSES: u32 = 20;
 
+/// So that those meet who wait for one another.
+const LEAST: Duration = Duration::from_millis(10);
+
 /// Candidates that are kept back.
 #[derive(Default)]
 pub(crate) struct Gathering {
@@ -44,7 +47,7 @@ impl Gathering {
             here.len() == 1
         };
         if is_first {
-            let mut sets = sets(core, self.wait_for_others(core.options().gather));
+            let mut sets = sets(core, self.wait_for_others(core.options().gather.max(LEAST)));
             let last = sets.pop();
             std::thread::scope(|scope| {
                 // One set that waits for its callers holds up no other.
