@@ -50,6 +50,7 @@ pub(crate) enum Order {
     LookAgain,
     /// A build serves that implements these: others may have waited for it.
     Loaded {
+        plugin: String,
         interfaces: Vec<String>,
         /// And its plugin did not serve before.
         is_first: bool,
@@ -78,7 +79,8 @@ impl Intake {
         // Nobody takes orders any more when the host ends.
         let _ = core.on_load.set(Box::new(move |manifest, is_first| {
             let interfaces = manifest.interfaces.iter().map(|interface| interface.name.clone()).collect();
-            drop(loaded.send(Order::Loaded { interfaces, is_first }));
+            let plugin = manifest.plugin.clone();
+            drop(loaded.send(Order::Loaded { plugin, interfaces, is_first }));
         }));
         reload::go_on(&core);
         let mut desk = Desk::new(core, orders.clone());
@@ -151,9 +153,16 @@ struct Waiting {
     /// Which change of another file is worth another try.
     roused_by: Rouse,
     /// The interface that is missing, if that is what it waits for: no other plugin that comes is worth another try.
-    lacks: Option<String>,
+    lacks: Option<Lack>,
     /// The file has changed, which others may wait for. Otherwise it is only tried again.
     is_change: bool,
+}
+
+/// An interface that nobody implements: nobody at all, or not the plugin that is to do it.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Lack {
+    interface: String,
+    of: Option<String>,
 }
 
 /// Which change of another file is worth another try of one that waits.
@@ -188,7 +197,7 @@ struct Desk {
     /// an interface has last come with one.
     loads: u64,
     begun: HashMap<PathBuf, u64>,
-    came: HashMap<String, u64>,
+    came: HashMap<Lack, u64>,
     /// How often a path was put off, and what was told of it, across transactions.
     history: HashMap<PathBuf, (u32, Option<String>)>,
     /// The host is not there yet.
@@ -268,7 +277,7 @@ impl Desk {
                 self.settled.clear();
                 self.look_at_everything();
             }
-            Ok(Order::Loaded { interfaces, is_first }) => self.loaded(interfaces, is_first),
+            Ok(Order::Loaded { plugin, interfaces, is_first }) => self.loaded(&plugin, interfaces, is_first),
             Ok(Order::Retry { path, told }) => {
                 self.put_off(path, Instant::now(), FIRST_PAUSE, 1, told);
             }

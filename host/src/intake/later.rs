@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::{Desk, FIRST_PAUSE, GRACE, Rouse, Waiting};
+use super::{Desk, FIRST_PAUSE, GRACE, Lack, Rouse, Waiting};
 use crate::events::Event;
 use crate::file::{Settling, StageError};
 use crate::refusal::{Refusal, RefusalReason};
@@ -70,7 +70,9 @@ impl Desk {
         told: Option<String>,
     ) {
         let lacks = match &refusal.reason {
-            RefusalReason::Unmet { interface, .. } => Some(interface.clone()),
+            RefusalReason::Unmet { interface, plugin, .. } => {
+                Some(Lack { interface: interface.clone(), of: plugin.clone() })
+            }
             _ => None,
         };
         let came = lacks.as_ref().map_or(self.loads, |lacks| self.came.get(lacks).copied().unwrap_or(0));
@@ -109,15 +111,21 @@ impl Desk {
     }
 
     /// Whatever waits for one of these, or for something that nobody can name, is looked at now.
-    pub(super) fn loaded(&mut self, interfaces: Vec<String>, is_first: bool) {
+    pub(super) fn loaded(&mut self, plugin: &str, interfaces: Vec<String>, is_first: bool) {
         self.loads += 1;
         for waiting in self.waiting.values_mut().filter(|waiting| waiting.put_off > 0) {
-            if waiting.lacks.as_ref().map_or(is_first, |lacks| interfaces.contains(lacks)) {
+            let is_it = |lack: &Lack| {
+                lack.of.as_ref().is_none_or(|of| of == plugin) && interfaces.contains(&lack.interface)
+            };
+            if waiting.lacks.as_ref().map_or(is_first, is_it) {
                 (waiting.due, waiting.put_off) = (Instant::now(), 0);
             }
         }
         let loads = self.loads;
-        self.came.extend(interfaces.into_iter().map(|interface| (interface, loads)));
+        for interface in interfaces {
+            let named = Lack { interface: interface.clone(), of: Some(plugin.to_owned()) };
+            self.came.extend([(named, loads), (Lack { interface, of: None }, loads)]);
+        }
     }
 
     /// A file has changed: what waits for that, to take over together, is looked at now.
