@@ -362,6 +362,11 @@ impl RefusalReason {
         }
     }
 
+    /// Whether the file is not there any more.
+    pub(crate) fn is_gone(&self) -> bool {
+        matches!(self, RefusalReason::Vet(VetError::Unreadable { source }) if source.kind() == std::io::ErrorKind::NotFound)
+    }
+
     /// Whether the same file may be accepted later: the reason lies with who uses the plugin, not with the
     /// build.
     pub fn is_passing(&self) -> bool {

@@ -362,6 +362,24 @@ fn whoever_asks_right_while_the_host_looks_at_a_file_by_itself_is_not_told_that_
 }
 
 #[test]
+fn a_file_that_is_renamed_while_it_is_looked_at_is_nothing_to_tell_of() {
+    let scene = Scene::with(&["echo_v1"]);
+    for number in 2..32 {
+        let expecting = scene.expecting(FILE);
+        let beside = scene.plugins().join("libother.so");
+        put(&beside, &stamped(number));
+        // Anywhere in the few milliseconds in which it is looked at under its first name.
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_micros(u64::from(number) * 150) {
+            std::hint::spin_loop();
+        }
+        fs::rename(beside, &expecting.file).unwrap();
+        scene.eventually(|_| build_of(&scene) == number);
+    }
+    assert_eq!(scene.refusals().into_iter().filter(|text| text.contains("cannot be read")).count(), 0);
+}
+
+#[test]
 fn a_refused_file_does_not_stand_in_the_way_of_a_good_one() {
     let scene = Scene::with(&["echo_v1"]);
     let _echo = scene.handle::<dyn Echo>("echo");

@@ -31,6 +31,10 @@ impl Desk {
         if incomplete && noticed.elapsed() < GRACE {
             return self.put_off(path, noticed, Duration::from_millis(50), 0, told);
         }
+        if refusal.reason.is_gone() {
+            // It was moved away while it was looked at: where it is now it is looked at as well.
+            return tracing::debug!("{} is gone: {}", path.display(), refusal.reason);
+        }
         if let RefusalReason::Vet(error) = &refusal.reason {
             let serves = self.core.all().iter().any(|plugin| plugin.record().file == path);
             if !serves && !error.claims_to_be_plugin() {
