@@ -124,7 +124,6 @@ impl Core {
     /// It does not wait any more.
     pub(crate) fn note_served(&self, plugin: &str) {
         lock(&self.waiting).remove(plugin);
-        self.note_change();
     }
 
     /// The circle that would have to be broken first, if one leads from what `of` wants back to it.

@@ -143,6 +143,8 @@ impl Reload<'_> {
     /// What the plugin's record and the store say from now on, and whether there is a way back from here.
     pub(super) fn remember(&self, number: u64, published: &mut Published) -> bool {
         let may_go_back = self.note(number, published);
+        // Before anybody is told: whoever acts on that may call it at once.
+        self.core.note_change();
         let (file, copy, before) = {
             let record = self.plugin.record();
             (
