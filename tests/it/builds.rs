@@ -1,5 +1,6 @@
 use std::fs;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use reseat::{BuildFailure, CrateBuild, Event, ReloadError};
@@ -101,8 +102,11 @@ impl Crates {
         fs::write(path, text).expect("it can be written");
     }
 
+    /// Each time a real edit: what is written again as it was does not count while something is built.
     fn shares(&self, number: u32) {
-        self.write("dev-shared/src/lib.rs", &format!("pub const NUMBER: u32 = {number};\n"));
+        static EDITS: AtomicU32 = AtomicU32::new(0);
+        let edit = EDITS.fetch_add(1, Ordering::Relaxed);
+        self.write("dev-shared/src/lib.rs", &format!("pub const NUMBER: u32 = {number};\n// Edit {edit}\n"));
     }
 
     fn state(&self) -> PathBuf {
