@@ -3,7 +3,7 @@
 //! All gates of a set are closed at once, behind one heavy fence; then its old generations are linked with one another,
 //! and nobody is out of them before nobody is in any. A call that is inside of one member and comes to another, whose
 //! gate is closed, or which has been opened with its next generation since, follows the link: it is let into the old
-//! generation there. So a call tree, or a unit of work that holds a guard, never sees two of the set from different times,
+//! generation there. So whoever is inside of one, for as long as that lasts, never sees two of the set from different times,
 //! and never waits for a gate that waits for it.
 //!
 //! # Proof

@@ -114,12 +114,8 @@ pub(super) struct Candidate {
 
 /// Takes a file through all steps.
 pub(crate) fn admit(core: &Arc<Core>, settled: Settled, wish: Wish) -> Result<Outcome, ReloadError> {
-    let progress = Progress::begin(settled.origin.path().to_owned(), None, settled.noticed);
-    let seen = progress.contain(|| look_at(core, &settled, &wish, &progress))?;
-    let candidate = match seen {
-        Seen::Build(plugin, incoming, build) => {
-            Candidate { settled, incoming: Some(incoming), build, plugin, wish, progress }
-        }
+    let candidate = match candidate(core, settled, wish)? {
+        Seen::Build(candidate) => *candidate,
         Seen::Superseded(outcome) => return Ok(outcome),
     };
     if candidate.wish.noticed
@@ -138,7 +134,7 @@ pub(crate) fn admit_together(
     core: &Arc<Core>,
     files: Vec<(Settled, Wish)>,
 ) -> Vec<Result<Outcome, ReloadError>> {
-    let candidates = files.into_iter().map(|(settled, wish)| candidate(core, settled, wish));
+    let candidates = files.into_iter().map(|(settled, wish)| asked(core, settled, wish));
     let candidates = each_once(candidates.collect());
     match candidates.iter().position(Result::is_err) {
         None => take_over(core, candidates.into_iter().flatten().collect()),
@@ -169,7 +165,7 @@ pub(crate) fn admit_all(core: &Arc<Core>, files: Vec<(Settled, Wish)>) -> Vec<Re
     let mut outcomes: Vec<_> = files.iter().map(|_| Err(ReloadError::Closed)).collect();
     let mut good = Vec::new();
     for (at, (settled, wish)) in files.into_iter().enumerate() {
-        match candidate(core, settled, wish) {
+        match asked(core, settled, wish) {
             Ok(candidate) => good.push((at, candidate)),
             Err(error) => outcomes[at] = Err(error),
         }
@@ -181,14 +177,22 @@ pub(crate) fn admit_all(core: &Arc<Core>, files: Vec<(Settled, Wish)>) -> Vec<Re
     outcomes
 }
 
-fn candidate(core: &Arc<Core>, settled: Settled, wish: Wish) -> Result<Candidate, ReloadError> {
-    let progress = Progress::begin(settled.origin.path().to_owned(), None, settled.noticed);
-    match progress.contain(|| look_at(core, &settled, &wish, &progress))? {
-        Seen::Build(plugin, incoming, build) => {
-            Ok(Candidate { settled, incoming: Some(incoming), build, plugin, wish, progress })
-        }
+/// Looks at a file of which somebody has asked for what it holds.
+fn asked(core: &Arc<Core>, settled: Settled, wish: Wish) -> Result<Candidate, ReloadError> {
+    match candidate(core, settled, wish)? {
+        Seen::Build(candidate) => Ok(*candidate),
         Seen::Superseded(_) => unreachable!("nobody waits for the time of what was asked for"),
     }
+}
+
+fn candidate(core: &Arc<Core>, settled: Settled, wish: Wish) -> Result<Seen, ReloadError> {
+    let progress = Progress::begin(settled.origin.path().to_owned(), None, settled.noticed);
+    let (plugin, incoming, build) = match progress.contain(|| look_at(core, &settled, &wish, &progress))? {
+        Ok(found) => found,
+        Err(superseded) => return Ok(Seen::Superseded(superseded)),
+    };
+    let incoming = Some(incoming);
+    Ok(Seen::Build(Box::new(Candidate { settled, incoming, build, plugin, wish, progress })))
 }
 
 /// One cannot even be looked at, so the others stay as they are, too.
@@ -215,17 +219,21 @@ fn none_of(candidates: Vec<Result<Candidate, ReloadError>>) -> Vec<Result<Outcom
 
 /// What a look at a file has found.
 enum Seen {
-    Build(Arc<Plugin>, Incoming, Arc<Build>),
+    Build(Box<Candidate>),
     /// Something newer is in its place by now.
     Superseded(Outcome),
 }
 
+/// A plugin, the private copy of a build of it, and what that says.
+type Found = (Arc<Plugin>, Incoming, Arc<Build>);
+
+/// The error is the outcome where there is nothing more to be done.
 fn look_at(
     core: &Arc<Core>,
     settled: &Settled,
     wish: &Wish,
     progress: &Progress,
-) -> Result<Seen, ReloadError> {
+) -> Result<Result<Found, Outcome>, ReloadError> {
     let refuse = |stop: Stop| ReloadError::Refused(progress.refusal(stop));
     let (mut incoming, mut build) = stage_and_vet(core, settled, progress).map_err(refuse)?;
     let plugin = match &wish.only {
@@ -241,10 +249,10 @@ fn look_at(
             Waited::NotAtAll => {}
             // Nothing that was found out then need be so still.
             Waited::Long => (incoming, build) = stage_and_vet(core, settled, progress).map_err(refuse)?,
-            Waited::Superseded => return Ok(Seen::Superseded(acceptable(&plugin, &build))),
+            Waited::Superseded => return Ok(Err(acceptable(&plugin, &build))),
         }
     }
-    Ok(Seen::Build(plugin, incoming, Arc::new(build)))
+    Ok(Ok((plugin, incoming, Arc::new(build))))
 }
 
 pub(super) fn acceptable(plugin: &Plugin, build: &Build) -> Outcome {
