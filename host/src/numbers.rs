@@ -7,7 +7,7 @@ use crate::error::PluginError;
 use crate::events::Step;
 use crate::ffi::MAX_INTERFACES;
 use crate::file::{self, InterfaceManifest};
-use crate::plugin::{Build, Loaded, Plugin, Used};
+use crate::plugin::{Build, Loaded, Plugin, Record, Used};
 use crate::registry::Core;
 use crate::status::Phase;
 
@@ -24,14 +24,20 @@ impl Core {
         let _turn = plugin
             .begin_within(Step::Publish, self.options().call_wait)
             .map_err(|error| PluginError::Busy { name: plugin.name.clone(), busy: error.to_string() })?;
-        let (number, calls) = self.reserve(plugin, interface, true)?;
-        {
-            let used = &mut plugin.record().interfaces[number];
-            used.by_the_host |= for_the_host && used.is_resolved;
-            if used.is_resolved {
-                return Ok((number, calls));
+        let number = {
+            let mut record = plugin.record();
+            let number = place(&record, interface, true)?;
+            let serves = record.serving.is_some();
+            match record.interfaces.get_mut(number) {
+                Some(used)
+                    if *used.interface == *interface && used.is_resolved && (serves || used.is_in_use()) =>
+                {
+                    used.by_the_host |= for_the_host;
+                    return Ok((number, used.calls.clone()));
+                }
+                _ => number,
             }
-        }
+        };
         // On a thread of its own: inside of a call, entering would give that call's generation, which may be an
         // older one.
         std::thread::scope(|scope| {
@@ -46,47 +52,58 @@ impl Core {
             };
             scope.spawn(bind).join().expect("binding does not panic")
         })?;
-        let used = &mut plugin.record().interfaces[number];
+        // Noted only now: what cannot be had uses no number up.
+        let mut record = plugin.record();
+        let used = take(&mut record, number, interface);
         (used.is_resolved, used.by_the_host) = (true, used.by_the_host | for_the_host);
-        Ok((number, calls))
+        Ok((number, used.calls.clone()))
     }
 
-    /// Gives an interface its number, and resolves it for nobody. The caller has the turn.
-    /// `is_bound_now`: it will be resolved for what serves; otherwise only for a build that is to serve.
+    /// Gives an interface its number, and resolves it for nobody: for a build that is to serve. The caller has the turn.
     pub(crate) fn reserve(
         &self,
         plugin: &Plugin,
         interface: &InterfaceManifest,
-        is_bound_now: bool,
     ) -> Result<(usize, Arc<()>), PluginError> {
         let mut record = plugin.record();
-        // What nobody uses is not resolved for the builds that have come since.
-        let stands = |used: &Used| used.is_in_use() && *used.interface == *interface;
-        if let Some(number) = record.interfaces.iter().position(stands) {
-            return Ok((number, record.interfaces[number].calls.clone()));
-        }
-        // One that nobody uses any more gives its number away, unless somebody may be in a generation that is not bound
-        // anew, and has methods of the earlier one under that number.
-        let is_left = record.old.iter().all(|old| old.phase != Phase::Draining);
-        let is_free = |used: &Used| is_left && !used.is_in_use() && (is_bound_now || !used.is_resolved);
-        let free = record.interfaces.iter().position(is_free);
-        let number = free.unwrap_or(record.interfaces.len());
-        if number == MAX_INTERFACES {
-            return Err(PluginError::TooManyInterfaces { limit: MAX_INTERFACES });
-        }
-        let calls = Arc::new(());
-        let used = Used {
-            interface: Arc::new(interface.clone()),
-            by_the_host: false,
-            calls: calls.clone(),
-            is_resolved: false,
-        };
-        match record.interfaces.get_mut(number) {
-            Some(free) => *free = used,
-            None => record.interfaces.push(used),
-        }
-        Ok((number, calls))
+        let number = place(&record, interface, false)?;
+        Ok((number, take(&mut record, number, interface).calls.clone()))
     }
+}
+
+/// The number that an interface has, or may have. As long as the turn lasts, nobody else is given it.
+/// `is_bound_now`: it will be resolved for what serves; otherwise only for a build that is to serve.
+fn place(record: &Record, interface: &InterfaceManifest, is_bound_now: bool) -> Result<usize, PluginError> {
+    // Also if nobody uses it any more: whatever generation has methods under this number has those.
+    if let Some(number) = record.interfaces.iter().position(|used| *used.interface == *interface) {
+        return Ok(number);
+    }
+    // One that nobody uses any more gives its number away, unless somebody may be in a generation that is not bound
+    // anew, and has methods of the earlier one under that number.
+    let is_left = record.old.iter().all(|old| old.phase != Phase::Draining);
+    let is_free = |used: &Used| is_left && !used.is_in_use() && (is_bound_now || !used.is_resolved);
+    match record.interfaces.iter().position(is_free).unwrap_or(record.interfaces.len()) {
+        MAX_INTERFACES => Err(PluginError::TooManyInterfaces { limit: MAX_INTERFACES }),
+        number => Ok(number),
+    }
+}
+
+/// Notes that this number is an interface's.
+fn take<'a>(record: &'a mut Record, number: usize, interface: &InterfaceManifest) -> &'a mut Used {
+    let used = || Used {
+        interface: Arc::new(interface.clone()),
+        by_the_host: false,
+        calls: Arc::new(()),
+        is_resolved: false,
+    };
+    if number == record.interfaces.len() {
+        record.interfaces.push(used());
+    }
+    let there = &mut record.interfaces[number];
+    if *there.interface != *interface {
+        *there = used();
+    }
+    there
 }
 
 /// Resolves an interface for the serving generation.

@@ -78,7 +78,7 @@ impl Core {
         changes: bool,
     ) -> Result<Target, PluginError> {
         let (number, in_use) = match changes {
-            true => self.reserve(plugin, wanted, false)?,
+            true => self.reserve(plugin, wanted)?,
             false => self.register(plugin, wanted, false)?,
         };
         Ok(Target { plugin: plugin.clone(), number, in_use })

@@ -167,6 +167,25 @@ fn loads_unloads_reloads_and_new_handles_at_once_harm_nobody() {
     });
 }
 
+#[test]
+fn handles_that_are_asked_for_in_vain_use_nothing_up_while_an_old_generation_is_still_called() {
+    let scene = Scene::with(&["echo_v1"]);
+    let echo = scene.handle::<dyn Echo>("echo");
+    let guard = echo.enter().unwrap();
+    scene.install("echo_v2").published();
+    // Far more often than a plugin may have interfaces.
+    for _ in 0..40 {
+        let error = scene.host.plugin::<dyn Misc>("echo").unwrap_err();
+        assert!(matches!(error, PluginError::NotImplemented { .. }), "{error}");
+    }
+    scene.host.unload("echo").unwrap();
+    for _ in 0..40 {
+        let error = scene.host.plugin::<dyn Misc>("echo").unwrap_err();
+        assert!(matches!(error, PluginError::NotLoaded { .. }), "{error}");
+    }
+    assert_eq!(guard.build().unwrap(), 1);
+}
+
 /// Ends the threads of a scope even when the test fails in it.
 struct WhenDropped<'a>(&'a AtomicBool);
 

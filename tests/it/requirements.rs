@@ -235,3 +235,32 @@ fn what_waits_for_an_interface_is_not_tried_again_for_each_plugin_that_comes_wit
         scene.eventually(|scene| scene.generation(&plugin).is_some());
     });
 }
+
+#[test]
+fn plugins_that_come_and_go_use_nothing_up_of_what_they_call() {
+    let scene = Scene::with(&["calls_counter", "counter_v1"]);
+    let hold = scene.hold();
+    // By name, so that nobody but the plugin has use for the interface.
+    let arguments = format!(r#"{{"until":{:?}}}"#, hold.until());
+    std::thread::scope(|threads| {
+        // Let go whatever happens, or nobody would ever come out.
+        let hold = hold;
+        let inside = threads.spawn(|| scene.host.call("counter", "hold", &arguments));
+        hold.entered();
+        for plugin in ["caller", "counter"] {
+            scene.host.unload(plugin).unwrap();
+        }
+        // Its first generation is called all the while, and has methods under the number that was given out for it.
+        for plugin in ["counter", "caller"] {
+            scene.host.reload(plugin).unwrap();
+        }
+        for generation in 2..40 {
+            scene.host.unload("caller").unwrap();
+            scene.unloaded("caller", generation);
+            scene.host.reload("caller").unwrap();
+        }
+        assert_eq!(add(&scene.handle::<dyn Misc>("caller"), 5), Ok(5));
+        hold.release();
+        assert_eq!(inside.join().unwrap().unwrap(), "1");
+    });
+}
