@@ -26,6 +26,18 @@ pub struct Refusal {
     pub reason: RefusalReason,
 }
 
+impl Refusal {
+    /// Why those are refused that were to change together with this one.
+    pub(crate) fn of_partner(&self) -> RefusalReason {
+        RefusalReason::Partner {
+            plugin: self.plugin.clone().unwrap_or_else(|| self.file.display().to_string()),
+            step: self.step,
+            reason: self.reason.to_string(),
+            is_passing: self.reason.is_passing(),
+        }
+    }
+}
+
 /// Why a build was refused.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

@@ -45,6 +45,8 @@ pub struct PluginStatus {
     pub file: PathBuf,
     /// SHA-256 of the serving build, hexadecimal.
     pub hash: Option<String>,
+    /// The version of the build that served before, if it can be gone back to.
+    pub previous: Option<String>,
     /// The state version it writes; `None` for a stateless plugin.
     pub state_version: Option<u32>,
     /// `debug` or `release`.
@@ -175,6 +177,7 @@ fn plugin_status(plugin: &Plugin) -> PluginStatus {
         generation: serving.map(|serving| serving.number),
         file: record.file.clone(),
         hash: serving.map(|serving| serving.build.hash.to_string()),
+        previous: record.previous.as_ref().map(|previous| previous.build.manifest.version.clone()),
         state_version: manifest.and_then(|manifest| manifest.state).map(|state| state.writes),
         profile: manifest.map(|manifest| manifest.profile.clone()),
         interfaces: manifest.map(crate::check::interfaces).unwrap_or_default(),

@@ -149,8 +149,10 @@ fn a_browser_shows_what_happens_and_an_operator_acts_with_the_keyboard_alone() {
     browser.press(&[ENTER]);
     assert_eq!(browser.eval("return document.getElementById('ask').open"), json!(false));
 
-    // There is no second step back: the refusal is shown in full.
-    browser.tab_to(roll_back);
+    // There is no second step back, and none is offered. What is refused is told.
+    let is_offered = format!("return !document.querySelector({}).disabled", json!(roll_back));
+    assert!(until(DEADLINE, || browser.eval(&is_offered) == json!(false)));
+    browser.tab_to("[data-plugin=echo] [data-action=reload]");
     browser.press(&[ENTER]);
     browser.tab_to("#ask-go");
     browser.press(&[ENTER]);
@@ -167,6 +169,34 @@ fn a_browser_shows_what_happens_and_an_operator_acts_with_the_keyboard_alone() {
     browser.shows(card, "not loaded");
     browser.shows("#news", "");
     nothing_went_wrong(&browser, &stage, &["409 (Conflict)"]);
+}
+
+#[test]
+fn among_many_plugins_an_operator_finds_one_by_its_name_and_those_that_need_a_look() {
+    let Some(browser) = Browser::start() else { return };
+    let stage = Stage::begin(&["counter_v1"]);
+    for number in 0..9 {
+        stage.install(Build::of("echo_v1").named(&format!("ech{number}")));
+    }
+    browser.open(&stage.url());
+    browser.shows("#found", "10 plugins");
+    let shown = || {
+        browser.eval("return [...document.querySelectorAll('#plugins .card:not([hidden]) h2')].map(it => it.textContent)")
+    };
+    browser.tab_to("#find");
+    browser.press(&['C', 'O', 'u']);
+    browser.shows("#found", "1 of 10 plugins");
+    assert_eq!(shown(), json!(["counter"]));
+    browser.eval("document.getElementById('find').value = ''");
+    browser.tab_to("#odd");
+    browser.press(&[' ']);
+    browser.shows("#found", "0 of 10 plugins");
+    stage.install("counter_changed_signature");
+    browser.shows("#found", "1 of 10 plugins");
+    assert_eq!(shown(), json!(["counter"]));
+    browser.press(&[' ']);
+    browser.shows("#found", "10 plugins");
+    nothing_went_wrong(&browser, &stage, &[]);
 }
 
 #[test]

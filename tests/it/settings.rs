@@ -130,6 +130,10 @@ fn a_running_host_goes_by_its_settings_when_they_are_edited_and_keeps_to_them_wh
     assert!(until(DEADLINE, || greeting() == "\"again you 0\""), "{}", running.output());
     let told = "other options hold from now on, except for persist: that takes a restart";
     assert!(until(DEADLINE, || running.output().contains(told)), "{}", running.output());
+    // A table for a plugin that may come yet is no mistake, but is told of.
+    write(&file, "[plugins.confg]\nprobation_calls = 5\n");
+    let told = "[plugins.confg] is for a plugin that is not there: did you mean [plugins.config]?";
+    assert!(until(DEADLINE, || running.output().contains(told)), "{}", running.output());
     // One that is gone says nothing.
     fs::remove_file(&file).expect("it is there");
     running.signal(libc::SIGHUP);

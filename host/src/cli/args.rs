@@ -169,8 +169,9 @@ pub struct CargoArgs {
 }
 
 impl CargoArgs {
-    /// These arguments, in the words of cargo.
-    pub fn words(&self) -> Vec<String> {
+    /// These arguments, in the words of cargo, for a build without these packages: it refuses features of what it does not
+    /// build.
+    pub fn words_without(&self, packages: &[&str]) -> Vec<String> {
         let flags = [
             (self.release, "--release"),
             (self.all_features, "--all-features"),
@@ -178,8 +179,10 @@ impl CargoArgs {
         ];
         let mut words: Vec<String> =
             flags.iter().filter(|(given, _)| *given).map(|(_, word)| (*word).to_owned()).collect();
-        for features in &self.features {
-            words.extend(["--features".to_owned(), features.clone()]);
+        let features = self.features.iter().flat_map(|features| features.split([',', ' ']));
+        let of = |feature: &str| feature.split_once('/').map(|(package, _)| packages.contains(&package));
+        for feature in features.filter(|feature| !feature.is_empty() && of(feature) != Some(true)) {
+            words.extend(["--features".to_owned(), feature.to_owned()]);
         }
         words.extend(self.more.iter().cloned());
         words
@@ -346,4 +349,21 @@ pub struct CompletionsArgs {
 pub struct ManArgs {
     /// The subcommand
     pub command: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn features_of_crates_that_are_built_another_time_are_left_out() {
+        let features = ["shared,one/ten two/ten".to_owned(), "dep/ten".to_owned()].to_vec();
+        let more = vec!["--locked".to_owned()];
+        let args =
+            CargoArgs { release: true, features, all_features: false, no_default_features: false, more };
+        assert_eq!(
+            args.words_without(&["one", "three"]).join(" "),
+            "--release --features shared --features two/ten --features dep/ten --locked"
+        );
+    }
 }

@@ -75,10 +75,10 @@ pub struct Build {
 }
 
 impl Build {
-    /// Starts one of these crates, which are of one workspace.
-    pub fn start(plans: &[&Plan], args: &CargoArgs, quiet: bool) -> Result<Build> {
-        let mut child =
-            command(plans, args, quiet).spawn().context("cargo cannot be started: is it in PATH?")?;
+    /// Starts one of these crates, which are of one workspace. `others`: those that are built another time.
+    pub fn start(plans: &[&Plan], others: &[&str], args: &CargoArgs, quiet: bool) -> Result<Build> {
+        let mut command = command(plans, others, args, quiet);
+        let mut child = command.spawn().context("cargo cannot be started: is it in PATH?")?;
         let (output, errors) = (child.stdout.take().expect("piped"), child.stderr.take().expect("piped"));
         let said = Arc::new(Mutex::new(String::new()));
         let thread = || std::thread::Builder::new().name("reseat-cargo".into());
@@ -140,7 +140,7 @@ impl Drop for Build {
     }
 }
 
-fn command(plans: &[&Plan], args: &CargoArgs, quiet: bool) -> Command {
+fn command(plans: &[&Plan], others: &[&str], args: &CargoArgs, quiet: bool) -> Command {
     let mut command = Command::new(cargo());
     let is_seen = std::io::stderr().is_terminal();
     let format = if is_seen { "json-diagnostic-rendered-ansi" } else { "json" };
@@ -159,7 +159,7 @@ fn command(plans: &[&Plan], args: &CargoArgs, quiet: bool) -> Command {
     if is_seen {
         command.args(["--color", "always"]);
     }
-    command.args(args.words());
+    command.args(args.words_without(others));
     for name in std::env::vars_os().map(|(name, _)| name).filter(|name| is_for_us(name)) {
         command.env_remove(name);
     }

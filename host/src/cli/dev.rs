@@ -228,7 +228,9 @@ impl Bench {
         may_give_up: bool,
     ) -> Result<Option<Built>> {
         let plans: Vec<&Plan> = group.iter().map(|index| &self.plans[*index]).collect();
-        let mut build = Build::start(&plans, &self.cargo, self.quiet)?;
+        let others = self.plans.iter().enumerate().filter(|(index, _)| !group.contains(index));
+        let others: Vec<_> = others.map(|(_, plan)| plan.name.as_str()).collect();
+        let mut build = Build::start(&plans, &others, &self.cargo, self.quiet)?;
         let names: Vec<_> = plans.iter().map(|plan| plan.name.as_str()).collect();
         let _shown = Busy::with(format!("building {}", names.join(", ")), build.last_words());
         loop {

@@ -82,6 +82,18 @@ fn unknown_in(text: &str, table: &DeTable<'_>, known: &[&str], place: &str) -> V
     told.collect()
 }
 
+/// What there is to say of tables for plugins that are not there: they may come yet, or their names may be mistyped.
+pub fn of_nobody(tables: &[&str], plugins: &[&str]) -> Vec<String> {
+    let without = tables.iter().filter(|table| !plugins.contains(table));
+    let told = without.map(|table| {
+        // Whoever has a table of its own is not meant by another one.
+        let unnamed: Vec<_> = plugins.iter().filter(|plugin| !tables.contains(plugin)).copied().collect();
+        let hint = nearest(table, &unnamed).map(|near| format!(": did you mean [plugins.{near}]?"));
+        format!("[plugins.{table}] is for a plugin that is not there{}", hint.unwrap_or_default())
+    });
+    told.collect()
+}
+
 /// What somebody who wrote `key` may have meant.
 fn nearest<'a>(key: &str, known: &[&'a str]) -> Option<&'a str> {
     let without_its_end = |known: &str| known.strip_prefix(key).is_some_and(|end| end.starts_with('_'));
@@ -117,6 +129,19 @@ mod tests {
     fn a_key_that_is_like_no_other_is_refused_with_all_there_are() {
         let all = "there is `drain_deadline_ms`, `drain_policy`, `plugins`, `probe`";
         assert_eq!(said("burst = 5"), format!("line 1: unknown key `burst`: {all}"));
+    }
+
+    #[test]
+    fn a_table_of_a_plugin_that_is_not_there_is_told_of_with_the_one_that_is_perhaps_meant() {
+        let plugins = ["ledger", "limiter", "store"];
+        assert_eq!(of_nobody(&["limiter", "store"], &plugins), [""; 0]);
+        let alone = "[plugins.limter] is for a plugin that is not there";
+        assert_eq!(of_nobody(&["limter"], &plugins), [format!("{alone}: did you mean [plugins.limiter]?")]);
+        assert_eq!(of_nobody(&["limiter", "limter"], &plugins), [alone]);
+        assert_eq!(
+            of_nobody(&["cache", "store"], &plugins),
+            ["[plugins.cache] is for a plugin that is not there"]
+        );
     }
 
     #[test]

@@ -13,6 +13,7 @@ use reseat::file::{Progress, Settling};
 use reseat::{Host, Options, Probe, TrustedDir};
 
 use super::args::ServeArgs;
+use super::keys;
 use super::settings::{self, Settings};
 
 /// How long a file of settings may be written to before it is left to the next event.
@@ -146,6 +147,7 @@ impl Origin {
         }
         // What becomes of it is told as events.
         host.reconfigure(options);
+        tell_of_nobodys_tables(host);
         Ok(())
     }
 
@@ -181,6 +183,16 @@ impl Origin {
         };
         std::thread::Builder::new().name("reseat-settings".into()).spawn(move || reread(changes))?;
         Ok(Following(watcher))
+    }
+}
+
+/// Settings may be there before their plugin is; they may as well be for one that never comes.
+pub fn tell_of_nobodys_tables(host: &Host) {
+    let (options, status) = (host.options(), host.status());
+    let tables: Vec<_> = options.plugins.keys().map(String::as_str).collect();
+    let plugins: Vec<_> = status.plugins.iter().map(|plugin| plugin.name.as_str()).collect();
+    for told in keys::of_nobody(&tables, &plugins) {
+        tracing::warn!("{told}");
     }
 }
 

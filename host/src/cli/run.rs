@@ -13,7 +13,7 @@ use tokio::task::{JoinSet, spawn_blocking};
 
 use super::Failure;
 use super::args::{RunArgs, ServeArgs};
-use super::live::{Following, Origin};
+use super::live::{Following, Origin, tell_of_nobodys_tables};
 use super::progress::Busy;
 use super::signals::{Signals, Wish, reread};
 use super::time::now_ms;
@@ -92,6 +92,7 @@ impl Serving {
         let signals = runtime.block_on(async { Signals::catch() })?;
         let unfollowed = if options.follow { Arc::default() } else { options.watch.clone().into() };
         let host = Arc::new(Host::start(options)?);
+        tell_of_nobodys_tables(&host);
         let origin = Arc::new(origin);
         let settings = origin.clone().follow(&host);
         let settings =

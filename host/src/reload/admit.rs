@@ -197,24 +197,17 @@ fn candidate(core: &Arc<Core>, settled: Settled, wish: Wish) -> Result<Seen, Rel
 
 /// One cannot even be looked at, so the others stay as they are, too.
 fn none_of(candidates: Vec<Result<Candidate, ReloadError>>) -> Vec<Result<Outcome, ReloadError>> {
-    let why = candidates.iter().find_map(|one| match one {
-        Err(ReloadError::Refused(refusal)) => Some(RefusalReason::Partner {
-            plugin: refusal.plugin.clone().unwrap_or_else(|| refusal.file.display().to_string()),
-            step: refusal.step,
-            reason: refusal.reason.to_string(),
-            is_passing: refusal.reason.is_passing(),
-        }),
+    let refused = candidates.iter().find_map(|one| match one {
+        Err(ReloadError::Refused(refusal)) => Some(refusal),
         _ => None,
     });
-    let stays = |one: Candidate| match &why {
-        Some(RefusalReason::Partner { plugin, step, reason, is_passing }) => {
-            let (plugin, step, reason, is_passing) = (plugin.clone(), *step, reason.clone(), *is_passing);
-            let reason = RefusalReason::Partner { plugin, step, reason, is_passing };
-            ReloadError::Refused(one.progress.refusal(stop(Step::Vet, reason)))
-        }
-        _ => ReloadError::Closed,
+    let reasons: Vec<_> = candidates.iter().map(|_| refused.map(Refusal::of_partner)).collect();
+    let stays = |one: Candidate, reason: Option<RefusalReason>| match reason {
+        Some(reason) => ReloadError::Refused(one.progress.refusal(stop(Step::Vet, reason))),
+        None => ReloadError::Closed,
     };
-    candidates.into_iter().map(|one| Err(one.map_or_else(|error| error, stays))).collect()
+    let all = candidates.into_iter().zip(reasons);
+    all.map(|(one, reason)| Err(one.map_or_else(|error| error, |one| stays(one, reason)))).collect()
 }
 
 /// What a look at a file has found.

@@ -157,15 +157,13 @@ impl Taken<'_> {
 
     /// One has been stopped, and so have been the others.
     fn refuse(&mut self, parts: &[Part], stopped: Stopped) {
-        let Stopped { at, stop: Stop { step, reason } } = stopped;
-        let plugin = &parts[at].candidate.plugin.name;
+        let Stopped { at, stop: stopped } = stopped;
+        let step = stopped.step;
+        let refusal = parts[at].candidate.progress.refusal(stopped);
         for (_, part) in parts.iter().enumerate().filter(|(other, _)| *other != at) {
-            let (plugin, is_passing, reason) = (plugin.clone(), reason.is_passing(), reason.to_string());
-            let reason = RefusalReason::Partner { plugin, step, reason, is_passing };
-            let refusal = part.candidate.progress.refusal(stop(step, reason));
+            let refusal = part.candidate.progress.refusal(stop(step, refusal.of_partner()));
             self.outcomes[part.at] = Some(Err(ReloadError::Refused(refusal)));
         }
-        let refusal = parts[at].candidate.progress.refusal(Stop { step, reason });
         self.outcomes[parts[at].at] = Some(Err(ReloadError::Refused(refusal)));
     }
 }

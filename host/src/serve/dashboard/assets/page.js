@@ -208,7 +208,10 @@ function show(plugin, now) {
   }
   const isLoaded = plugin.generation !== null && plugin.generation !== undefined;
   part("[data-action=unload]").disabled = !isLoaded;
-  part("[data-action=rollback]").disabled = !isLoaded;
+  part("[data-action=rollback]").disabled = !isLoaded || !plugin.previous;
+  part("[data-action=rollback]").title = plugin.previous ? "to version " + plugin.previous
+    : "There is no build that served before.";
+  where.dataset.odd = isOdd(plugin);
   say(part(".doing"), plugin.busy ?? "").hidden = !plugin.busy;
   showFigures(part(".figures"), figures(plugin));
   part(".refusal").hidden = !plugin.last_refusal;
@@ -221,6 +224,34 @@ function show(plugin, now) {
     part(".verdicts").replaceChildren(...plugin.lives.map((life) => verdict(plugin, life)));
   }
 }
+
+// ---- Which of them are shown ---------------------------------------------------------------------------------------
+
+const MANY = 8; // with more plugins than that one has to search
+const OLD = new Set(["draining", "lingering", "leaked"]);
+
+// Something that an operator would want to see.
+function isOdd(plugin) {
+  const isLoaded = plugin.generation !== null && plugin.generation !== undefined;
+  return !isLoaded || Boolean(plugin.last_refusal || plugin.busy || plugin.waiting || plugin.figures?.panics) ||
+    plugin.lives.some((life) => OLD.has(life.verdict));
+}
+
+function filter() {
+  const [wanted, oddOnly] = [$("find").value.trim().toLowerCase(), $("odd").checked];
+  $("filter").hidden = cards.size <= MANY && !wanted && !oddOnly;
+  let shown = 0;
+  for (const [name, where] of cards) {
+    const isShown = name.toLowerCase().includes(wanted) && (!oddOnly || where.dataset.odd === "true");
+    if (where.hidden === isShown) where.hidden = !isShown;
+    shown += isShown;
+  }
+  say($("found"), shown < cards.size ? `${shown} of ${cards.size} plugins` : `${cards.size} plugins`);
+}
+
+$("find").addEventListener("input", filter);
+$("odd").addEventListener("change", filter);
+$("filter").addEventListener("submit", (event) => event.preventDefault());
 
 function failure(build) {
   const item = element("li", undefined, "refusal");
@@ -252,6 +283,7 @@ function showState(state) {
   }
   for (const plugin of state.plugins) if (plugin.charts) show(plugin, state.at_ms);
   $("none").hidden = cards.size > 0;
+  filter();
 }
 
 // ---- Events -------------------------------------------------------------------------------------------------------
