@@ -146,6 +146,7 @@ fn the_status_is_what_a_program_can_read() {
         "interfaces",
         "last_refusal",
         "name",
+        "previous",
         "probation",
         "profile",
         "state_bytes",
@@ -160,6 +161,7 @@ fn the_status_is_what_a_program_can_read() {
     assert_eq!(plugin["file"], json!(scene.plugins().join("libcounter.so")));
     assert_eq!(plugin["hash"].as_str().unwrap().len(), 64);
     assert_eq!(plugin["busy"], json!(null));
+    assert_eq!(plugin["previous"], json!(null), "it is the first build");
     assert_eq!(plugin["interfaces"][0]["name"], "Counter");
     let add = &plugin["interfaces"][0]["methods"][0];
     assert_eq!((&add["name"], &add["signature"]), (&json!("add"), &json!("add(n: u64) -> u64")));
@@ -190,9 +192,13 @@ fn the_status_says_what_an_old_generation_is_waiting_for() {
     assert_eq!((generations[0].generation, generations[0].phase), (1, Phase::Draining));
     assert_eq!(generations[0].reason.as_deref(), Some("1 lease"));
     assert_eq!((generations[1].generation, generations[1].phase), (2, Phase::Serving));
+    assert_eq!(scene.status("echo").previous.as_deref(), Some("0.1.0"));
     drop(lease);
     scene.settled();
     assert_eq!(scene.status("echo").generations.len(), 1);
+    // There is one step back, and no second one.
+    scene.host.roll_back("echo").unwrap();
+    assert_eq!(scene.status("echo").previous, None);
 }
 
 #[test]
