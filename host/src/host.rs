@@ -85,7 +85,8 @@ impl Host {
             ReloadError::Closed => PluginError::Closed,
             error => PluginError::CannotLoad { name: name.into(), reason: Box::new(error) },
         })?;
-        let (number, _) = self.core.register(&plugin, &stated(I::DESC), true)?;
+        let patience = self.core.options().call_wait;
+        let (number, _) = self.core.register(&plugin, &stated(I::DESC), true, patience)?;
         Ok(Handle::new(plugin, number))
     }
 

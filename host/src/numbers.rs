@@ -1,10 +1,10 @@
 //! The numbers under which the interfaces of a plugin are resolved: what the host has handles of, and what other plugins call.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::beside;
 use crate::error::PluginError;
-use crate::events::Step;
 use crate::ffi::MAX_INTERFACES;
 use crate::file::{self, InterfaceManifest};
 use crate::plugin::{Build, Loaded, Plugin, Record, Used};
@@ -13,17 +13,31 @@ use crate::status::Phase;
 
 impl Core {
     /// Gives an interface its number, and resolves it for the serving generation. What the number is good for is kept by
-    /// what is returned with it, unless it is for the host.
+    /// what is returned with it, unless it is for the host. Waits for so long until what serves does not change.
     pub(crate) fn register(
+        self: &Arc<Self>,
+        plugin: &Arc<Plugin>,
+        interface: &InterfaceManifest,
+        for_the_host: bool,
+        patience: Duration,
+    ) -> Result<(usize, Arc<()>), PluginError> {
+        if let Some(found) = share(&plugin.record(), interface, for_the_host) {
+            return Ok(found);
+        }
+        // As long as it is there no generation is bound without the new interface.
+        let _guest = plugin
+            .be_guest(patience)
+            .map_err(|error| PluginError::Busy { name: plugin.name.clone(), busy: error.to_string() })?;
+        self.register_now(plugin, interface, for_the_host)
+    }
+
+    /// The same. The caller has the turn, or is a guest.
+    pub(crate) fn register_now(
         &self,
         plugin: &Arc<Plugin>,
         interface: &InterfaceManifest,
         for_the_host: bool,
     ) -> Result<(usize, Arc<()>), PluginError> {
-        // While this turn lasts no generation is bound without the new interface.
-        let _turn = plugin
-            .begin_within(Step::Publish, self.options().call_wait)
-            .map_err(|error| PluginError::Busy { name: plugin.name.clone(), busy: error.to_string() })?;
         let number = {
             let mut record = plugin.record();
             let number = place(&record, interface, true)?;
@@ -69,6 +83,16 @@ impl Core {
         let number = place(&record, interface, false)?;
         Ok((number, take(&mut record, number, interface).calls.clone()))
     }
+}
+
+/// The number of an interface that is in use already. Whatever takes over is bound to it, so nothing has to wait for anything.
+/// A transaction may be about to leave out what only those call who leave with it, so the host shares only its own; a plugin
+/// that finds nothing there looks once more.
+fn share(record: &Record, interface: &InterfaceManifest, for_the_host: bool) -> Option<(usize, Arc<()>)> {
+    let number = record.interfaces.iter().position(|used| *used.interface == *interface)?;
+    let used = &record.interfaces[number];
+    let is_shared = used.is_resolved && (used.by_the_host || !for_the_host && used.callers() > 0);
+    is_shared.then(|| (number, used.calls.clone()))
 }
 
 /// The number that an interface has, or may have. As long as the turn lasts, nobody else is given it.

@@ -11,12 +11,14 @@ use std::mem::MaybeUninit;
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
+use std::time::Instant;
 
 use plugin_api::abi::{RawEntered, RawGuard, RawPeer, Status, Transfer};
 use plugin_api::transfer::answer;
 
+use crate::error::PluginError;
 use crate::ffi::Peers;
-use crate::file::RequirementManifest;
+use crate::file::{InterfaceManifest, RequirementManifest};
 use crate::gate::{EnterError, Guard};
 use crate::handle;
 use crate::lock::lock;
@@ -50,6 +52,12 @@ pub(crate) struct Target {
     pub(crate) in_use: Arc<()>,
 }
 
+impl Target {
+    pub(crate) fn new(plugin: &Arc<Plugin>, (number, in_use): (usize, Arc<()>)) -> Target {
+        Target { plugin: plugin.clone(), number, in_use }
+    }
+}
+
 impl Calls {
     /// Those of a plugin. What it cannot do without has been found.
     pub(crate) fn new(
@@ -77,6 +85,14 @@ impl Calls {
     /// Its requirements, each with the plugin that it leads to.
     pub(crate) fn all(&self) -> impl Iterator<Item = (&RequirementManifest, Option<Arc<Plugin>>)> {
         self.0.iter().map(|peer| (&peer.requirement, peer.target().map(|target| target.plugin.clone())))
+    }
+
+    /// Leads those who have found nobody yet to what this finds for them.
+    pub(crate) fn lead_to(&self, find: impl Fn(&InterfaceManifest) -> Option<Target>) {
+        let serves = |target: &Target| target.plugin.is_loaded();
+        for peer in self.0.iter().filter(|peer| !peer.target().is_some_and(serves)) {
+            find(&peer.requirement.interface).map(|target| peer.lead_to(target));
+        }
     }
 
     /// How often one of these counts as a caller of an interface.
@@ -116,19 +132,24 @@ impl Peer {
     }
 
     /// Looks for somebody who implements it, if nobody does now: one that may be missing has come, or another one.
+    ///
+    /// # Errors
+    /// Nobody does, or somebody who was about to change for too long.
     #[cold]
-    fn look(&self) -> Option<&Target> {
-        let core = self.core.upgrade()?;
+    fn look(&self) -> Result<&Target, EnterError> {
+        let core = self.core.upgrade().ok_or(EnterError::Empty)?;
         // Looked at before, so that what comes meanwhile is worth another look.
         let changes = core.changes();
         if self.missed_at.load(Ordering::Relaxed) == changes {
-            return None;
+            return Err(EnterError::Empty);
         }
-        match core.provide(&self.of, &self.requirement.interface, None) {
-            Ok(found) => Some(self.lead_to(found)),
+        let begun = Instant::now();
+        match core.provide_now(&self.of, &self.requirement.interface) {
+            Ok(found) => Ok(self.lead_to(found)),
+            Err(Some(PluginError::Busy { .. })) => Err(EnterError::TimedOut { waited: begun.elapsed() }),
             Err(_) => {
                 self.missed_at.store(changes, Ordering::Relaxed);
-                None
+                Err(EnterError::Empty)
             }
         }
     }
@@ -171,7 +192,7 @@ unsafe fn enter_slow(peer: &Peer, entered: &mut MaybeUninit<RawEntered>, transfe
     let known = peer.target().map_or(Err(EnterError::Empty), |target| enter_target(target, entered));
     let result = match known {
         // There was nobody, or it has been unloaded: perhaps somebody implements the interface now.
-        Err(EnterError::Empty) => peer.look().map_or(Err(EnterError::Empty), |it| enter_target(it, entered)),
+        Err(EnterError::Empty) => peer.look().and_then(|it| enter_target(it, entered)),
         result => result,
     };
     match result {

@@ -3,6 +3,8 @@
 //! Locks, in the order in which they may be taken: `turn`, then `record`. Neither is held while code of a
 //! plugin runs.
 
+mod guest;
+
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -127,6 +129,16 @@ pub(crate) struct Turn {
     pub(crate) holders: Option<Holders>,
     /// Whoever wants the turn gets it as soon as this one has noticed.
     gives_way: bool,
+    /// What serves is what will when it has ended: see `guest`.
+    is_settled: bool,
+    has_guest: bool,
+}
+
+impl Turn {
+    fn at(step: Step, gives_way: bool) -> Turn {
+        let since = Instant::now();
+        Turn { step, since, cancelled: false, holders: None, gives_way, is_settled: false, has_guest: false }
+    }
 }
 
 /// What the host remembers of a plugin.
@@ -332,7 +344,7 @@ impl Plugin {
         if let Some(Turn { step, since, .. }) = *turn {
             return Err(ReloadError::Busy { plugin: self.name.clone(), step, since: since.elapsed() });
         }
-        *turn = Some(Turn { step, since: Instant::now(), cancelled: false, holders: None, gives_way });
+        *turn = Some(Turn::at(step, gives_way));
         Ok(Transaction(self.clone()))
     }
 
@@ -412,8 +424,9 @@ impl Transaction {
 
 impl Drop for Transaction {
     fn drop(&mut self) {
-        *self.0.turn.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        self.0.turn_ended.notify_one();
+        *self.0.without_guests() = None;
+        // Guests may wait as well as transactions.
+        self.0.turn_ended.notify_all();
     }
 }
 

@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::check;
 use crate::error::PluginError;
-use crate::file::{self, InterfaceManifest, InterfaceVersion, Manifest};
+use crate::file::{self, InterfaceManifest, InterfaceVersion, Manifest, RequirementManifest};
 use crate::lazy;
 use crate::lock::lock;
 use crate::peer::Target;
@@ -18,16 +19,74 @@ use crate::reload::Together;
 const NAMED: usize = 5;
 
 impl Core {
-    /// The plugin that implements an interface for another: the only one that serves and fits, or the one that its options
-    /// name. Of plugins that change together with it, what counts is what they become.
+    /// Where calls of an interface lead that a plugin is to have which is being opened. If it can do without, nobody is
+    /// opened for it, and nobody waited for: it is looked for again when it is called.
     pub(crate) fn provide(
         self: &Arc<Self>,
         of: &str,
+        requirement: &RequirementManifest,
+        together: &Together,
+    ) -> Result<Target, RefusalReason> {
+        let wanted = &requirement.interface;
+        let patience = if requirement.optional {
+            Duration::ZERO
+        } else {
+            self.wake(of, wanted, Some(together));
+            self.options().call_wait
+        };
+        let plugin = self.choose(of, wanted, Some(together))?;
+        let found = match together.manifest_of(&plugin) {
+            Some(_) => self.reserve(&plugin, wanted),
+            None => self.register(&plugin, wanted, false, patience),
+        };
+        let target = found.map(|found| Target::new(&plugin, found));
+        target.map_err(|error| self.unmet(of, wanted, vec![error.to_string()]))
+    }
+
+    /// The same for one that serves and is just calling it: whoever has waited to be called is opened for that.
+    ///
+    /// # Errors
+    /// [`PluginError::Busy`]: somebody implements it, and is about to change. Anything else: nobody does.
+    pub(crate) fn provide_now(
+        self: &Arc<Self>,
+        of: &str,
+        wanted: &InterfaceManifest,
+    ) -> Result<Target, Option<PluginError>> {
+        self.wake(of, wanted, None);
+        let plugin = self.choose(of, wanted, None).map_err(|_| None)?;
+        let found = self.register(&plugin, wanted, false, self.options().call_wait);
+        Ok(Target::new(&plugin, found.map_err(Some)?))
+    }
+
+    /// A plugin serves: whoever calls what it implements, and has found nobody yet, is led there. So they need not look for
+    /// it when they call, and wait until nothing changes there. The caller has its turn.
+    pub(crate) fn lead_callers_to(self: &Arc<Self>, plugin: &Arc<Plugin>) {
+        let Some(build) = plugin.record().serving.as_ref().map(|serving| serving.build.clone()) else {
+            return;
+        };
+        for other in self.all().into_iter().filter(|other| !Arc::ptr_eq(other, plugin)) {
+            let serving = other.record().serving.as_ref().map(|serving| serving.calls.clone());
+            for calls in serving.into_iter().chain(other.beside.calls()) {
+                calls.lead_to(|wanted| {
+                    implements(&build.manifest, wanted)?.ok()?;
+                    let is_it = |it: &Arc<Plugin>| Arc::ptr_eq(it, plugin);
+                    self.choose(&other.name, wanted, None).ok().filter(is_it)?;
+                    let found = self.register_now(plugin, wanted, false).ok()?;
+                    Some(Target::new(plugin, found))
+                });
+            }
+        }
+    }
+
+    /// The plugin that implements an interface for another: the only one that serves and fits, or the one that its options
+    /// name. Of plugins that change together with it, what counts is what they become.
+    pub(crate) fn choose(
+        &self,
+        of: &str,
         wanted: &InterfaceManifest,
         together: Option<&Together>,
-    ) -> Result<Target, RefusalReason> {
-        self.wake(of, wanted);
-        let named = self.options().plugins.get(of).and_then(|own| own.bind.get(&wanted.name).cloned());
+    ) -> Result<Arc<Plugin>, RefusalReason> {
+        let named = self.named(of, wanted);
         let (mut fitting, mut unfit) = (Vec::new(), Vec::new());
         for plugin in self.all() {
             let asked = plugin.name != of && named.as_ref().is_none_or(|name| *name == plugin.name);
@@ -40,18 +99,9 @@ impl Core {
                 Some(Err(why)) => unfit.push(why),
             }
         }
-        let unmet = |found: Vec<String>| RefusalReason::Unmet {
-            interface: wanted.name.clone(),
-            version: wanted.version,
-            plugin: named.clone(),
-            found,
-        };
         match &fitting[..] {
-            [] => Err(self.cycle(of, wanted).unwrap_or_else(|| unmet(unfit))),
-            [plugin] => {
-                let changes = together.is_some_and(|together| together.manifest_of(plugin).is_some());
-                self.lead_to(plugin, wanted, changes).map_err(|error| unmet(vec![error.to_string()]))
-            }
+            [] => Err(self.cycle(of, wanted).unwrap_or_else(|| self.unmet(of, wanted, unfit))),
+            [plugin] => Ok(plugin.clone()),
             several => {
                 let by = several.iter().map(|plugin| plugin.name.clone()).collect();
                 Err(RefusalReason::Ambiguous { plugin: of.to_owned(), interface: wanted.name.clone(), by })
@@ -59,9 +109,22 @@ impl Core {
         }
     }
 
-    /// Loads the plugins that have waited for somebody to call them, if they implement this.
-    fn wake(self: &Arc<Self>, of: &str, wanted: &InterfaceManifest) {
-        for plugin in self.all().iter().filter(|plugin| plugin.name != of) {
+    fn named(&self, of: &str, wanted: &InterfaceManifest) -> Option<String> {
+        self.options().plugins.get(of).and_then(|own| own.bind.get(&wanted.name).cloned())
+    }
+
+    fn unmet(&self, of: &str, wanted: &InterfaceManifest, found: Vec<String>) -> RefusalReason {
+        let plugin = self.named(of, wanted);
+        RefusalReason::Unmet { interface: wanted.name.clone(), version: wanted.version, plugin, found }
+    }
+
+    /// Loads the plugins that have waited for somebody to call them, if they implement this; but for those whose turn the
+    /// caller has, since they are about to be loaded.
+    fn wake(self: &Arc<Self>, of: &str, wanted: &InterfaceManifest, together: Option<&Together>) {
+        let is_other = |plugin: &&Arc<Plugin>| {
+            plugin.name != of && together.is_none_or(|together| together.manifest_of(plugin).is_none())
+        };
+        for plugin in self.all().iter().filter(is_other) {
             let deferred = plugin.record().deferred.as_ref().map(|file| file.path().to_owned());
             let build = deferred.and_then(|file| check::read(&file).ok());
             if build.is_some_and(|build| matches!(implements(&build.manifest, wanted), Some(Ok(())))) {
@@ -69,19 +132,6 @@ impl Core {
                 let _ = lazy::load_first(self, plugin);
             }
         }
-    }
-
-    fn lead_to(
-        &self,
-        plugin: &Arc<Plugin>,
-        wanted: &InterfaceManifest,
-        changes: bool,
-    ) -> Result<Target, PluginError> {
-        let (number, in_use) = match changes {
-            true => self.reserve(plugin, wanted)?,
-            false => self.register(plugin, wanted, false)?,
-        };
-        Ok(Target { plugin: plugin.clone(), number, in_use })
     }
 
     /// The plugins of which a generation that serves, or stays beside that, cannot do without this one.

@@ -83,6 +83,8 @@ mod leaving;
 mod live;
 /// Every shape of plugin, a hundred times over; an outside observer says what is mapped. And the soak.
 mod matrix;
+/// What is done with one plugin while another, or the same, is being replaced.
+mod meanwhile;
 /// What a host says of itself to those who watch over many.
 mod metrics;
 /// When builds take over: at once, on demand, between scopes, never, and not too soon after one another.

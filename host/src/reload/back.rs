@@ -184,8 +184,10 @@ impl Reload<'_> {
         let mut record = self.plugin.record();
         let left = record.serving.replace(Serving { number, build: self.build.clone(), calls });
         record.last_refusal = None;
-        for used in &mut record.interfaces {
-            used.is_resolved = self.together.is_in_use(used);
+        for (number, used) in record.interfaces.iter_mut().enumerate() {
+            // A candidate has been bound to what is in use, whenever that began.
+            let is_in_use = || self.together.is_in_use(used);
+            used.is_resolved = self.resolved.get().map_or_else(is_in_use, |it| it.contains(&number));
         }
         (record.awaiting, record.deferred) = (None, None);
         record.reloaded = left.is_some().then(Instant::now);

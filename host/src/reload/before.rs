@@ -6,11 +6,11 @@ use std::time::Duration;
 use super::wait::held_back;
 use super::{Reload, Stop, fits, stop};
 use crate::events::Step;
-use crate::file::{InterfaceManifest, Staged, StateVersions};
+use crate::file::{Staged, StateVersions};
 use crate::mode::{PARTNERS, ReloadMode};
 use crate::observer::{Change, Moment};
 use crate::outcome::Outcome;
-use crate::peer::{Calls, Target};
+use crate::peer::Calls;
 use crate::plugin::{Awaiting, Build, Loaded};
 use crate::probe::{Candidate, Failed};
 use crate::refusal::RefusalReason;
@@ -108,7 +108,8 @@ impl Reload<'_> {
             // Until it serves: others may wait for it as it does for them.
             self.core.note_waiting(manifest);
         }
-        let found = manifest.requires.iter().map(|requirement| match self.provide(&requirement.interface) {
+        let provide = |requirement| self.core.provide(of, requirement, self.together);
+        let found = manifest.requires.iter().map(|requirement| match provide(requirement) {
             Ok(target) => Ok((requirement.clone(), Some(target))),
             Err(_) if requirement.optional => Ok((requirement.clone(), None)),
             Err(reason) => Err(stop(Step::Vet, reason)),
@@ -116,11 +117,6 @@ impl Reload<'_> {
         let calls = Calls::new(self.core, of, found.collect::<Result<_, _>>()?);
         let _ = self.calls.set(calls);
         Ok(())
-    }
-
-    /// Who implements an interface for it when this transaction is over.
-    fn provide(&self, interface: &InterfaceManifest) -> Result<Target, RefusalReason> {
-        self.core.provide(&self.plugin.name, interface, Some(self.together))
     }
 
     /// Step 2: what it does in a process that may die of it.

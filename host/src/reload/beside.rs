@@ -194,6 +194,7 @@ fn take_over(
         progress,
         passed: Default::default(),
         calls: calls.clone().into(),
+        resolved: Default::default(),
     };
     let mut published = Published {
         old: None,
@@ -211,6 +212,7 @@ fn take_over(
         reload.note_promotion(&trial.pending, trial.number, proved.map(|(_, reading)| reading));
         reload.record(trial.number, &mut published);
     });
+    reload.turn.settle();
     if let Some(old) = old {
         core.reaper.retire(plugin.clone(), old, Stopping::Replaced, false);
     }

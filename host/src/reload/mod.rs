@@ -20,6 +20,7 @@ mod trial;
 mod wait;
 
 use std::cell::{Cell, OnceCell};
+use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -112,6 +113,8 @@ struct Reload<'a> {
     passed: Cell<Option<Tried>>,
     /// The other plugins that it calls.
     calls: OnceCell<Arc<Calls>>,
+    /// The numbers of the interfaces that have been resolved for it just now.
+    resolved: OnceCell<BTreeSet<usize>>,
 }
 
 impl<'a> Reload<'a> {
@@ -137,6 +140,7 @@ impl<'a> Reload<'a> {
             wish,
             progress,
             passed: Cell::new(None),
+            resolved: OnceCell::new(),
             calls: OnceCell::new(),
         }
     }
@@ -320,7 +324,9 @@ impl Reload<'_> {
         let options = self.core.options();
         let on_probation = options.probation_of(&self.plugin.name).is_some() && self.wish.back.is_none();
         let tables = Tables::new(on_probation || options.measure_calls);
-        for (number, interface) in self.together.used_of(self.plugin) {
+        let used = self.together.used_of(self.plugin);
+        let _ = self.resolved.set(used.iter().map(|(number, _)| *number).collect());
+        for (number, interface) in used {
             tables
                 .bind(number, &interface, trial.hooks().image())
                 .map_err(|reason| stop(Step::Open, RefusalReason::Open(reason)))?;

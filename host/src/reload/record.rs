@@ -8,6 +8,7 @@ impl Reload<'_> {
     /// Steps 10 and 11. Nothing can fail any more.
     pub(super) fn record(&self, number: u64, published: &mut Published) {
         let may_go_back = self.remember(number, published);
+        self.core.lead_callers_to(self.plugin);
         // Before the turn ends, so that it is not loaded again in between.
         self.deny_what_is_left();
         if let Err(error) = self.core.pass(Step::Record) {

@@ -236,6 +236,8 @@ impl<'a> Set<'a> {
             let number = published.number;
             one.whatever_happens(number, || one.record(number, published)); //         10 and 11
         }
+        // Whoever is told of it below may ask for handles.
+        self.members.iter().for_each(|one| one.turn.settle());
         // Those who call others end before them.
         for (one, old) in self.members.iter().zip(old).rev() {
             let Some(old) = old else { continue };

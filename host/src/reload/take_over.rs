@@ -229,55 +229,75 @@ fn run(
     Ok((outcomes, passed.collect()))
 }
 
-/// The members, each behind those that it calls.
+/// The members, each behind those that it calls: behind those that it can do without as far as there is no circle.
 ///
 /// # Errors
-/// They call one another in a circle.
+/// They cannot do without one another, in a circle.
 fn in_order(core: &Arc<Core>, together: &Together) -> std::result::Result<Vec<usize>, Vec<(String, String)>> {
-    if together.members.len() == 1 {
-        return Ok(vec![0]); // nobody calls itself
-    }
     let calls = together.members.iter().map(|member| {
-        let name = &member.plugin.name;
-        let wanted = member.build.manifest.requires.iter().map(|requirement| &requirement.interface);
-        let found = wanted.filter_map(|wanted| {
+        let found = member.build.manifest.requires.iter().filter_map(|requirement| {
+            let wanted = &requirement.interface;
             // Whoever is missing is told of when all is looked at in earnest.
-            let target = core.provide(name, wanted, Some(together)).ok()?.plugin;
-            let at = together.members.iter().position(|other| Arc::ptr_eq(&other.plugin, &target))?;
-            Some((at, wanted.name.clone()))
+            let called = core.choose(&member.plugin.name, wanted, Some(together)).ok()?;
+            let at = together.members.iter().position(|other| Arc::ptr_eq(&other.plugin, &called))?;
+            Some(Called { at, by: wanted.name.clone(), optional: requirement.optional })
         });
         found.collect()
     });
-    let mut walk = Walk { together, calls: calls.collect(), path: Vec::new(), seen: BTreeSet::new() };
-    let mut order = Vec::new();
-    (0..together.members.len()).try_for_each(|at| walk.visit(at, &mut order))?;
-    Ok(order)
+    let mut calls: Vec<Vec<Called>> = calls.collect();
+    loop {
+        let mut walk = Walk { calls: &calls, path: Vec::new(), seen: BTreeSet::new(), order: Vec::new() };
+        let circle = match (0..together.members.len()).try_for_each(|at| walk.visit(at)) {
+            Ok(()) => return Ok(walk.order),
+            Err(circle) => circle,
+        };
+        match circle.iter().find(|(at, call)| calls[*at][*call].optional) {
+            Some(&(at, call)) => drop(calls[at].remove(call)),
+            None => {
+                let name = |at: usize| together.members[at].plugin.name.clone();
+                return Err(circle
+                    .iter()
+                    .map(|(at, call)| (name(*at), calls[*at][*call].by.clone()))
+                    .collect());
+            }
+        }
+    }
+}
+
+/// Another member that one calls.
+struct Called {
+    at: usize,
+    /// By which interface.
+    by: String,
+    optional: bool,
 }
 
 /// From callers down to those whom they call.
 struct Walk<'a> {
-    together: &'a Together,
-    /// Whom each calls, and by which interface.
-    calls: Vec<Vec<(usize, String)>>,
-    path: Vec<(usize, String)>,
+    /// Whom each calls.
+    calls: &'a [Vec<Called>],
+    /// Who calls, and which of its calls that is.
+    path: Vec<(usize, usize)>,
     seen: BTreeSet<usize>,
+    order: Vec<usize>,
 }
 
 impl Walk<'_> {
-    fn visit(&mut self, at: usize, order: &mut Vec<usize>) -> std::result::Result<(), Vec<(String, String)>> {
+    /// # Errors
+    /// It leads back to itself, by these calls.
+    fn visit(&mut self, at: usize) -> std::result::Result<(), Vec<(usize, usize)>> {
         if let Some(from) = self.path.iter().position(|(known, _)| *known == at) {
-            let name = |at: usize| self.together.members[at].plugin.name.clone();
-            return Err(self.path[from..].iter().map(|(at, by)| (name(*at), by.clone())).collect());
+            return Err(self.path[from..].to_vec());
         }
         if !self.seen.insert(at) {
             return Ok(());
         }
-        for (called, by) in self.calls[at].clone() {
-            self.path.push((at, by));
-            self.visit(called, order)?;
+        for (call, called) in self.calls[at].iter().enumerate() {
+            self.path.push((at, call));
+            self.visit(called.at)?;
             self.path.pop();
         }
-        order.push(at);
+        self.order.push(at);
         Ok(())
     }
 }
