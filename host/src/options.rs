@@ -55,7 +55,8 @@ pub struct Options {
     pub cooldown: Duration,
     /// Whether plugins that are there at the start, or appear later, are only looked at, and opened when they are called
     /// for the first time: by [`Host::plugin`], [`Host::call`] or [`Host::reload`]. Whoever calls first waits for that,
-    /// and is told if the file is refused.
+    /// and is told if the file is refused. Other plugins open it when they are loaded and require it, or when they call it.
+    /// A handle from before it was unloaded does not.
     ///
     /// [`Host::plugin`]: crate::Host::plugin
     /// [`Host::call`]: crate::Host::call

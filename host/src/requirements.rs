@@ -172,7 +172,7 @@ impl Core {
     }
 
     /// It does not wait any more.
-    pub(crate) fn note_served(&self, plugin: &str) {
+    pub(crate) fn note_waits_no_more(&self, plugin: &str) {
         lock(&self.waiting).remove(plugin);
     }
 

@@ -113,7 +113,7 @@ impl Reload<'_> {
         let event = beside::event(self.plugin, &on_trial, took_ms, self.progress.times());
         let outcome = self.on_trial(&on_trial);
         beside::begin(self.core, self.plugin, loaded, calls, on_trial, event);
-        self.core.note_served(&self.plugin.name);
+        self.core.note_waits_no_more(&self.plugin.name);
         Ok(Some(outcome))
     }
 

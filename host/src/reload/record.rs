@@ -60,7 +60,7 @@ impl Reload<'_> {
         };
         self.core.journal.record(event);
         self.core.note_registrations(&published.registrations);
-        self.core.note_served(&self.plugin.name);
+        self.core.note_waits_no_more(&self.plugin.name);
         self.core.on_load.get().inspect(|tell| tell(&self.build.manifest, from.is_none()));
         if self.wish.back.is_none() {
             probation::begin(self.core, self.plugin, number, published.meter.clone(), may_go_back);
