@@ -127,7 +127,11 @@ impl Taken<'_> {
             Err(error) => left.iter().for_each(|part| self.outcomes[part.at] = Some(Err(again(&error)))),
         }
         for Part { at, candidate } in &left {
-            let may_come = |outcome: &Result<Outcome>| matches!(outcome, Err(ReloadError::Refused(refusal)) if refusal.reason.is_passing());
+            let may_come = |outcome: &Result<Outcome>| match outcome {
+                Err(ReloadError::Refused(Refusal { reason: RefusalReason::Ambiguous { .. }, .. })) => true,
+                Err(ReloadError::Refused(refusal)) => refusal.reason.is_passing(),
+                _ => false,
+            };
             if candidate.wish.dry_run || !self.outcomes[*at].as_ref().is_some_and(may_come) {
                 self.core.note_waits_no_more(&candidate.plugin.name);
             }
