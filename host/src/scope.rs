@@ -307,31 +307,35 @@ impl OwnedScope {
     }
 }
 
-/// What an owned scope has of a plugin, or gets now.
+/// What an owned scope has of a plugin, or gets now; known to this thread, if it is inside of the scope.
 fn hold<E>(
     held: &Held,
     plugin: &Arc<Plugin>,
-    enter: impl FnOnce() -> Result<gate::Lease<Loaded>, E>,
+    enter: impl Fn() -> Result<gate::Lease<Loaded>, E>,
 ) -> Result<gate::Lease<Loaded>, E> {
-    let others: Vec<_> = {
-        let held = held.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = held.iter().find(|known| Arc::ptr_eq(&known.plugin, plugin)) {
-            return Ok(known.held.clone());
-        }
-        held.iter().map(|known| known.held.here()).collect()
+    let all = || held.lock().unwrap_or_else(PoisonError::into_inner);
+    let known = |all: &[Entered<Arc<Plugin>, gate::Lease<Loaded>>]| {
+        all.iter().find(|known| Arc::ptr_eq(&known.plugin, plugin)).map(|known| known.held.clone())
     };
-    // Outside of the lock, because this may wait at a closed gate. Who comes first decides. What gives way together with
-    // what is held is entered as it is with that.
-    let fresh = enter()?;
-    drop(others);
-    let lease = {
-        let mut held = held.lock().unwrap_or_else(PoisonError::into_inner);
-        match held.iter().find(|known| Arc::ptr_eq(&known.plugin, plugin)) {
-            Some(known) => known.held.clone(),
-            None => {
-                held.push(Entered::new(plugin.clone(), fresh.clone()));
-                fresh
+    let lease = loop {
+        let others: Vec<_> = {
+            let all = all();
+            if let Some(lease) = known(&all) {
+                break lease;
             }
+            all.iter().map(|known| known.held.here()).collect()
+        };
+        // Outside of the lock, because this may wait at a closed gate. What gives way together with what is held is entered
+        // as it is with that.
+        let fresh = enter()?;
+        let mut all = all();
+        if let Some(lease) = known(&all) {
+            break lease; // who comes first decides
+        }
+        // Nor has anything else been entered meanwhile, with which this may give way.
+        if all.len() == others.len() {
+            all.push(Entered::new(plugin.clone(), fresh.clone()));
+            break fresh;
         }
     };
     Inside::also(held, plugin, &lease);

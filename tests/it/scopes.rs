@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use reseat::CallError;
 use reseat_tests::counter::Counter;
 use reseat_tests::echo::Echo;
@@ -63,6 +65,43 @@ fn an_owned_scope_crosses_threads_with_its_generations() {
     });
     drop(scope.join().unwrap());
     scene.unloaded("echo", 1);
+}
+
+#[test]
+fn threads_in_one_owned_scope_have_plugins_call_the_same_generations() {
+    let scene = Scene::with(&["asks_echo", "echo_v1"]);
+    let asker = scene.handle::<dyn Misc>("asker");
+    let ask = || asker.enter().unwrap().call("").unwrap();
+    let scope = scene.host.owned_scope();
+    scope.inside(|| {
+        let elsewhere = || scope.inside(ask);
+        assert_eq!(std::thread::scope(|threads| threads.spawn(elsewhere).join().unwrap()), "1 asks 1");
+        scene.install("echo_v2").published();
+        // This thread was inside before the other one had anything called.
+        assert_eq!(ask(), "1 asks 1");
+        assert_eq!(scope.inside(ask), "1 asks 1");
+    });
+    assert_eq!(ask(), "1 asks 2");
+}
+
+#[test]
+fn a_thread_in_an_owned_scope_passes_the_gate_that_waits_for_what_another_has_called_in_it() {
+    let scene = Scene::with_options(&["calls_counter", "counter_v1"], |options| {
+        (options.call_wait, options.drain_deadline) = (Duration::from_secs(1), Duration::from_secs(600));
+    });
+    let caller = scene.handle::<dyn Misc>("caller");
+    let add = || caller.enter().unwrap().call("1");
+    let scope = scene.host.owned_scope();
+    scope.inside(|| {
+        let elsewhere = || scope.inside(add);
+        assert_eq!(std::thread::scope(|threads| threads.spawn(elsewhere).join().unwrap()), Ok("1".into()));
+        drop(scene.install("counter_v2"));
+        scene.eventually(|s| s.status("counter").busy.is_some_and(|busy| busy.starts_with("drain")));
+        assert_eq!(add(), Ok("2".into()));
+    });
+    drop(scope);
+    scene.eventually(|scene| scene.generation("counter") == Some(2));
+    assert_eq!(add(), Ok("3".into()));
 }
 
 #[test]

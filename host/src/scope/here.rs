@@ -110,10 +110,11 @@ impl Inside {
         Inside { was_in_unit: IS_IN_UNIT.replace(true), _thread: PhantomData }
     }
 
-    /// The scope has entered one more, on this thread.
+    /// The scope has this, entered by this thread or by another.
     pub(super) fn also(scope: &Held, plugin: &Arc<Plugin>, lease: &gate::Lease<Loaded>) {
         INSIDE.with_borrow_mut(|inside| {
-            if let Some(inside) = inside.iter_mut().rev().find(|inside| Arc::ptr_eq(&inside.held, scope)) {
+            let inside = inside.iter_mut().rev().find(|inside| Arc::ptr_eq(&inside.held, scope));
+            if let Some(inside) = inside.filter(|inside| !inside.knows(plugin)) {
                 inside.known.push((Arc::as_ptr(plugin), lease.here()));
             }
         });
