@@ -251,12 +251,8 @@ impl Shared {
         let mut is_told = false;
         while state.way != Way::Open {
             let limit = state.limit;
-            let pause = if is_told { Duration::MAX } else { limit.saturating_sub(begun.elapsed()) };
-            state = match pause {
-                Duration::MAX => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
-                pause => self.changed.wait_timeout(state, pause).unwrap_or_else(PoisonError::into_inner).0,
-            };
-            if state.way == Way::Shut && !is_told && begun.elapsed() >= limit {
+            let left = limit.saturating_sub(begun.elapsed());
+            if left.is_zero() && state.way == Way::Shut && !is_told {
                 is_told = true;
                 drop(state);
                 let names = self.plugins.join(", ");
@@ -264,7 +260,13 @@ impl Shared {
                     "a batch has waited for {limit:?} because {names} are being reloaded between batches: the reload, or what is called between, has not returned"
                 ));
                 state = lock(&self.state);
+                continue;
             }
+            // With nothing left to be told at a certain time, until the way is another.
+            state = match left.is_zero() || is_told {
+                true => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+                false => self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0,
+            };
         }
         state
     }

@@ -6,7 +6,9 @@ use reseat::{
 };
 use serde_json::{Value, json};
 
+use crate::callers::Callers;
 use crate::cli::{ask, ok, text};
+use crate::net::change;
 use crate::program::{self, Running};
 use crate::scene::{Build, Scene, put};
 use crate::waiting::DEADLINE;
@@ -218,6 +220,24 @@ fn topics_and_kinds_of_an_embedder_are_shared_and_each_outcome_is_reported() {
     {
         assert!(register(kind, key).is_err(), "{kind} {key}");
     }
+}
+
+#[test]
+fn a_route_that_goes_to_and_fro_between_plugins_that_change_together_is_there_all_the_time() {
+    let has = |plugin: &str| Build::of("registers_v1").named(plugin);
+    let lacks = |plugin: &str| Build::of("registers_little").named(plugin);
+    let scene = Scene::with(&[]);
+    drop((scene.install(has("greeter")).published(), scene.install(lacks("another")).published()));
+    let callers = Callers::start(3, |_| {
+        let host = scene.host.clone();
+        move || host.dispatch("route", "GET /hello", NAME).map(drop).map_err(|error| error.to_string())
+    });
+    for round in 0..100 {
+        let (to, from) = if round % 2 == 0 { ("another", "greeter") } else { ("greeter", "another") };
+        change(&scene, [has(to), lacks(from)]).unwrap();
+        callers.go_on(&scene, 20);
+    }
+    callers.finish();
 }
 
 #[test]

@@ -93,6 +93,9 @@ pub struct Notified {
     pub outcome: Result<String, CallError>,
 }
 
+/// A plugin, and the number of the generation that serves.
+type Serves = (Arc<Plugin>, Option<u64>);
+
 impl Host {
     /// What the plugins that serve have registered, of one kind or of all, by plugin, kind and key.
     ///
@@ -123,18 +126,60 @@ impl Host {
         if self.core.is_closed() {
             return Err(DispatchError::Closed);
         }
-        let plugins = self.core.all();
-        if !is_exclusive(kind) {
-            self.ensure_one(&plugins, kind, key)?;
+        if let Some(answer) = self.dispatch_to(&self.core.all(), kind, key, arguments) {
+            return answer;
         }
-        for plugin in &plugins {
-            let fail = |error| DispatchError::Call { plugin: plugin.name.clone(), error };
-            if let Some((loaded, entry)) = enter(&self.core, plugin, kind, key).map_err(fail)? {
-                let method = entry.registration.method();
-                return by_name::call(plugin, &loaded, method, arguments).map_err(fail);
+        // One plugin is looked at after another, and it may have gone from one to another meanwhile. Generations come in the
+        // order of their numbers: so if the same ones serve before and afterwards, all were looked at that served at one time.
+        let mut before = self.serving_now();
+        loop {
+            let (plugins, _): (Vec<_>, Vec<_>) = before.iter().cloned().unzip();
+            if let Some(answer) = self.dispatch_to(&plugins, kind, key, arguments) {
+                return answer;
             }
+            let after = self.serving_now();
+            let is_same =
+                |((one, was), (other, is)): (&Serves, &Serves)| Arc::ptr_eq(one, other) && was == is;
+            if before.len() == after.len() && before.iter().zip(&after).all(is_same) {
+                return Err(self.not_registered(kind, key));
+            }
+            before = after;
         }
-        Err(self.not_registered(kind, key))
+    }
+
+    /// `None`: none of these has registered it, each when it was looked at.
+    fn dispatch_to(
+        &self,
+        plugins: &[Arc<Plugin>],
+        kind: &str,
+        key: &str,
+        arguments: &str,
+    ) -> Option<Result<String, DispatchError>> {
+        if !is_exclusive(kind)
+            && let Err(error) = self.ensure_one(plugins, kind, key)
+        {
+            return Some(Err(error));
+        }
+        plugins.iter().find_map(|plugin| {
+            let answer = match enter(&self.core, plugin, kind, key) {
+                Ok(Some((loaded, entry))) => {
+                    by_name::call(plugin, &loaded, entry.registration.method(), arguments)
+                }
+                Ok(None) => return None,
+                Err(error) => Err(error),
+            };
+            Some(answer.map_err(|error| DispatchError::Call { plugin: plugin.name.clone(), error }))
+        })
+    }
+
+    /// The plugins, each with the generation that this thread would enter now, or that serves behind a closed gate.
+    fn serving_now(&self) -> Vec<Serves> {
+        let number = |plugin: &Plugin| match plugin.slot.try_enter() {
+            Ok(loaded) => Some(loaded.number),
+            Err(EnterError::Paused) => plugin.serving_number(),
+            Err(_) => None,
+        };
+        self.core.all().into_iter().map(|plugin| (plugin.clone(), number(&plugin))).collect()
     }
 
     /// Tells a topic's subscribers, one after the other, in the order of their names. What each of them has made of it; an
