@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 
+use self::later::{Lack, Rouse};
 use crate::error::{ReloadError, StartError};
 use crate::events::Event;
 use crate::file::{FileIdentity, Progress, Settling, signature_of};
@@ -158,24 +159,6 @@ struct Waiting {
     is_change: bool,
 }
 
-/// An interface that nobody implements: nobody at all, or not the plugin that is to do it.
-#[derive(Clone, PartialEq, Eq, Hash)]
-struct Lack {
-    interface: String,
-    of: Option<String>,
-}
-
-/// Which change of another file is worth another try of one that waits.
-#[derive(Clone, PartialEq, Eq)]
-enum Rouse {
-    /// None.
-    None,
-    /// Any: it waits for somebody with whom it fits.
-    Any,
-    /// That of the plugin's that was refused when it was to change together with it.
-    Of(String),
-}
-
 /// What a file was when it was last dealt with, and its signature, where one is asked for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Identity {
@@ -197,6 +180,8 @@ struct Desk {
     /// an interface has last come with one.
     loads: u64,
     begun: HashMap<PathBuf, u64>,
+    /// Under way while another file came that has changed.
+    overtaken: BTreeSet<PathBuf>,
     came: HashMap<Lack, u64>,
     /// How often a path was put off, and what was told of it, across transactions.
     history: HashMap<PathBuf, (u32, Option<String>)>,
@@ -215,6 +200,7 @@ impl Desk {
             accepted: BTreeSet::new(),
             loads: 0,
             begun: HashMap::new(),
+            overtaken: BTreeSet::new(),
             came: HashMap::new(),
             history: HashMap::new(),
             is_starting: true,
@@ -389,8 +375,9 @@ impl Desk {
                 let noticed = waiting.noticed;
                 let history = (waiting.put_off, waiting.told.take());
                 // Those that wait for one another meet when the clock brings back one of them, too.
-                if waiting.is_change || waiting.roused_by == Rouse::Any {
-                    self.rouse(&path);
+                let is_change = waiting.is_change;
+                if is_change || waiting.roused_by == Rouse::Any {
+                    self.rouse(&path, is_change);
                 }
                 self.waiting.remove(&path);
                 self.history.insert(path.clone(), history);
@@ -404,6 +391,7 @@ impl Desk {
     fn begin(&mut self, settled: Settled) {
         let path = settled.origin.path().to_owned();
         self.begun.insert(path.clone(), self.loads);
+        self.overtaken.remove(&path);
         let (core, orders, noticed, done) =
             (self.core.clone(), self.orders.clone(), settled.noticed, path.clone());
         let wish = Wish { noticed: true, at_start: self.is_starting, ..Wish::default() };

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use reseat::{CallError, Event, Outcome, ReloadError};
+use reseat::fault::Faults;
+use reseat::{CallError, Event, Outcome, ReloadError, Step};
 use reseat_tests::counter::Counter;
 use reseat_tests::misc::Misc;
 use reseat_tests::node::Node;
@@ -49,6 +50,22 @@ fn an_interface_and_whoever_calls_it_change_together_whichever_file_comes_first(
         scene.unloaded("counter", 1);
         scene.unloaded("caller", 1);
     }
+}
+
+#[test]
+fn files_that_change_at_the_same_time_wait_for_the_one_that_takes_longest_to_look_at() {
+    let faults = Faults::default();
+    let scene = Scene::with_options(&["calls_counter", "counter_v2"], |options| {
+        (options.gather, options.faults) = (Duration::ZERO, faults.clone());
+    });
+    let large = Build::of("calls_counter_next").changed(|bytes| bytes.resize(bytes.len() + (4 << 20), 0));
+    let builds = [Build::of("counter_next"), large].map(|build| (scene.shelve(&build), build.file_name()));
+    let before = faults.passed(Step::Stage);
+    for (shelved, name) in builds {
+        std::fs::rename(shelved, scene.plugins().join(name)).unwrap();
+    }
+    scene.eventually(|s| (s.generation("counter"), s.generation("caller")) == (Some(2), Some(2)));
+    assert_eq!(faults.passed(Step::Stage) - before, 2, "each is looked at once");
 }
 
 #[test]

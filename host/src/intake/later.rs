@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::{Desk, FIRST_PAUSE, GRACE, Lack, Rouse, Waiting};
+use super::{Desk, FIRST_PAUSE, GRACE, Waiting};
 use crate::events::Event;
 use crate::file::{Settling, StageError};
 use crate::refusal::{Refusal, RefusalReason};
@@ -12,6 +12,24 @@ use crate::refusal::{Refusal, RefusalReason};
 const EACH: Duration = Duration::from_millis(20);
 /// What waits for another file is not looked at by the clock.
 const FOR_LONG: Duration = Duration::from_secs(24 * 3600);
+
+/// An interface that nobody implements: nobody at all, or not the plugin that is to do it.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub(super) struct Lack {
+    interface: String,
+    of: Option<String>,
+}
+
+/// Which change of another file is worth another try of one that waits.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) enum Rouse {
+    /// None.
+    None,
+    /// Any: it waits for somebody with whom it fits.
+    Any,
+    /// That of the plugin's that was refused when it was to change together with it.
+    Of(String),
+}
 
 impl Desk {
     pub(super) fn refused(
@@ -132,8 +150,12 @@ impl Desk {
         }
     }
 
-    /// A file has changed: what waits for that, to take over together, is looked at now.
-    pub(super) fn rouse(&mut self, path: &Path) {
+    /// A file has changed, or is only tried again: what waits for that, to take over together, is looked at now.
+    pub(super) fn rouse(&mut self, path: &Path, is_change: bool) {
+        if is_change {
+            // They may have been looked at without it.
+            self.overtaken.extend(self.running.iter().filter(|other| *other != path).cloned());
+        }
         if self.waiting.values().all(|waiting| waiting.roused_by == Rouse::None) {
             return;
         }
@@ -154,7 +176,13 @@ impl Desk {
     }
 
     fn roused_by(&mut self, path: &Path, rouse: Rouse) {
-        self.waits_for(path, |waiting| waiting.roused_by = rouse);
+        let has_come = self.overtaken.remove(path) && rouse != Rouse::None;
+        self.waits_for(path, |waiting| {
+            waiting.roused_by = rouse;
+            if has_come {
+                waiting.due = Instant::now();
+            }
+        });
     }
 
     fn waits_for(&mut self, path: &Path, what: impl FnOnce(&mut Waiting)) {

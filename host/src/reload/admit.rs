@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::gather::Coming;
 use super::take_over::take_over;
 use super::wait::{Waited, wait_for_its_time};
 use super::{Stop, Wish, expect, gather, stop};
@@ -47,6 +48,8 @@ pub(super) struct Progress {
     step: Cell<Step>,
     since: Cell<Instant>,
     times: RefCell<Vec<StepTime>>,
+    /// Whoever is kept back waits for it.
+    coming: Cell<Option<Coming>>,
 }
 
 impl Progress {
@@ -58,6 +61,7 @@ impl Progress {
             step: Cell::new(Step::Settle),
             since: Cell::new(noticed),
             times: RefCell::default(),
+            coming: Cell::default(),
         };
         progress.come_to(Step::Stage);
         progress
@@ -118,11 +122,10 @@ pub(crate) fn admit(core: &Arc<Core>, settled: Settled, wish: Wish) -> Result<Ou
         Seen::Build(candidate) => *candidate,
         Seen::Superseded(outcome) => return Ok(outcome),
     };
-    if candidate.wish.noticed
-        && !candidate.wish.at_start
+    if let Some(coming) = candidate.progress.coming.take()
         && core.is_linked(&candidate.plugin, &candidate.build)
     {
-        return core.gathering.join(core, candidate);
+        return core.gathering.join(core, candidate, coming);
     }
     let mut outcomes = take_over(core, vec![candidate]);
     outcomes.pop().expect("one outcome for each candidate")
@@ -187,6 +190,8 @@ fn asked(core: &Arc<Core>, settled: Settled, wish: Wish) -> Result<Candidate, Re
 
 fn candidate(core: &Arc<Core>, settled: Settled, wish: Wish) -> Result<Seen, ReloadError> {
     let progress = Progress::begin(settled.origin.path().to_owned(), None, settled.noticed);
+    let may_join = wish.noticed && !wish.at_start;
+    progress.coming.set(may_join.then(|| Coming::to(core)));
     let (plugin, incoming, build) = match progress.contain(|| look_at(core, &settled, &wish, &progress))? {
         Ok(found) => found,
         Err(superseded) => return Ok(Seen::Superseded(superseded)),
@@ -238,10 +243,16 @@ fn look_at(
     };
     progress.plugin.replace(Some(plugin.clone()));
     if wish.noticed {
-        match wait_for_its_time(core, &plugin, settled, &build)? {
-            Waited::NotAtAll => {}
+        // That may take long, and nobody waits for it meanwhile.
+        let is_coming = progress.coming.take();
+        let comes_later = is_coming.is_some();
+        match wait_for_its_time(core, &plugin, settled, &build, is_coming)? {
+            Waited::NotAtAll(is_coming) => progress.coming.set(is_coming),
             // Nothing that was found out then need be so still.
-            Waited::Long => (incoming, build) = stage_and_vet(core, settled, progress).map_err(refuse)?,
+            Waited::Long => {
+                progress.coming.set(comes_later.then(|| Coming::to(core)));
+                (incoming, build) = stage_and_vet(core, settled, progress).map_err(refuse)?;
+            }
             Waited::Superseded => return Ok(Err(acceptable(&plugin, &build))),
         }
     }

@@ -25,27 +25,60 @@ type Told = Sender<Result<Outcome, ReloadError>>;
 /// How many times the pause files may go on coming until those that are there go without the others.
 const PAUSES: u32 = 20;
 
+/// How long those who are kept back wait at most for a file that is being looked at.
+const LOOK: Duration = Duration::from_secs(5);
+
 /// So that those meet who wait for one another.
 const LEAST: Duration = Duration::from_millis(10);
 
 /// Candidates that are kept back.
 #[derive(Default)]
 pub(crate) struct Gathering {
-    here: Mutex<Vec<(Told, Candidate)>>,
+    here: Mutex<Here>,
     came: Condvar,
+}
+
+#[derive(Default)]
+struct Here {
+    kept: Vec<(Told, Candidate)>,
+    /// How many files are being looked at that have changed, and may come.
+    coming: usize,
+}
+
+/// A file that is being looked at, for as long as nobody knows whether it comes. Whoever is kept back waits for it.
+pub(super) struct Coming(Arc<Core>);
+
+impl Coming {
+    pub(super) fn to(core: &Arc<Core>) -> Coming {
+        lock(&core.gathering.here).coming += 1;
+        Coming(core.clone())
+    }
+}
+
+impl Drop for Coming {
+    fn drop(&mut self) {
+        let gathering = &self.0.gathering;
+        lock(&gathering.here).coming -= 1;
+        gathering.came.notify_all();
+    }
 }
 
 impl Gathering {
     /// Waits for others, and takes over with them. The first who comes does it for all.
-    pub(super) fn join(&self, core: &Arc<Core>, candidate: Candidate) -> Result<Outcome, ReloadError> {
+    pub(super) fn join(
+        &self,
+        core: &Arc<Core>,
+        candidate: Candidate,
+        coming: Coming,
+    ) -> Result<Outcome, ReloadError> {
         let (outcome, told) = bounded(1);
         let plugin = candidate.plugin.name.clone();
         let is_first = {
             let mut here = lock(&self.here);
-            here.push((outcome, candidate));
-            self.came.notify_all();
-            here.len() == 1
+            here.kept.push((outcome, candidate));
+            here.kept.len() == 1
         };
+        drop(coming);
         if is_first {
             let mut sets = sets(core, self.wait_for_others(core.options().gather.max(LEAST)));
             let last = sets.pop();
@@ -63,16 +96,22 @@ impl Gathering {
         told.recv().unwrap_or_else(|_| Err(busy()))
     }
 
+    /// Until nobody has come for so long, and nobody is on the way: to look at a file takes the longer the larger it is.
     fn wait_for_others(&self, pause: Duration) -> Vec<(Told, Candidate)> {
-        let deadline = Instant::now() + pause * PAUSES;
+        let begun = Instant::now();
         let mut here = lock(&self.here);
         loop {
-            let before = here.len();
-            let pause = pause.min(deadline.saturating_duration_since(Instant::now()));
-            let waiting = self.came.wait_timeout_while(here, pause, |here| here.len() == before);
-            here = waiting.unwrap_or_else(PoisonError::into_inner).0;
-            if here.len() == before {
-                return std::mem::take(&mut *here);
+            let before = here.kept.len();
+            let left = (pause * PAUSES).saturating_sub(begun.elapsed());
+            let nobody_new = |here: &mut Here| here.kept.len() == before;
+            let waited = self.came.wait_timeout_while(here, pause.min(left), nobody_new);
+            here = waited.unwrap_or_else(PoisonError::into_inner).0;
+            while here.kept.len() == before && here.coming > 0 && begun.elapsed() < LOOK {
+                let waited = self.came.wait_timeout(here, LOOK.saturating_sub(begun.elapsed()));
+                here = waited.unwrap_or_else(PoisonError::into_inner).0;
+            }
+            if here.kept.len() == before {
+                return std::mem::take(&mut here.kept);
             }
         }
     }

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::gather::Coming;
 use super::{Settled, fits};
 use crate::error::ReloadError;
 use crate::events::Event;
@@ -18,15 +19,15 @@ const SCOPES: &str = "scopes";
 
 /// How a wait has ended.
 pub(super) enum Waited {
-    /// There was nothing to wait for.
-    NotAtAll,
+    /// There was nothing to wait for: it still comes.
+    NotAtAll(Option<Coming>),
     /// Its time has come. What was trusted or denied may be otherwise by now.
     Long,
     /// Something newer is in its place.
     Superseded,
 }
 
-/// Waits until a build that nobody has asked for may be taken in.
+/// Waits until a build that nobody has asked for may be taken in. While it does, nobody else takes it for one that comes.
 ///
 /// # Errors
 /// The host is shut down.
@@ -35,10 +36,12 @@ pub(super) fn wait_for_its_time(
     plugin: &Arc<Plugin>,
     settled: &Settled,
     build: &Build,
+    is_coming: Option<Coming>,
 ) -> Result<Waited, ReloadError> {
     if !may_be_accepted(core, plugin, build) || obstacle(core, plugin, settled, build).is_none() {
-        return Ok(Waited::NotAtAll);
+        return Ok(Waited::NotAtAll(is_coming));
     }
+    drop(is_coming);
     let path = settled.origin.path();
     let identity = FileIdentity::of(path);
     loop {
