@@ -219,8 +219,15 @@ impl Reload<'_> {
             return Ok(());
         }
         self.at(Step::Observe)?;
-        let asked = options.observers.before_reload(&self.change(number), options.hook_deadline);
-        asked.map_err(|reason| stop(Step::Observe, RefusalReason::Vetoed(reason)))
+        let (change, limit) = (self.change(number), options.hook_deadline);
+        let asked = options.observers.before_reload(&change, limit, || self.is_cancelled());
+        asked.map_err(|reason| {
+            let is_cancelled = self.is_cancelled();
+            stop(
+                Step::Observe,
+                if is_cancelled { RefusalReason::Cancelled } else { RefusalReason::Vetoed(reason) },
+            )
+        })
     }
 
     /// After all is done: nobody can object any more.
