@@ -24,11 +24,13 @@ impl Host {
         for plugin in self.core.all() {
             plugin.cancel();
         }
+        self.core.gathering.end();
         self.core.registrations.end_timers();
-        if let Some(intake) = lock(&self.intake).take() {
-            intake.end();
-        }
-        if let Some(snapshots) = lock(&self.snapshots).take() {
+        // Each in a statement of its own: whoever is told that it ends may still look at the host.
+        let intake = lock(&self.intake).take();
+        let intake = intake.map(|intake| intake.end(&self.core.journal));
+        let snapshots = lock(&self.snapshots).take();
+        if let Some(snapshots) = snapshots {
             snapshots.end(left());
         }
         let (mut rest, mut all_ended) = (self.core.all(), true);
@@ -39,6 +41,9 @@ impl Host {
             let (now, later) = if free.is_empty() { (needed, Vec::new()) } else { (free, needed) };
             all_ended &= self.end_plugins(now, deadline);
             rest = later;
+        }
+        if let Some(intake) = intake {
+            intake.wait(left(), &self.core.journal);
         }
         let clean = all_ended && self.core.reaper.unfinished() == 0;
         if first {

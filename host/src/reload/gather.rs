@@ -47,7 +47,7 @@ impl Gathering {
             here.len() == 1
         };
         if is_first {
-            let mut sets = sets(core, self.wait_for_others(core.options().gather.max(LEAST)));
+            let mut sets = sets(core, self.wait_for_others(core));
             let last = sets.pop();
             std::thread::scope(|scope| {
                 // One set that waits for its callers holds up no other.
@@ -63,15 +63,23 @@ impl Gathering {
         told.recv().unwrap_or_else(|_| Err(busy()))
     }
 
-    fn wait_for_others(&self, pause: Duration) -> Vec<(Told, Candidate)> {
+    /// The host is closed: nobody is waited for any more.
+    pub(crate) fn end(&self) {
+        let _here = lock(&self.here);
+        self.came.notify_all();
+    }
+
+    fn wait_for_others(&self, core: &Core) -> Vec<(Told, Candidate)> {
+        let pause = core.options().gather.max(LEAST);
         let deadline = Instant::now() + pause * PAUSES;
         let mut here = lock(&self.here);
         loop {
             let before = here.len();
             let pause = pause.min(deadline.saturating_duration_since(Instant::now()));
-            let waiting = self.came.wait_timeout_while(here, pause, |here| here.len() == before);
+            let nobody_has_come = |here: &mut Vec<_>| here.len() == before && !core.is_closed();
+            let waiting = self.came.wait_timeout_while(here, pause, nobody_has_come);
             here = waiting.unwrap_or_else(PoisonError::into_inner).0;
-            if here.len() == before {
+            if here.len() == before || core.is_closed() {
                 return std::mem::take(&mut *here);
             }
         }
