@@ -14,6 +14,7 @@ use crate::journal::Journal;
 use crate::lock::lock;
 use crate::mode::ReloadMode;
 use crate::observer::Moment;
+use crate::opening::Openings;
 use crate::options::{Options, TrustedFile};
 use crate::outcome::Outcome;
 use crate::plugin::{Build, Loaded, Plugin};
@@ -41,6 +42,7 @@ pub(crate) struct Core {
     plugins: Mutex<BTreeMap<String, Arc<Plugin>>>,
     /// Builds that wait for a moment for what changes with them.
     pub(crate) gathering: Gathering,
+    pub(crate) openings: Openings,
     /// Builds that wait for others, by plugin.
     pub(crate) waiting: Mutex<BTreeMap<String, Manifest>>,
     /// Told when a build begins to serve.
@@ -69,6 +71,7 @@ impl Core {
             captures,
             failed_builds: Mutex::default(),
             gathering: Gathering::default(),
+            openings: Openings::default(),
             waiting: Mutex::default(),
             on_load: OnceLock::new(),
             plugins: Mutex::default(),
