@@ -304,7 +304,7 @@ impl Host {
             .filter(|plugin| plugin.is_loaded())
             .ok_or_else(|| UnloadError::NoSuchPlugin { name: plugin.into(), known: self.core.names() })?;
         let _turn =
-            plugin.begin(Step::Publish).map_err(|error| UnloadError::Busy { busy: error.to_string() })?;
+            plugin.begin(Step::Publish).map_err(|busy| UnloadError::Busy { busy: busy.to_string() })?;
         let taken = self.core.take_down_alone(&plugin);
         let taken = taken.map_err(|by| UnloadError::Required { name: plugin.name.clone(), by })?;
         if let Some(old) = taken {
