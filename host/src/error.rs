@@ -135,6 +135,21 @@ pub enum ReloadError {
     Closed,
 }
 
+/// A transaction of a plugin is under way. Whoever is told so says by himself that this is what keeps him.
+#[derive(Debug, thiserror::Error)]
+#[error("reload of {plugin} is at step {step} since {:.1} s", since.as_secs_f64())]
+pub(crate) struct Busy {
+    pub(crate) plugin: String,
+    pub(crate) step: Step,
+    pub(crate) since: Duration,
+}
+
+impl From<Busy> for ReloadError {
+    fn from(Busy { plugin, step, since }: Busy) -> Self {
+        ReloadError::Busy { plugin, step, since }
+    }
+}
+
 /// Why there is no state.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -225,7 +240,7 @@ pub enum GenerationError {
         known: Vec<String>,
     },
     /// A transaction is under way.
-    #[error("{busy}")]
+    #[error("busy: {busy}")]
     Busy {
         /// What it is doing.
         busy: String,

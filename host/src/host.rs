@@ -303,13 +303,11 @@ impl Host {
             .find(plugin)
             .filter(|plugin| plugin.is_loaded())
             .ok_or_else(|| UnloadError::NoSuchPlugin { name: plugin.into(), known: self.core.names() })?;
-        let by = self.core.dependents(&plugin);
-        if !by.is_empty() {
-            return Err(UnloadError::Required { name: plugin.name.clone(), by });
-        }
         let _turn =
-            plugin.begin(Step::Publish).map_err(|error| UnloadError::Busy { busy: error.to_string() })?;
-        if let Some(old) = self.core.take_down(&plugin) {
+            plugin.begin(Step::Publish).map_err(|busy| UnloadError::Busy { busy: busy.to_string() })?;
+        let taken = self.core.take_down_alone(&plugin);
+        let taken = taken.map_err(|by| UnloadError::Required { name: plugin.name.clone(), by })?;
+        if let Some(old) = taken {
             let generation = old.value().number;
             beside::clear(&self.core, &plugin, Stopping::Removed);
             self.core.reaper.retire(plugin.clone(), old, Stopping::Removed, false);

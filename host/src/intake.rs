@@ -5,6 +5,7 @@
 //! calls take long holds up nobody else's reload. There is at most one transaction per path, and the newest
 //! content of a path wins: it is read when its turn comes.
 
+mod ending;
 mod later;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -129,16 +130,6 @@ impl Intake {
         };
         // Nobody takes orders any more when the host ends.
         let _ = self.orders.send(Order::Retry { path: file.path().to_owned(), told });
-    }
-
-    /// Stops following. A transaction under way ends first.
-    pub(crate) fn end(self) {
-        drop(self.watcher);
-        if let Some(source) = self.source {
-            source.end();
-        }
-        let _ = self.orders.send(Order::End);
-        let _ = self.thread.join();
     }
 }
 

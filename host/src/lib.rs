@@ -52,6 +52,7 @@ mod meter;
 mod mode;
 mod numbers;
 mod observer;
+mod opening;
 mod options;
 mod outcome;
 mod peer;

@@ -17,13 +17,15 @@ pub(crate) fn be_ready_to_wait() {
     let _ = receiver.recv_timeout(Duration::from_millis(1));
 }
 
-/// Waits for the end of a thread that may be waiting for something that never comes. It is left behind then.
-pub(crate) fn join_within(thread: JoinHandle<()>, limit: Duration) {
+/// Waits for the end of a thread that may be waiting for something that never comes. `false`: it is left behind.
+pub(crate) fn join_within(thread: JoinHandle<()>, limit: Duration) -> bool {
     let begun = Instant::now();
     while !thread.is_finished() && begun.elapsed() < limit {
         std::thread::sleep(Duration::from_micros(200));
     }
-    if thread.is_finished() {
+    let has_ended = thread.is_finished();
+    if has_ended {
         let _ = thread.join();
     }
+    has_ended
 }

@@ -27,7 +27,7 @@ impl Core {
         // As long as it is there no generation is bound without the new interface.
         let _guest = plugin
             .be_guest(patience)
-            .map_err(|error| PluginError::Busy { name: plugin.name.clone(), busy: error.to_string() })?;
+            .map_err(|busy| PluginError::Busy { name: plugin.name.clone(), busy: busy.to_string() })?;
         self.register_now(plugin, interface, for_the_host)
     }
 

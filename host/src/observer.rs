@@ -83,7 +83,8 @@ pub trait Observer: Send + Sync {
     fn prepare(&self) {}
 
     /// A build has been looked at and tried, and is about to be opened. The serving generation answers calls, also
-    /// those of this observer. Nobody is asked about the way back from a bad build.
+    /// those of this observer. Nobody is asked about the way back from a bad build. When the reload is cancelled, or the
+    /// host ends, no answer is waited for any more.
     ///
     /// # Errors
     /// The reload is refused, for this reason and in this observer's name. A panic or a hang is an objection, too.
@@ -158,14 +159,19 @@ impl Observers {
         self.told.is_empty()
     }
 
-    /// Asks all of them, until one objects.
+    /// Asks all of them, until one objects, or nobody wants to know any more.
     ///
     /// # Errors
     /// Who has, and why.
-    pub(crate) fn before_reload(&self, change: &Change, limit: Duration) -> Result<(), String> {
+    pub(crate) fn before_reload(
+        &self,
+        change: &Change,
+        limit: Duration,
+        give_up: impl Fn() -> bool,
+    ) -> Result<(), String> {
         self.told.iter().try_for_each(|named| {
             let change = change.clone();
-            let answer = named.ask(limit, move |observer| observer.before_reload(&change))?;
+            let answer = named.ask(limit, &give_up, move |observer| observer.before_reload(&change))?;
             answer.map_err(|reason| format!("the observer `{}` objects: {reason}", named.name))
         })
     }
@@ -174,7 +180,7 @@ impl Observers {
     pub(crate) fn tell(&self, moment: &Moment, limit: Duration, journal: &Journal) {
         let tell = |named: &Named, limit| {
             let told = moment.clone();
-            if let Err(why) = named.ask(limit, move |observer| told.tell(observer)) {
+            if let Err(why) = named.ask(limit, || false, move |observer| told.tell(observer)) {
                 journal.record(Event::Trouble { what: format!("{moment}: {why}") });
             }
         };
@@ -224,14 +230,16 @@ impl Named {
     fn ask<R: Send + 'static>(
         &self,
         limit: Duration,
+        give_up: impl Fn() -> bool,
         question: impl FnOnce(&dyn Observer) -> R + Send + 'static,
     ) -> Result<R, String> {
         let (name, observer) = (&self.name, self.observer.clone());
         let thread = Deputy::start("observer")
             .map_err(|error| format!("no thread for the observer `{name}`: {error}"))?;
-        let answer = thread.run("an observer", limit, move || {
+        let ask = move || {
             catch_unwind(AssertUnwindSafe(|| question(&*observer))).map_err(|payload| text_of(&*payload))
-        });
+        };
+        let answer = thread.begin("an observer", || {}, ask).wait(limit, give_up);
         // At once, or when it has answered after all.
         thread.end_afterwards();
         match answer {

@@ -95,6 +95,12 @@ impl Calls {
         }
     }
 
+    /// Whether one of them leads to this plugin and cannot do without it.
+    pub(crate) fn require(&self, on: &Plugin) -> bool {
+        let is_it = |target: Option<Arc<Plugin>>| target.is_some_and(|target| ptr::eq(&*target, on));
+        self.all().any(|(requirement, target)| !requirement.optional && is_it(target))
+    }
+
     /// How often one of these counts as a caller of an interface.
     pub(crate) fn of(&self, used: &Used) -> usize {
         let counts = |peer: &Peer| {

@@ -16,7 +16,7 @@ use plugin_api::desc::InterfaceDesc;
 
 use crate::beside::Beside;
 use crate::deputy::Deputy;
-use crate::error::ReloadError;
+use crate::error::Busy;
 use crate::events::{Event, Step};
 use crate::ffi::{Counters, Instance, Regions, Tables};
 use crate::file::{
@@ -296,7 +296,7 @@ impl Plugin {
     ///
     /// # Errors
     /// Another is under way: which step, since when.
-    pub(crate) fn begin(self: &Arc<Self>, step: Step) -> Result<Transaction, ReloadError> {
+    pub(crate) fn begin(self: &Arc<Self>, step: Step) -> Result<Transaction, Busy> {
         const ALMOST_OVER: Duration = Duration::from_secs(1);
         let brief = |turn: &Turn| turn.gives_way || turn.step <= Step::Vet || turn.step == Step::Publish;
         self.begin_after(step, ALMOST_OVER, false, brief)
@@ -310,7 +310,7 @@ impl Plugin {
         self: &Arc<Self>,
         step: Step,
         limit: Duration,
-    ) -> Result<Transaction, ReloadError> {
+    ) -> Result<Transaction, Busy> {
         self.begin_after(step, limit, true, |_| true)
     }
 
@@ -318,11 +318,7 @@ impl Plugin {
     ///
     /// # Errors
     /// It has not ended within `limit`.
-    pub(crate) fn begin_within(
-        self: &Arc<Self>,
-        step: Step,
-        limit: Duration,
-    ) -> Result<Transaction, ReloadError> {
+    pub(crate) fn begin_within(self: &Arc<Self>, step: Step, limit: Duration) -> Result<Transaction, Busy> {
         self.begin_after(step, limit, false, |_| true)
     }
 
@@ -332,7 +328,7 @@ impl Plugin {
         limit: Duration,
         gives_way: bool,
         worth_waiting: impl Fn(&Turn) -> bool,
-    ) -> Result<Transaction, ReloadError> {
+    ) -> Result<Transaction, Busy> {
         let mut turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(turn) = turn.as_mut().filter(|turn| turn.gives_way && !gives_way) {
             turn.cancelled = true;
@@ -342,7 +338,7 @@ impl Plugin {
             .wait_timeout_while(turn, limit, |turn| turn.as_ref().is_some_and(&worth_waiting))
             .unwrap_or_else(PoisonError::into_inner);
         if let Some(Turn { step, since, .. }) = *turn {
-            return Err(ReloadError::Busy { plugin: self.name.clone(), step, since: since.elapsed() });
+            return Err(Busy { plugin: self.name.clone(), step, since: since.elapsed() });
         }
         *turn = Some(Turn::at(step, gives_way));
         Ok(Transaction(self.clone()))

@@ -14,6 +14,7 @@ use crate::journal::Journal;
 use crate::lock::lock;
 use crate::mode::ReloadMode;
 use crate::observer::Moment;
+use crate::opening::Openings;
 use crate::options::{Options, TrustedFile};
 use crate::outcome::Outcome;
 use crate::plugin::{Build, Loaded, Plugin};
@@ -41,6 +42,7 @@ pub(crate) struct Core {
     plugins: Mutex<BTreeMap<String, Arc<Plugin>>>,
     /// Builds that wait for a moment for what changes with them.
     pub(crate) gathering: Gathering,
+    pub(crate) openings: Openings,
     /// Builds that wait for others, by plugin.
     pub(crate) waiting: Mutex<BTreeMap<String, Manifest>>,
     /// Told when a build begins to serve.
@@ -69,6 +71,7 @@ impl Core {
             captures,
             failed_builds: Mutex::default(),
             gathering: Gathering::default(),
+            openings: Openings::default(),
             waiting: Mutex::default(),
             on_load: OnceLock::new(),
             plugins: Mutex::default(),
@@ -354,6 +357,25 @@ impl Core {
             Err(stragglers) if !state.beside_calls => Err(old.value().holders(&stragglers)),
             _ => snapshot::now(self, old.value(), || false).map_err(|reason| reason.to_string()),
         };
+        self.keep_as_the_last(plugin, saved);
+    }
+
+    /// The same for a plugin whose turn cannot be had, and which serves on. The host is closed, so nothing takes over from it
+    /// any more; if something has just begun to, it has closed the gate first or finds it closed.
+    pub(crate) fn keep_state_of_what_stays(&self, plugin: &Plugin) {
+        const MOMENT: Duration = Duration::from_millis(100);
+        let serving = plugin.record().serving.clone().filter(|_| self.options().persist);
+        let Some(state) = serving.and_then(|serving| serving.build.manifest.state) else { return };
+        let saved = plugin.slot.pause().map_err(|error| error.to_string()).and_then(|mut pause| match pause
+            .drain(MOMENT)
+        {
+            Err(stragglers) if !state.beside_calls => Err(pause.value().holders(&stragglers)),
+            _ => snapshot::now(self, pause.value(), || false).map_err(|reason| reason.to_string()),
+        });
+        self.keep_as_the_last(plugin, saved);
+    }
+
+    fn keep_as_the_last(&self, plugin: &Plugin, saved: Result<Taken, String>) {
         // It is written by the time at which the store is closed.
         let kept = saved.and_then(|Taken { hash, frame, .. }| self.store.snapshot(&plugin.name, hash, frame));
         if let Err(why) = kept {

@@ -140,12 +140,7 @@ impl Core {
         for plugin in self.all() {
             let serving = plugin.record().serving.clone();
             let calls = serving.map(|serving| serving.calls).into_iter().chain(plugin.beside.calls());
-            let leads_here = calls.into_iter().any(|calls| {
-                calls.all().any(|(requirement, target)| {
-                    !requirement.optional && target.is_some_and(|target| std::ptr::eq(&*target, on))
-                })
-            });
-            if leads_here {
+            if calls.into_iter().any(|calls| calls.require(on)) {
                 dependents.push(plugin.name.clone());
             }
         }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use plugin_api::Stopping;
 
 use crate::beside;
-use crate::events::Step;
+use crate::events::{Event, Step};
 use crate::gate;
 use crate::host::Host;
 use crate::lock::lock;
@@ -14,7 +14,8 @@ use crate::plugin::Plugin;
 
 impl Host {
     /// Ends the host: new calls end with [`CallError::Closed`](crate::CallError::Closed), those in flight finish, all plugins are stopped
-    /// and unloaded. `false`: something was still in use after `limit`; it is left as it is.
+    /// and unloaded. `false`: something was still in use, or under way, after `limit`; it is left as it is, and an event
+    /// says so. Its state is kept all the same, if it can be saved.
     pub fn shutdown(&self, limit: Duration) -> bool {
         let deadline = Instant::now() + limit;
         let left = || deadline.saturating_duration_since(Instant::now());
@@ -23,23 +24,28 @@ impl Host {
         for plugin in self.core.all() {
             plugin.cancel();
         }
+        self.core.gathering.end();
         self.core.registrations.end_timers();
-        if let Some(intake) = lock(&self.intake).take() {
-            intake.end();
-        }
-        if let Some(snapshots) = lock(&self.snapshots).take() {
+        // Each in a statement of its own: whoever is told that it ends may still look at the host.
+        let intake = lock(&self.intake).take();
+        let intake = intake.map(|intake| intake.end(&self.core.journal));
+        let snapshots = lock(&self.snapshots).take();
+        if let Some(snapshots) = snapshots {
             snapshots.end(left());
         }
-        let mut rest = self.core.all();
+        let (mut rest, mut all_ended) = (self.core.all(), true);
         while !rest.is_empty() {
             // Whoever calls others goes before them: its last hooks may still call.
             let (needed, free): (Vec<_>, Vec<_>) =
                 rest.into_iter().partition(|plugin| !self.core.dependents(plugin).is_empty());
             let (now, later) = if free.is_empty() { (needed, Vec::new()) } else { (free, needed) };
-            self.end_plugins(now, deadline);
+            all_ended &= self.end_plugins(now, deadline);
             rest = later;
         }
-        let clean = self.core.reaper.unfinished() == 0;
+        if let Some(intake) = intake {
+            intake.wait(left(), &self.core.journal);
+        }
+        let clean = all_ended && self.core.reaper.unfinished() == 0;
         if first {
             self.core.reaper.end();
             self.core.store.close(left().max(LAST_WORDS));
@@ -50,18 +56,23 @@ impl Host {
 }
 
 impl Host {
-    /// Has these plugins stopped and unloaded, until the deadline.
-    fn end_plugins(&self, plugins: Vec<Arc<Plugin>>, deadline: Instant) {
+    /// Has these plugins stopped and unloaded, until the deadline. `false`: one could not be stopped, since something else
+    /// is still being done with it.
+    fn end_plugins(&self, plugins: Vec<Arc<Plugin>>, deadline: Instant) -> bool {
         let left = || deadline.saturating_duration_since(Instant::now());
-        let closed = plugins.into_iter().filter_map(|plugin| {
+        let (mut closed, mut busy) = (Vec::new(), Vec::new());
+        for plugin in plugins {
             plugin.set_closed();
-            let _turn = plugin.begin_within(Step::Publish, left()).ok()?;
-            let old = self.core.take_down(&plugin)?;
-            beside::clear(&self.core, &plugin, Stopping::HostEnds);
-            Some((old, plugin))
-        });
+            match plugin.begin_within(Step::Publish, left()) {
+                Ok(_turn) => {
+                    let Some(old) = self.core.take_down(&plugin) else { continue };
+                    beside::clear(&self.core, &plugin, Stopping::HostEnds);
+                    closed.push((old, plugin));
+                }
+                Err(why) => busy.push((plugin, why)),
+            }
+        }
         // All of them are closed, and told, before the first is waited for.
-        let mut closed: Vec<_> = closed.collect();
         closed.iter_mut().for_each(|(old, plugin)| self.core.leave_now(plugin, old));
         for (mut old, plugin) in closed {
             self.core.keep_last_state(&plugin, &mut old, deadline);
@@ -72,6 +83,12 @@ impl Host {
             gate::run_errands();
             std::thread::sleep(Duration::from_millis(1));
         }
+        for (plugin, why) in &busy {
+            let what = format!("{} was not stopped and is left as it is: {why}", plugin.name);
+            self.core.journal.record(Event::Trouble { what });
+            self.core.keep_state_of_what_stays(plugin);
+        }
+        busy.is_empty()
     }
 }
 

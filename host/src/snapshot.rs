@@ -51,7 +51,7 @@ pub(crate) fn take<R>(
 ) -> Result<R, StateError> {
     // Nobody replaces it meanwhile, so what is kept is kept in the order in which it was true.
     let turn = plugin.begin_giving_way(Step::Save, core.options().call_wait);
-    let turn = turn.map_err(|error| StateError::Busy { busy: error.to_string() })?;
+    let turn = turn.map_err(|busy| StateError::Busy { busy: busy.to_string() })?;
     if core.is_closed() {
         return Err(StateError::Closed);
     }

@@ -61,6 +61,8 @@ mod dashboard;
 mod encounters;
 /// Real builds of a real plugin, under load.
 mod end_to_end;
+/// The end of a host while something else is under way in it.
+mod endings;
 /// Things that go wrong on purpose, at every step, in the host and in the plugin.
 mod faults;
 /// Old generations that stay beside the one that serves, for those who ask for them.

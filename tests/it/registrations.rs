@@ -227,7 +227,8 @@ fn a_route_that_goes_to_and_fro_between_plugins_that_change_together_is_there_al
     let has = |plugin: &str| Build::of("registers_v1").named(plugin);
     let lacks = |plugin: &str| Build::of("registers_little").named(plugin);
     let scene = Scene::with(&[]);
-    [has("greeter"), lacks("another")].map(|build| scene.install(build).published());
+    scene.install(has("greeter")).published();
+    scene.install(lacks("another")).published();
     let callers = Callers::start(3, |_| {
         let host = scene.host.clone();
         move || host.dispatch("route", "GET /hello", NAME).map(drop).map_err(|error| error.to_string())

@@ -324,8 +324,9 @@ fn only_what_lies_in_a_directory_is_vouched_for_with_it() {
 }
 
 #[test]
-fn a_second_request_while_a_reload_waits_is_busy() {
-    let scene = Scene::with(&["counter_v1"]);
+fn a_second_request_while_a_reload_waits_is_busy_and_each_says_so_once() {
+    let scene =
+        Scene::with_options(&["counter_v1"], |options| options.call_wait = Duration::from_millis(100));
     let hold = scene.hold();
     let blocked = std::thread::spawn({
         let (counter, until) = (scene.handle::<dyn reseat_tests::counter::Counter>("counter"), hold.until());
@@ -337,8 +338,16 @@ fn a_second_request_while_a_reload_waits_is_busy() {
     let busy = scene.host.reload("counter").unwrap_err();
     assert!(matches!(busy, ReloadError::Busy { step: Step::Drain, .. }), "{busy}");
     assert!(busy.to_string().starts_with("busy: reload of counter is at step drain since"), "{busy}");
-    let busy = scene.host.unload("counter").unwrap_err().to_string();
-    assert!(busy.contains("drain"), "{busy}");
+    let what = "reload of counter is at step drain since";
+    let said = [
+        scene.host.unload("counter").unwrap_err().to_string(),
+        scene.host.state("counter").unwrap_err().to_string(),
+        scene.host.release("counter", 1).unwrap_err().to_string(),
+    ];
+    said.iter().for_each(|busy| assert!(busy.starts_with(&format!("busy: {what}")), "{busy}"));
+    let busy =
+        scene.host.plugin::<dyn reseat_tests::counter_next::Counter>("counter").unwrap_err().to_string();
+    assert!(busy.starts_with(&format!("plugin `counter` is busy: {what}")), "{busy}");
     hold.release();
     assert_eq!(expecting.published(), 2);
     assert_eq!(blocked.join().unwrap(), 1);

@@ -1,6 +1,6 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use reseat::fault::Faults;
+use reseat::fault::{Fault, Faults};
 use reseat::{CallError, Event, Handle, PluginOptions, ReloadError, Step};
 use reseat_tests::counter::Counter;
 use reseat_tests::misc::Misc;
@@ -116,6 +116,45 @@ fn what_others_cannot_do_without_is_not_unloaded_before_them_and_ends_after_them
         })
         .collect();
     assert_eq!(gone, ["caller", "counter"]);
+}
+
+#[test]
+fn what_a_plugin_that_is_being_loaded_cannot_do_without_is_not_unloaded_under_it() {
+    let faults = Faults::default();
+    let scene = Scene::with_options(&["counter_v2"], |options| options.faults = faults.clone());
+    let checked = |scene: &Scene, plugin: &str| {
+        scene.status(plugin).busy.is_some_and(|busy| busy.starts_with(&Step::Check.to_string()))
+    };
+    let known = |scene: &Scene, plugin: &str| scene.host.status().plugins.iter().any(|it| it.name == plugin);
+    // One that is refused in the end, and one that serves.
+    for serves in [false, true] {
+        faults.plan(Step::Check, Fault::Hang);
+        let expecting = scene.install("calls_counter");
+        scene.eventually(|scene| known(scene, "caller") && checked(scene, "caller"));
+        let error = scene.host.unload("counter").unwrap_err().to_string();
+        assert_eq!(error, "`counter` is required by caller: unload what requires it first");
+        if !serves {
+            // Or it would be tried again.
+            std::fs::remove_file(&expecting.file).unwrap();
+            scene.host.cancel("caller").expect("it is being loaded");
+        }
+        faults.clear();
+        if serves {
+            expecting.published();
+            assert_eq!(add(&scene.handle::<dyn Misc>("caller"), 5), Ok(5));
+            scene.host.unload("caller").unwrap();
+        } else {
+            expecting.refused().at(Step::Check, &["cancelled"]);
+        }
+        scene.eventually(|scene| scene.status("caller").busy.is_none());
+    }
+    // What may be missing may go.
+    faults.plan(Step::Check, Fault::Hang);
+    let expecting = scene.install("counts_if_possible");
+    scene.eventually(|scene| known(scene, "maybe") && checked(scene, "maybe"));
+    scene.host.unload("counter").unwrap();
+    faults.clear();
+    expecting.published();
 }
 
 #[test]

@@ -47,7 +47,7 @@ fn let_go(core: &Core, plugin: &Arc<Plugin>, generation: u64) -> bool {
 /// Lets one go because somebody asks.
 pub(super) fn release(core: &Core, plugin: &Arc<Plugin>, generation: u64) -> Result<(), GenerationError> {
     let turn = plugin.begin(Step::Publish);
-    let _turn = turn.map_err(|error| GenerationError::Busy { busy: error.to_string() })?;
+    let _turn = turn.map_err(|busy| GenerationError::Busy { busy: busy.to_string() })?;
     match let_go(core, plugin, generation) {
         true => Ok(()),
         false => Err(GenerationError::NotKept {

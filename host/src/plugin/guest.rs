@@ -7,7 +7,7 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::{Plugin, Transaction, Turn};
-use crate::error::ReloadError;
+use crate::error::Busy;
 use crate::events::Step;
 
 /// As long as this is there, what serves is neither replaced nor taken away, and nobody else has one.
@@ -19,7 +19,7 @@ pub(crate) enum Guest {
 impl Plugin {
     /// # Errors
     /// What serves may still change, and did not stop to within `limit`.
-    pub(crate) fn be_guest(self: &Arc<Self>, limit: Duration) -> Result<Guest, ReloadError> {
+    pub(crate) fn be_guest(self: &Arc<Self>, limit: Duration) -> Result<Guest, Busy> {
         let mut turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(turn) = turn.as_mut().filter(|turn| turn.gives_way) {
             turn.cancelled = true;
@@ -31,11 +31,7 @@ impl Plugin {
         match &mut *turn {
             Some(Turn { step, since, is_settled, has_guest, .. }) => {
                 if !*is_settled || *has_guest {
-                    return Err(ReloadError::Busy {
-                        plugin: self.name.clone(),
-                        step: *step,
-                        since: since.elapsed(),
-                    });
+                    return Err(Busy { plugin: self.name.clone(), step: *step, since: since.elapsed() });
                 }
                 *has_guest = true;
                 Ok(Guest::Of(self.clone()))

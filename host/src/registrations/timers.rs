@@ -73,7 +73,7 @@ impl Timers {
         self.orders.1.notify_all();
         self.workers.end();
         let thread = lock(&self.thread).take();
-        thread.into_iter().for_each(|thread| join_within(thread, LAST_LOOK));
+        thread.map(|thread| join_within(thread, LAST_LOOK));
     }
 }
 

@@ -6,12 +6,12 @@ use std::time::Duration;
 use super::wait::held_back;
 use super::{Reload, Stop, fits, stop};
 use crate::events::Step;
-use crate::file::{Staged, StateVersions};
+use crate::file::{InterfaceManifest, Staged, StateVersions};
 use crate::mode::{PARTNERS, ReloadMode};
 use crate::observer::{Change, Moment};
 use crate::outcome::Outcome;
 use crate::peer::Calls;
-use crate::plugin::{Awaiting, Build, Loaded};
+use crate::plugin::{Awaiting, Build, Loaded, Plugin};
 use crate::probe::{Candidate, Failed};
 use crate::refusal::RefusalReason;
 use crate::snapshot::Frame;
@@ -115,7 +115,13 @@ impl Reload<'_> {
             Err(reason) => Err(stop(Step::Vet, reason)),
         });
         let calls = Calls::new(self.core, of, found.collect::<Result<_, _>>()?);
-        let _ = self.calls.set(calls);
+        let stays = |target: &Plugin| self.together.member(target).is_some() || target.is_loaded();
+        let on_its_way = self.core.set_out(of, &calls, stays).map_err(|gone| {
+            let InterfaceManifest { name, version, .. } = manifest.requires[gone].interface.clone();
+            let found = Vec::new();
+            stop(Step::Vet, RefusalReason::Unmet { interface: name, version, plugin: None, found })
+        })?;
+        let _ = (self.calls.set(calls), self.on_its_way.set(on_its_way));
         Ok(())
     }
 
@@ -219,8 +225,15 @@ impl Reload<'_> {
             return Ok(());
         }
         self.at(Step::Observe)?;
-        let asked = options.observers.before_reload(&self.change(number), options.hook_deadline);
-        asked.map_err(|reason| stop(Step::Observe, RefusalReason::Vetoed(reason)))
+        let (change, limit) = (self.change(number), options.hook_deadline);
+        let asked = options.observers.before_reload(&change, limit, || self.is_cancelled());
+        asked.map_err(|reason| {
+            let is_cancelled = self.is_cancelled();
+            stop(
+                Step::Observe,
+                if is_cancelled { RefusalReason::Cancelled } else { RefusalReason::Vetoed(reason) },
+            )
+        })
     }
 
     /// After all is done: nobody can object any more.

@@ -194,6 +194,8 @@ fn take_over(
         progress,
         passed: Default::default(),
         calls: calls.clone().into(),
+        // Whom it calls has stayed while it was beside what serves.
+        on_its_way: core.set_out(&plugin.name, calls, |_| true).map(Into::into).unwrap_or_default(),
         resolved: Default::default(),
     };
     let mut published = Published {

@@ -80,7 +80,7 @@ impl Gathering {
         };
         drop(coming);
         if is_first {
-            let mut sets = sets(core, self.wait_for_others(core.options().gather.max(LEAST)));
+            let mut sets = sets(core, self.wait_for_others(core));
             let last = sets.pop();
             std::thread::scope(|scope| {
                 // One set that waits for its callers holds up no other.
@@ -96,21 +96,27 @@ impl Gathering {
         told.recv().unwrap_or_else(|_| Err(busy()))
     }
 
+    /// The host is closed: nobody is waited for any more.
+    pub(crate) fn end(&self) {
+        let _here = lock(&self.here);
+        self.came.notify_all();
+    }
+
     /// Until nobody has come for so long, and nobody is on the way: to look at a file takes the longer the larger it is.
-    fn wait_for_others(&self, pause: Duration) -> Vec<(Told, Candidate)> {
-        let begun = Instant::now();
+    fn wait_for_others(&self, core: &Core) -> Vec<(Told, Candidate)> {
+        let (pause, begun) = (core.options().gather.max(LEAST), Instant::now());
         let mut here = lock(&self.here);
         loop {
             let before = here.kept.len();
+            let is_alone = |here: &Here| here.kept.len() == before && !core.is_closed();
             let left = (pause * PAUSES).saturating_sub(begun.elapsed());
-            let nobody_new = |here: &mut Here| here.kept.len() == before;
-            let waited = self.came.wait_timeout_while(here, pause.min(left), nobody_new);
+            let waited = self.came.wait_timeout_while(here, pause.min(left), |here| is_alone(here));
             here = waited.unwrap_or_else(PoisonError::into_inner).0;
-            while here.kept.len() == before && here.coming > 0 && begun.elapsed() < LOOK {
-                let waited = self.came.wait_timeout(here, LOOK.saturating_sub(begun.elapsed()));
-                here = waited.unwrap_or_else(PoisonError::into_inner).0;
-            }
-            if here.kept.len() == before {
+            let left = LOOK.saturating_sub(begun.elapsed());
+            let may_come = |here: &mut Here| is_alone(here) && here.coming > 0;
+            let waited = self.came.wait_timeout_while(here, left, may_come);
+            here = waited.unwrap_or_else(PoisonError::into_inner).0;
+            if here.kept.len() == before || core.is_closed() {
                 return std::mem::take(&mut here.kept);
             }
         }

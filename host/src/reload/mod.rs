@@ -32,6 +32,7 @@ use crate::deputy::{Deputy, Stuck};
 use crate::events::{Event, Step};
 use crate::ffi::{Hooks, Surroundings, Table, Tables, open_trusted};
 use crate::file::{self, Incoming};
+use crate::opening::OnItsWay;
 use crate::options::TrustedFile;
 use crate::outcome::Outcome;
 use crate::peer::Calls;
@@ -113,6 +114,8 @@ struct Reload<'a> {
     passed: Cell<Option<Tried>>,
     /// The other plugins that it calls.
     calls: OnceCell<Arc<Calls>>,
+    /// Since those are known.
+    on_its_way: OnceCell<OnItsWay>,
     /// The numbers of the interfaces that have been resolved for it just now.
     resolved: OnceCell<BTreeSet<usize>>,
 }
@@ -142,6 +145,7 @@ impl<'a> Reload<'a> {
             passed: Cell::new(None),
             resolved: OnceCell::new(),
             calls: OnceCell::new(),
+            on_its_way: OnceCell::new(),
         }
     }
 
