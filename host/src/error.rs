@@ -17,6 +17,9 @@ pub enum StartError {
     /// The state directory cannot be used.
     #[error("the state directory cannot be used: {0}")]
     StateDir(#[source] StageError),
+    /// No library can be opened from there.
+    #[error("the state directory {} cannot be used: its file system is mounted noexec, and libraries are opened from it; name another one", .0.display())]
+    NoExec(PathBuf),
     /// It does not begin with what was kept for it.
     #[error("{0}")]
     Store(#[from] StoreError),

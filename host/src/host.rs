@@ -55,6 +55,10 @@ impl Host {
             options.state_dir = state_dir;
         }
         let staging = StagingDir::open(&options.state_dir).map_err(StartError::StateDir)?;
+        // Otherwise every build would be found to be bad.
+        if is_noexec(&options.state_dir) {
+            return Err(StartError::NoExec(options.state_dir.clone()));
+        }
         let journal = Arc::new(Journal::default());
         let reaper = Reaper::start(journal.clone(), &options).map_err(StartError::Thread)?;
         let units = Units::of(options.observers.of_scopes(), &journal);
@@ -369,6 +373,11 @@ impl Host {
             intake.rescan();
         }
     }
+}
+
+/// Whether nothing in a directory may be run. `false` if that cannot be found out.
+fn is_noexec(dir: &Path) -> bool {
+    rustix::fs::statvfs(dir).is_ok_and(|stat| stat.f_flag.contains(rustix::fs::StatVfsMountFlags::NOEXEC))
 }
 
 /// Clears away what old generations have left on the calling thread: the destructors of their thread-locals, which

@@ -49,6 +49,8 @@ pub(crate) struct Intake {
 pub(crate) enum Order {
     Notice(Notice),
     Rescan,
+    /// Somebody wants to know of what was refused whether it still is.
+    ForgetRefused,
     LookAgain,
     /// A build serves that implements these: others may have waited for it.
     Loaded {
@@ -99,7 +101,11 @@ impl Intake {
         Ok(Intake { watcher, looks, source, orders, thread })
     }
 
+    /// Looks at everything, also at what was refused: something else than the file may be otherwise now.
     pub(crate) fn rescan(&self) {
+        if self.looks.is_some() {
+            let _ = self.orders.send(Order::ForgetRefused);
+        }
         match &self.watcher {
             Some(watcher) => watcher.rescan_now(),
             None if self.looks.is_some() => {
@@ -173,6 +179,8 @@ struct Desk {
     begun: HashMap<PathBuf, u64>,
     /// Under way while another file came that has changed.
     overtaken: BTreeSet<PathBuf>,
+    /// Refused because another file provides the plugin.
+    taken: BTreeSet<PathBuf>,
     came: HashMap<Lack, u64>,
     /// How often a path was put off, and what was told of it, across transactions.
     history: HashMap<PathBuf, (u32, Option<String>)>,
@@ -192,6 +200,7 @@ impl Desk {
             loads: 0,
             begun: HashMap::new(),
             overtaken: BTreeSet::new(),
+            taken: BTreeSet::new(),
             came: HashMap::new(),
             history: HashMap::new(),
             is_starting: true,
@@ -250,6 +259,10 @@ impl Desk {
         match incoming.recv_timeout(self.pause().min(longest)) {
             Ok(Order::Notice(notice)) => self.notice(notice),
             Ok(Order::Rescan) => self.look_at_everything(),
+            Ok(Order::ForgetRefused) => {
+                self.settled.retain(|path, _| self.accepted.contains(path));
+                self.look_at_everything();
+            }
             Ok(Order::LookAgain) => {
                 self.settled.clear();
                 self.look_at_everything();
@@ -292,6 +305,11 @@ impl Desk {
                 let owner = plugins.find(|plugin| plugin.record().is_followed_at(&path));
                 if let Some(plugin) = owner {
                     self.core.journal.record(Event::FileGone { plugin: plugin.name.clone(), file: path });
+                    // Whose name was taken may have it now.
+                    for path in std::mem::take(&mut self.taken) {
+                        self.settled.remove(&path);
+                        self.look(path);
+                    }
                 }
             }
             Notice::DirectoryGone(dir) => {

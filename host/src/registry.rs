@@ -306,8 +306,11 @@ impl Core {
         }
     }
 
-    /// Tells of a refusal.
+    /// Tells of a refusal; but not of what only says that there is nothing of what somebody has asked for.
     pub(crate) fn report(&self, refusal: &Refusal) {
+        if let RefusalReason::NoPrevious | RefusalReason::NoCandidate { .. } = refusal.reason {
+            return;
+        }
         let plugin = match &refusal.plugin {
             Some(name) => self.find(name),
             // It does not get so far as to say whose it is, but lies where that plugin's builds do.

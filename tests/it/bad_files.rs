@@ -325,3 +325,36 @@ fn random(count: usize, below: usize) -> Vec<usize> {
     };
     (0..count).map(|_| (next() % below as u64) as usize).collect()
 }
+
+#[test]
+fn a_build_whose_name_was_taken_serves_when_the_file_that_had_it_is_gone() {
+    let scene = Scene::with(&["echo_v1"]);
+    let echo = scene.handle::<dyn Echo>("echo");
+    let refused = scene.install(Build::of("echo_v2").in_slot("another")).refused();
+    assert!(refused.reason.contains("remove one of the two"), "{}", refused.reason);
+    fs::remove_file(scene.plugins().join(FILE)).unwrap();
+    scene.eventually(|_| echo.enter().unwrap().build().unwrap() == 2);
+    assert_eq!(scene.status("echo").last_refusal, None);
+}
+
+#[test]
+fn what_was_refused_for_its_directory_is_looked_at_again_when_somebody_asks() {
+    let scene = Scene::with(&["echo_v1"]);
+    let permit = |mode| fs::set_permissions(scene.plugins(), Permissions::from_mode(mode)).unwrap();
+    permit(0o777);
+    let refused = scene.install("echo_v2").refused();
+    assert!(refused.reason.contains("writable by others"), "{}", refused.reason);
+    permit(0o700);
+    scene.host.rescan();
+    scene.eventually(|scene| scene.generation("echo") == Some(2));
+}
+
+#[test]
+fn a_refusal_is_forgotten_when_the_file_holds_what_serves_again() {
+    let scene = Scene::with(&["echo_v1"]);
+    scene.install("echo_changed_layout").refused();
+    assert!(scene.status("echo").last_refusal.is_some());
+    drop(scene.install("echo_v1"));
+    scene.eventually(|scene| scene.status("echo").last_refusal.is_none());
+    assert_eq!(scene.generation("echo"), Some(1));
+}

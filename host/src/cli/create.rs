@@ -155,7 +155,7 @@ pub fn create(args: &NewArgs) -> Result<(), Failure> {
     }
     println!("created plugin `{}` in {}. Next:", args.name, dir.display());
     println!("    cd {} && cargo test && cargo build", dir.display());
-    println!("    {} dev {}", output::program(), dir.display());
+    println!("    {} dev .", output::program());
     Ok(())
 }
 

@@ -30,6 +30,9 @@ use crate::serve::{connections, http};
 /// Serves directories.
 pub fn run(args: &RunArgs) -> Result<(), Failure> {
     output::log(args.serve.log, args.serve.quiet);
+    if let Some(file) = args.dirs.iter().find(|dir| dir.exists() && !dir.is_dir()) {
+        return Err(anyhow::anyhow!("{} is no directory: name the one that it is in", file.display()).into());
+    }
     let watch = args.dirs.iter().map(|dir| vouch(dir)).collect();
     let serving = Serving::start(&args.serve, watch)?;
     if !args.serve.quiet {

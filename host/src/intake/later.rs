@@ -59,6 +59,9 @@ impl Desk {
                 return tracing::debug!("{} is not a plugin: {error}", path.display());
             }
         }
+        if let RefusalReason::NameTaken { .. } = &refusal.reason {
+            self.taken.insert(path.clone());
+        }
         if let RefusalReason::Partner { plugin, is_passing: false, .. } = &refusal.reason {
             // It may be all right, but not before the other is.
             self.core.report(refusal);

@@ -192,6 +192,10 @@ fn what_there_is_to_do(core: &Arc<Core>, one: &Reload<'_>) -> Option<std::result
     if let Some(serving) = unchanged {
         // It may have been moved: `claim` has seen that nothing is left where it was.
         let mut record = plugin.record();
+        if record.is_followed_at(&build.file) {
+            // What was refused is not there any more.
+            record.last_refusal = None;
+        }
         record.file.clone_from(&build.file);
         record.awaiting = None;
         drop(record);
