@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 
 use reseat::{CallError, Change, Observer, Observers, Outcome, RefusalReason, ReloadError, Step};
 use reseat_tests::node::Node;
+use serde_json::json;
 
 use crate::callers::Callers;
 use crate::net::{CALLED, build, change, down, fixture, install_all, met, name, net, wire};
-use crate::scene::Scene;
+use crate::scene::{Build, Scene};
 use crate::waiting::{DEADLINE, slowly, until};
 
 /// Reloads three of the net again and again under calls from everywhere; nobody may ever meet two builds of them.
@@ -250,6 +251,39 @@ fn threads_that_enter_two_of_them_in_one_owned_scope_while_they_change_have_both
                 assert_eq!((newer, older), (from + 1, from + 1), "a mixture");
             }
             assert_eq!(owned.enter(&upper).unwrap().generation(), older);
+        });
+    }
+}
+
+#[test]
+fn whoever_waits_for_a_route_at_a_closed_gate_is_answered_by_the_plugin_that_it_goes_to() {
+    const WAITING: u64 = 8;
+    let has = |plugin: &str| Build::of("registers_v1").named(plugin);
+    let lacks = |plugin: &str| Build::of("registers_little").named(plugin);
+    // One with a state is among those that change, so that the gates of all are closed until nobody is in it.
+    let scene = Scene::with(&["registers_with_state"]);
+    scene.install(has("greeter")).published();
+    scene.install(lacks("another")).published();
+    for round in 0..20 {
+        let (to, from) = if round % 2 == 0 { ("another", "greeter") } else { ("greeter", "another") };
+        let hold = scene.hold();
+        let until = json!({ "until": hold.until() }).to_string();
+        std::thread::scope(|threads| {
+            // Whatever fails here lets them go.
+            let hold = hold;
+            threads.spawn(|| scene.host.call("keeper", "hold", &until));
+            hold.entered();
+            let builds = [lacks(from), has(to), Build::of("registers_with_state")];
+            let reload = threads.spawn(|| change(&scene, builds));
+            scene.eventually(|scene| scene.status(from).in_flight.is_none());
+            let ask = || scene.host.dispatch("route", "GET /hello", r#"{"name":"alice"}"#);
+            let waiting: Vec<_> = (0..WAITING).map(|_| threads.spawn(ask)).collect();
+            scene.eventually(|scene| scene.status(from).waiting == WAITING);
+            hold.release();
+            for one in waiting {
+                assert_eq!(one.join().unwrap().as_deref(), Ok(r#""v1 answers alice""#), "round {round}");
+            }
+            reload.join().unwrap().unwrap();
         });
     }
 }
