@@ -59,7 +59,7 @@ struct Shared {
     plugins: Vec<String>,
     between: Mutex<Vec<Callback>>,
     state: Mutex<State>,
-    /// Told when the way opens, and when nobody is under way any more.
+    /// Told when the way opens or is shut, and when nobody is under way any more.
     changed: Condvar,
 }
 
@@ -237,38 +237,40 @@ impl Shared {
         state.way = Way::Shut;
         let ticket = self.ticket(&mut state);
         drop(state);
+        self.changed.notify_all();
         let here = Here::at(ticket.clone());
         self.reload(due);
         drop((here, closed));
         ticket
     }
 
-    /// By invariant 1 somebody opens the way, within the limit if it is closing. If it is shut, the reload has the limits of the
-    /// host, and the callbacks have none (invariant 3).
+    /// By invariant 1 somebody opens the way. While it is closing there is nothing to be told: by invariant 4 that has a limit.
     fn when_open(&self) -> MutexGuard<'_, State> {
         let mut state = lock(&self.state);
-        let begun = Instant::now();
-        let mut is_told = false;
-        while state.way != Way::Open {
-            let limit = state.limit;
-            let left = limit.saturating_sub(begun.elapsed());
-            if left.is_zero() && state.way == Way::Shut && !is_told {
-                is_told = true;
-                drop(state);
-                let names = self.plugins.join(", ");
-                self.tell(format!(
-                    "a batch has waited for {limit:?} because {names} are being reloaded between batches: the reload, or what is called between, has not returned"
-                ));
-                state = lock(&self.state);
-                continue;
-            }
-            // With nothing left to be told at a certain time, until the way is another.
-            state = match left.is_zero() || is_told {
-                true => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
-                false => self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0,
+        loop {
+            state = match state.way {
+                Way::Open => return state,
+                Way::Closing => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+                Way::Shut => self.while_shut(state),
             };
         }
-        state
+    }
+
+    /// The reload has the limits of the host, and the callbacks have none (invariant 3): so that they last is told.
+    fn while_shut<'s>(&'s self, state: MutexGuard<'s, State>) -> MutexGuard<'s, State> {
+        let limit = state.limit;
+        let is_shut = |state: &mut State| state.way == Way::Shut;
+        let (state, waited) =
+            self.changed.wait_timeout_while(state, limit, is_shut).unwrap_or_else(PoisonError::into_inner);
+        if !waited.timed_out() {
+            return state;
+        }
+        drop(state);
+        let names = self.plugins.join(", ");
+        self.tell(format!(
+            "a batch has waited for {limit:?} because {names} are being reloaded between batches: the reload, or what is called between, has not returned"
+        ));
+        self.changed.wait_while(lock(&self.state), is_shut).unwrap_or_else(PoisonError::into_inner)
     }
 
     fn ticket(self: &Arc<Self>, state: &mut State) -> Arc<Ticket> {

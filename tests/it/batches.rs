@@ -292,6 +292,48 @@ fn what_is_called_between_batches_and_lasts_is_told_and_no_batch_comes_before_it
     assert!(told.contains("a batch has waited for 20ms because echo"), "{told}");
 }
 
+/// How long the calling thread has used the processor.
+fn worked() -> Duration {
+    let used = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+    Duration::from_nanos(used.split(' ').next().unwrap().parse().unwrap())
+}
+
+#[test]
+fn batches_that_wait_beyond_a_limit_that_was_shortened_rest_meanwhile_and_tell_of_the_gap_that_lasts() {
+    const WAITING: usize = 8;
+    let (scene, batches) = scene("echo_stamped", "echo", |_| {});
+    let echo_ = scene.handle::<dyn Echo>("echo");
+    let (end, ended) = mpsc::channel::<()>();
+    let ended = Mutex::new(ended);
+    batches.between(move |_| ended.lock().unwrap().recv().unwrap());
+    let part = batches.run(|_| {
+        waits(&scene, echo(2));
+        batches.part().unwrap()
+    });
+    std::thread::scope(|threads| {
+        // So that they end if this fails.
+        let (end, part) = (end, part);
+        let closes = threads.spawn(|| build(&batches, &echo_));
+        scene.eventually(|_| format!("{batches:?}").contains("way: Closing"));
+        batches.set_wait_limit(Duration::from_millis(20));
+        let wait = || {
+            let before = worked();
+            (build(&batches, &echo_), worked() - before)
+        };
+        let waiting: Vec<_> = (0..WAITING).map(|_| threads.spawn(wait)).collect();
+        slowly(Duration::from_millis(500));
+        assert!(format!("{batches:?}").contains("way: Closing"));
+        drop(part);
+        scene.eventually(|scene| troubles(scene).len() == WAITING);
+        end.send(()).unwrap();
+        let done = waiting.into_iter().map(|one| one.join().unwrap());
+        let (builds, worked): (Vec<_>, Vec<_>) = done.unzip();
+        assert_eq!((closes.join().unwrap(), builds), (2, vec![2; WAITING]));
+        assert!(worked.iter().sum::<Duration>() < Duration::from_millis(100), "{worked:?}");
+    });
+    assert!(troubles(&scene).iter().all(|told| told.contains("has waited for 20ms because echo")));
+}
+
 #[test]
 fn a_build_that_is_refused_in_a_gap_is_told_once_and_not_tried_again() {
     let (scene, batches) = scene("counter_v2", "counter", |_| {});

@@ -1,15 +1,16 @@
 #![allow(clippy::result_large_err)] // as in the crate that returns them
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use reseat::{CallError, Change, Observer, Observers, Outcome, RefusalReason, ReloadError, Step};
 use reseat_tests::node::Node;
+use serde_json::json;
 
 use crate::callers::Callers;
 use crate::net::{CALLED, build, change, down, fixture, install_all, met, name, net, wire};
-use crate::scene::Scene;
-use crate::waiting::{DEADLINE, until};
+use crate::scene::{Build, Scene};
+use crate::waiting::{DEADLINE, slowly, until};
 
 /// Reloads three of the net again and again under calls from everywhere; nobody may ever meet two builds of them.
 fn three_change_at_once(with_state: &[u32], rounds: u32) {
@@ -205,6 +206,86 @@ fn many_that_are_held_are_waited_for_as_long_as_one_and_then_all_serve_on() {
     (0..12).zip(held).for_each(|(number, held)| {
         assert_eq!(met(&held.join().unwrap(), &[number]), [1].into());
     });
+}
+
+/// Hands on, right before a plugin's next build is opened, what that waits for to be dropped.
+struct Meanwhile(&'static str, mpsc::Sender<mpsc::Sender<()>>);
+
+impl Observer for Meanwhile {
+    fn name(&self) -> String {
+        "meanwhile".into()
+    }
+    fn before_reload(&self, change: &Change) -> Result<(), String> {
+        let (done, until_done) = mpsc::channel();
+        if change.plugin == self.0 && change.from.is_some() && self.1.send(done).is_ok() {
+            let _ = until_done.recv();
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn threads_that_enter_two_of_them_in_one_owned_scope_while_they_change_have_both_as_they_were() {
+    const ROUNDS: u64 = 10;
+    let (tell, told) = mpsc::channel();
+    let scene = Scene::with_options(&[], |options| {
+        wire(options);
+        options.observers = Observers::none().and(Meanwhile("node02", tell));
+    });
+    install_all(&scene, "node");
+    let [upper, lower] = ["node02", "node08"].map(|name| scene.handle::<dyn Node>(name));
+    for from in 1..=ROUNDS {
+        let owned = scene.host.owned_scope();
+        std::thread::scope(|threads| {
+            let builds = [2, 8].map(|number| build("node", number, from as u32 + 1));
+            let reload = threads.spawn(|| change(&scene, builds));
+            let opens = told.recv_timeout(DEADLINE).unwrap();
+            // It is waited for, for a moment: so this thread has begun to enter before the scope has anything, and gets in after
+            // the change, if it does.
+            let newer = threads.spawn(|| owned.enter_at(&upper, from + 1).map(|lease| lease.generation()));
+            slowly(Duration::from_millis(3));
+            let older = owned.enter(&lower).unwrap().generation();
+            drop(opens);
+            reload.join().unwrap().unwrap();
+            if let Ok(newer) = newer.join().unwrap() {
+                assert_eq!((newer, older), (from + 1, from + 1), "a mixture");
+            }
+            assert_eq!(owned.enter(&upper).unwrap().generation(), older);
+        });
+    }
+}
+
+#[test]
+fn whoever_waits_for_a_route_at_a_closed_gate_is_answered_by_the_plugin_that_it_goes_to() {
+    const WAITING: u64 = 8;
+    let has = |plugin: &str| Build::of("registers_v1").named(plugin);
+    let lacks = |plugin: &str| Build::of("registers_little").named(plugin);
+    // One with a state is among those that change, so that the gates of all are closed until nobody is in it.
+    let scene = Scene::with(&["registers_with_state"]);
+    scene.install(has("greeter")).published();
+    scene.install(lacks("another")).published();
+    for round in 0..20 {
+        let (to, from) = if round % 2 == 0 { ("another", "greeter") } else { ("greeter", "another") };
+        let hold = scene.hold();
+        let until = json!({ "until": hold.until() }).to_string();
+        std::thread::scope(|threads| {
+            // Whatever fails here lets them go.
+            let hold = hold;
+            threads.spawn(|| scene.host.call("keeper", "hold", &until));
+            hold.entered();
+            let builds = [lacks(from), has(to), Build::of("registers_with_state")];
+            let reload = threads.spawn(|| change(&scene, builds));
+            scene.eventually(|scene| scene.status(from).in_flight.is_none());
+            let ask = || scene.host.dispatch("route", "GET /hello", r#"{"name":"alice"}"#);
+            let waiting: Vec<_> = (0..WAITING).map(|_| threads.spawn(ask)).collect();
+            scene.eventually(|scene| scene.status(from).waiting == WAITING);
+            hold.release();
+            for one in waiting {
+                assert_eq!(one.join().unwrap().as_deref(), Ok(r#""v1 answers alice""#), "round {round}");
+            }
+            reload.join().unwrap().unwrap();
+        });
+    }
 }
 
 #[test]

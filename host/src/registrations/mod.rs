@@ -2,7 +2,7 @@
 //! switch from one build to the next is the publishing itself, and what a build leaves behind goes with it.
 //!
 //! The [`Ledger`] knows of each plugin the table that serves, and the one that is about to. It is asked where two plugins
-//! want the same, and while a gate is closed, when the slot does not say who serves.
+//! want the same, and while a gate is closed, when the slot does not say who serves, or will.
 //!
 //! Locks, in the order in which they may be taken: the ledger's, a table's, those of the timers. No code of a plugin runs
 //! under any of them.
@@ -134,6 +134,14 @@ impl Ledger {
         lock(&self.plugins).get(plugin)?.serves.upgrade()
     }
 
+    /// Whether a plugin whose gate is closed has this, or will have it when that opens: of plugins that change at one moment, the
+    /// gate of one may be open already, and have left it to one whose gate is not.
+    fn is_behind_gate(&self, plugin: &str, kind: &str, key: &str) -> bool {
+        let plugins = lock(&self.plugins);
+        let Some(Tables { serves, is_about_to, .. }) = plugins.get(plugin) else { return false };
+        [serves, is_about_to].into_iter().filter_map(Weak::upgrade).any(|table| table.has(kind, key))
+    }
+
     /// What counts of a plugin now.
     fn current(&self, plugin: &Plugin) -> Option<Arc<Table>> {
         match plugin.slot.try_enter() {
@@ -249,6 +257,24 @@ mod tests {
         // The first was refused after all, or has gone.
         drop(one);
         ledger.admit(&other).unwrap();
+    }
+
+    #[test]
+    fn behind_a_closed_gate_is_what_serves_and_what_is_about_to() {
+        let ledger = Arc::<Ledger>::default();
+        let is_there = || ledger.is_behind_gate("one", "route", "GET /hello");
+        let [first, second, third] = [1, 2, 3].map(|number| ledger.begin("one", number));
+        route(&second, &ledger).unwrap();
+        assert!(!is_there(), "it has yet to be admitted");
+        ledger.admit(&first).unwrap();
+        ledger.note(&first);
+        ledger.admit(&second).unwrap();
+        assert!(is_there());
+        ledger.note(&second);
+        ledger.admit(&third).unwrap();
+        assert!(is_there(), "the next one may be refused yet");
+        ledger.note(&third);
+        assert!(!is_there());
     }
 
     #[test]

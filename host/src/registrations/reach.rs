@@ -131,6 +131,8 @@ impl Host {
         }
         // One plugin is looked at after another, and it may have gone from one to another meanwhile. Generations come in the
         // order of their numbers: so if the same ones serve before and afterwards, all were looked at that served at one time.
+        // Each further look is on account of a generation that has been published since the one before. That takes far longer
+        // than a look, so this ends however often others are reloaded.
         let mut before = self.serving_now();
         loop {
             let (plugins, _): (Vec<_>, Vec<_>) = before.iter().cloned().unzip();
@@ -233,9 +235,9 @@ pub(super) fn enter<'p>(
 ) -> Result<Option<(Guard<'p, Loaded>, Entry)>, CallError> {
     let entered = match plugin.slot.try_enter() {
         // Whoever has nothing to do with this is not waited for.
-        Err(EnterError::Paused) => match core.registrations.serving(&plugin.name) {
-            Some(table) if table.has(kind, key) => plugin.slot.enter(),
-            _ => return Ok(None),
+        Err(EnterError::Paused) => match core.registrations.is_behind_gate(&plugin.name, kind, key) {
+            true => plugin.slot.enter(),
+            false => return Ok(None),
         },
         entered => entered,
     };
