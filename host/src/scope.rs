@@ -293,6 +293,10 @@ impl OwnedScope {
     /// Does part of this work on the calling thread, between two `.await`s, say. What plugins call in it is called in the
     /// generations that this scope has, also through [`Handle::enter`]; and scopes that begin in it belong to the same unit, so that
     /// [`ScopeObserver`](crate::ScopeObserver)s are told once.
+    ///
+    /// A handle knows what the scope had when this began, and what was entered in it on this thread since; what another thread
+    /// has entered meanwhile only [`OwnedScope::enter`] and the calls of plugins know. A thread that waits at a closed gate for the
+    /// first entering of a plugin is not woken by what another one enters then: it may wait until the drain gives up.
     pub fn inside<R>(&self, part: impl FnOnce() -> R) -> R {
         let _at = self.unit.clone().map(At::work);
         let _inside = Inside::begin(self);
