@@ -367,7 +367,7 @@ impl Host {
         lock(&self.intake).as_ref().is_some_and(|intake| intake.look_at(path.as_ref()))
     }
 
-    /// Reads the watched directories in full, now.
+    /// Reads the watched directories in full, now, and looks once more at what was refused.
     pub fn rescan(&self) {
         if let Some(intake) = &*lock(&self.intake) {
             intake.rescan();
