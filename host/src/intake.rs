@@ -260,7 +260,8 @@ impl Desk {
             Ok(Order::Notice(notice)) => self.notice(notice),
             Ok(Order::Rescan) => self.look_at_everything(),
             Ok(Order::ForgetRefused) => {
-                self.settled.retain(|path, _| self.accepted.contains(path));
+                // What is just being looked at is no news.
+                self.settled.retain(|path, _| self.accepted.contains(path) || self.running.contains(path));
                 self.look_at_everything();
             }
             Ok(Order::LookAgain) => {
