@@ -48,9 +48,8 @@ pub(crate) struct Intake {
 
 pub(crate) enum Order {
     Notice(Notice),
-    Rescan,
     /// Somebody wants to know of what was refused whether it still is.
-    ForgetRefused,
+    Rescan,
     LookAgain,
     /// A build serves that implements these: others may have waited for it.
     Loaded {
@@ -104,14 +103,10 @@ impl Intake {
     /// Looks at everything, also at what was refused: something else than the file may be otherwise now.
     pub(crate) fn rescan(&self) {
         if self.looks.is_some() {
-            let _ = self.orders.send(Order::ForgetRefused);
+            let _ = self.orders.send(Order::Rescan);
         }
-        match &self.watcher {
-            Some(watcher) => watcher.rescan_now(),
-            None if self.looks.is_some() => {
-                let _ = self.orders.send(Order::Rescan);
-            }
-            None => {}
+        if let Some(watcher) = &self.watcher {
+            watcher.rescan_now();
         }
     }
 
@@ -258,8 +253,7 @@ impl Desk {
     fn turn(&mut self, incoming: &Receiver<Order>, longest: Duration) -> bool {
         match incoming.recv_timeout(self.pause().min(longest)) {
             Ok(Order::Notice(notice)) => self.notice(notice),
-            Ok(Order::Rescan) => self.look_at_everything(),
-            Ok(Order::ForgetRefused) => {
+            Ok(Order::Rescan) => {
                 // What is just being looked at is no news.
                 self.settled.retain(|path, _| self.accepted.contains(path) || self.running.contains(path));
                 self.look_at_everything();

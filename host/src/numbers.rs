@@ -15,7 +15,7 @@ impl Core {
     /// Gives an interface its number, and resolves it for the serving generation. What the number is good for is kept by
     /// what is returned with it, unless it is for the host. Waits for so long until what serves does not change.
     pub(crate) fn register(
-        self: &Arc<Self>,
+        &self,
         plugin: &Arc<Plugin>,
         interface: &InterfaceManifest,
         for_the_host: bool,
@@ -42,15 +42,12 @@ impl Core {
             let mut record = plugin.record();
             let number = place(&record, interface, true)?;
             let serves = record.serving.is_some();
-            match record.interfaces.get_mut(number) {
-                Some(used)
-                    if *used.interface == *interface && used.is_resolved && (serves || used.is_in_use()) =>
-                {
-                    used.by_the_host |= for_the_host;
-                    return Ok((number, used.calls.clone()));
-                }
-                _ => number,
+            let there = record.interfaces.get_mut(number).filter(|used| *used.interface == *interface);
+            if let Some(used) = there.filter(|used| used.is_resolved && (serves || used.is_in_use())) {
+                used.by_the_host |= for_the_host;
+                return Ok((number, used.calls.clone()));
             }
+            number
         };
         // On a thread of its own: inside of a call, entering would give that call's generation, which may be an
         // older one.
@@ -89,17 +86,22 @@ impl Core {
 /// A transaction may be about to leave out what only those call who leave with it, so the host shares only its own; a plugin
 /// that finds nothing there looks once more.
 fn share(record: &Record, interface: &InterfaceManifest, for_the_host: bool) -> Option<(usize, Arc<()>)> {
-    let number = record.interfaces.iter().position(|used| *used.interface == *interface)?;
+    let number = number_of(record, interface)?;
     let used = &record.interfaces[number];
     let is_shared = used.is_resolved && (used.by_the_host || !for_the_host && used.callers() > 0);
     is_shared.then(|| (number, used.calls.clone()))
+}
+
+/// The number that an interface has.
+fn number_of(record: &Record, interface: &InterfaceManifest) -> Option<usize> {
+    record.interfaces.iter().position(|used| *used.interface == *interface)
 }
 
 /// The number that an interface has, or may have. As long as the turn lasts, nobody else is given it.
 /// `is_bound_now`: it will be resolved for what serves; otherwise only for a build that is to serve.
 fn place(record: &Record, interface: &InterfaceManifest, is_bound_now: bool) -> Result<usize, PluginError> {
     // Also if nobody uses it any more: whatever generation has methods under this number has those.
-    if let Some(number) = record.interfaces.iter().position(|used| *used.interface == *interface) {
+    if let Some(number) = number_of(record, interface) {
         return Ok(number);
     }
     // One that nobody uses any more gives its number away, unless somebody may be in a generation that is not bound
@@ -114,20 +116,17 @@ fn place(record: &Record, interface: &InterfaceManifest, is_bound_now: bool) -> 
 
 /// Notes that this number is an interface's.
 fn take<'a>(record: &'a mut Record, number: usize, interface: &InterfaceManifest) -> &'a mut Used {
-    let used = || Used {
-        interface: Arc::new(interface.clone()),
-        by_the_host: false,
-        calls: Arc::new(()),
-        is_resolved: false,
-    };
-    if number == record.interfaces.len() {
-        record.interfaces.push(used());
+    if record.interfaces.get(number).is_none_or(|there| *there.interface != *interface) {
+        let used = Used {
+            interface: Arc::new(interface.clone()),
+            by_the_host: false,
+            calls: Arc::new(()),
+            is_resolved: false,
+        };
+        // What was there, if anything was, is nobody's any more.
+        record.interfaces.splice(number..(number + 1).min(record.interfaces.len()), [used]);
     }
-    let there = &mut record.interfaces[number];
-    if *there.interface != *interface {
-        *there = used();
-    }
-    there
+    &mut record.interfaces[number]
 }
 
 /// Resolves an interface for the serving generation.

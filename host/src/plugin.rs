@@ -4,6 +4,9 @@
 //! plugin runs.
 
 mod guest;
+mod turn;
+
+pub(crate) use turn::{Transaction, Turn};
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,8 +19,7 @@ use plugin_api::desc::InterfaceDesc;
 
 use crate::beside::Beside;
 use crate::deputy::Deputy;
-use crate::error::Busy;
-use crate::events::{Event, Step};
+use crate::events::Event;
 use crate::ffi::{Counters, Instance, Regions, Tables};
 use crate::file::{
     ContentHash, Facts, InterfaceManifest, InterfaceVersion, Kept, Manifest, MethodManifest, Staged,
@@ -30,7 +32,6 @@ use crate::peer::Calls;
 use crate::scope::Scopes;
 use crate::snapshot::Frame;
 use crate::status::Phase;
-use crate::why::Holders;
 
 /// See the module.
 pub(crate) struct Plugin {
@@ -117,28 +118,6 @@ pub(crate) struct Build {
     /// The signature that it was accepted with, if one was asked for.
     pub(crate) signature: Option<Arc<str>>,
     pub(crate) file: PathBuf,
-}
-
-/// What a transaction is doing.
-#[derive(Clone)]
-pub(crate) struct Turn {
-    pub(crate) step: Step,
-    pub(crate) since: Instant,
-    pub(crate) cancelled: bool,
-    /// Whom it was last seen to wait for at this step, behind the closed gate.
-    pub(crate) holders: Option<Holders>,
-    /// Whoever wants the turn gets it as soon as this one has noticed.
-    gives_way: bool,
-    /// What serves is what will when it has ended: see `guest`.
-    is_settled: bool,
-    has_guest: bool,
-}
-
-impl Turn {
-    fn at(step: Step, gives_way: bool) -> Turn {
-        let since = Instant::now();
-        Turn { step, since, cancelled: false, holders: None, gives_way, is_settled: false, has_guest: false }
-    }
 }
 
 /// What the host remembers of a plugin.
@@ -290,88 +269,6 @@ impl Plugin {
         self.record().serving.as_ref().map(|serving| serving.number)
     }
 
-    /// Begins a transaction. One that is only looking at bytes, or has published already, is waited for: it is as good as
-    /// over, and whoever acts on the event that it has just recorded, or asks right when a file has changed, would
-    /// otherwise find it still under way.
-    ///
-    /// # Errors
-    /// Another is under way: which step, since when.
-    pub(crate) fn begin(self: &Arc<Self>, step: Step) -> Result<Transaction, Busy> {
-        const ALMOST_OVER: Duration = Duration::from_secs(1);
-        let brief = |turn: &Turn| turn.gives_way || turn.step <= Step::Vet || turn.step == Step::Publish;
-        self.begin_after(step, ALMOST_OVER, false, brief)
-    }
-
-    /// Begins a transaction that changes nothing, and gives way to any other.
-    ///
-    /// # Errors
-    /// One is under way.
-    pub(crate) fn begin_giving_way(
-        self: &Arc<Self>,
-        step: Step,
-        limit: Duration,
-    ) -> Result<Transaction, Busy> {
-        self.begin_after(step, limit, true, |_| true)
-    }
-
-    /// Begins a transaction as soon as the one under way has ended.
-    ///
-    /// # Errors
-    /// It has not ended within `limit`.
-    pub(crate) fn begin_within(self: &Arc<Self>, step: Step, limit: Duration) -> Result<Transaction, Busy> {
-        self.begin_after(step, limit, false, |_| true)
-    }
-
-    fn begin_after(
-        self: &Arc<Self>,
-        step: Step,
-        limit: Duration,
-        gives_way: bool,
-        worth_waiting: impl Fn(&Turn) -> bool,
-    ) -> Result<Transaction, Busy> {
-        let mut turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(turn) = turn.as_mut().filter(|turn| turn.gives_way && !gives_way) {
-            turn.cancelled = true;
-        }
-        let (mut turn, _) = self
-            .turn_ended
-            .wait_timeout_while(turn, limit, |turn| turn.as_ref().is_some_and(&worth_waiting))
-            .unwrap_or_else(PoisonError::into_inner);
-        if let Some(Turn { step, since, .. }) = *turn {
-            return Err(Busy { plugin: self.name.clone(), step, since: since.elapsed() });
-        }
-        *turn = Some(Turn::at(step, gives_way));
-        Ok(Transaction(self.clone()))
-    }
-
-    /// Asks the transaction under way to stop before it publishes anything. Which step it is at; `None`: there is none.
-    pub(crate) fn cancel(&self) -> Option<Step> {
-        let mut turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        turn.as_mut().map(|turn| {
-            turn.cancelled = true;
-            turn.step
-        })
-    }
-
-    /// What a transaction is doing, for people.
-    pub(crate) fn busy(&self) -> Option<String> {
-        let turn = self.under_way()?;
-        Some(format!("{} since {:.1} s", turn.step, turn.since.elapsed().as_secs_f64()))
-    }
-
-    /// The transaction under way, as it is now.
-    pub(crate) fn under_way(&self) -> Option<Turn> {
-        self.turn.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Notes whom the transaction under way waits for. That is forgotten when it goes on.
-    pub(crate) fn note_holders(&self, in_it: &Loaded, stragglers: &Stragglers) {
-        let holders = Holders::of(in_it, stragglers);
-        if let Some(turn) = &mut *self.turn.lock().unwrap_or_else(PoisonError::into_inner) {
-            turn.holders = Some(holders);
-        }
-    }
-
     /// The host is shut down: calls end with [`CallError::Closed`] from now on.
     pub(crate) fn set_closed(&self) {
         self.closed.store(true, Ordering::Release);
@@ -398,31 +295,6 @@ impl Plugin {
     /// An old generation is gone.
     pub(crate) fn forget_old(&self, number: u64) {
         self.record().old.retain(|known| known.number != number);
-    }
-}
-
-/// The right to change what a plugin's slot holds; there is one at a time.
-pub(crate) struct Transaction(Arc<Plugin>);
-
-impl Transaction {
-    /// The transaction comes to a step.
-    pub(crate) fn at(&self, step: Step) {
-        if let Some(turn) = &mut *self.0.turn.lock().unwrap_or_else(PoisonError::into_inner) {
-            (turn.step, turn.since, turn.holders) = (step, Instant::now(), None);
-        }
-    }
-
-    /// Whether somebody wants no more of it.
-    pub(crate) fn is_cancelled(&self) -> bool {
-        self.0.turn.lock().unwrap_or_else(PoisonError::into_inner).as_ref().is_some_and(|turn| turn.cancelled)
-    }
-}
-
-impl Drop for Transaction {
-    fn drop(&mut self) {
-        *self.0.without_guests() = None;
-        // Guests may wait as well as transactions.
-        self.0.turn_ended.notify_all();
     }
 }
 

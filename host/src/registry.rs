@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use crate::builds::FailedBuild;
 use crate::error::ReloadError;
 use crate::events::{Event, Step};
-use crate::file::{self, Manifest, StagingDir};
-use crate::gate::Retired;
+use crate::file::{self, Manifest, StagingDir, StateVersions};
+use crate::gate::{Retired, Stragglers};
 use crate::journal::Journal;
 use crate::lock::lock;
 use crate::mode::ReloadMode;
@@ -356,11 +356,8 @@ impl Core {
     pub(crate) fn keep_last_state(&self, plugin: &Plugin, old: &mut Retired<Loaded>, deadline: Instant) {
         let Some(state) = old.value().build.manifest.state.filter(|_| self.options().persist) else { return };
         let left = deadline.saturating_duration_since(Instant::now());
-        let saved = match old.drain(left) {
-            Err(stragglers) if !state.beside_calls => Err(old.value().holders(&stragglers)),
-            _ => snapshot::now(self, old.value(), || false).map_err(|reason| reason.to_string()),
-        };
-        self.keep_as_the_last(plugin, saved);
+        let drained = old.drain(left);
+        self.keep_as_the_last(plugin, self.saved(old.value(), drained, state));
     }
 
     /// The same for a plugin whose turn cannot be had, and which serves on. The host is closed, so nothing takes over from it
@@ -369,13 +366,24 @@ impl Core {
         const MOMENT: Duration = Duration::from_millis(100);
         let serving = plugin.record().serving.clone().filter(|_| self.options().persist);
         let Some(state) = serving.and_then(|serving| serving.build.manifest.state) else { return };
-        let saved = plugin.slot.pause().map_err(|error| error.to_string()).and_then(|mut pause| match pause
-            .drain(MOMENT)
-        {
-            Err(stragglers) if !state.beside_calls => Err(pause.value().holders(&stragglers)),
-            _ => snapshot::now(self, pause.value(), || false).map_err(|reason| reason.to_string()),
+        let saved = plugin.slot.pause().map_err(|error| error.to_string()).and_then(|mut pause| {
+            let drained = pause.drain(MOMENT);
+            self.saved(pause.value(), drained, state)
         });
         self.keep_as_the_last(plugin, saved);
+    }
+
+    /// The state of a generation that nobody new enters, if nobody is in it any more, or need not be.
+    fn saved(
+        &self,
+        it: &Loaded,
+        drained: Result<(), Stragglers>,
+        state: StateVersions,
+    ) -> Result<Taken, String> {
+        match drained {
+            Err(stragglers) if !state.beside_calls => Err(it.holders(&stragglers)),
+            _ => snapshot::now(self, it, || false).map_err(|reason| reason.to_string()),
+        }
     }
 
     fn keep_as_the_last(&self, plugin: &Plugin, saved: Result<Taken, String>) {

@@ -9,7 +9,7 @@ use crate::error::PluginError;
 use crate::file::{self, InterfaceManifest, InterfaceVersion, Manifest, RequirementManifest};
 use crate::lazy;
 use crate::lock::lock;
-use crate::peer::Target;
+use crate::peer::{Calls, Target};
 use crate::plugin::Plugin;
 use crate::refusal::RefusalReason;
 use crate::registry::Core;
@@ -60,13 +60,12 @@ impl Core {
 
     /// A plugin serves: whoever calls what it implements, and has found nobody yet, is led there. So they need not look for
     /// it when they call, and wait until nothing changes there. The caller has its turn.
-    pub(crate) fn lead_callers_to(self: &Arc<Self>, plugin: &Arc<Plugin>) {
+    pub(crate) fn lead_callers_to(&self, plugin: &Arc<Plugin>) {
         let Some(build) = plugin.record().serving.as_ref().map(|serving| serving.build.clone()) else {
             return;
         };
         for other in self.all().into_iter().filter(|other| !Arc::ptr_eq(other, plugin)) {
-            let serving = other.record().serving.as_ref().map(|serving| serving.calls.clone());
-            for calls in serving.into_iter().chain(other.beside.calls()) {
+            for calls in calls_of(&other) {
                 calls.lead_to(|wanted| {
                     implements(&build.manifest, wanted)?.ok()?;
                     let is_it = |it: &Arc<Plugin>| Arc::ptr_eq(it, plugin);
@@ -86,6 +85,25 @@ impl Core {
         wanted: &InterfaceManifest,
         together: Option<&Together>,
     ) -> Result<Arc<Plugin>, RefusalReason> {
+        let (fitting, unfit) = self.implementing(of, wanted, together);
+        match &fitting[..] {
+            [] => Err(self.cycle(of, wanted).unwrap_or_else(|| self.unmet(of, wanted, unfit))),
+            [plugin] => Ok(plugin.clone()),
+            several => {
+                let by = several.iter().map(|plugin| plugin.name.clone()).collect();
+                Err(RefusalReason::Ambiguous { plugin: of.to_owned(), interface: wanted.name.clone(), by })
+            }
+        }
+    }
+
+    /// Those that implement an interface for a plugin, and why others that have it do not: of all, or of the one that the
+    /// options name.
+    pub(crate) fn implementing(
+        &self,
+        of: &str,
+        wanted: &InterfaceManifest,
+        together: Option<&Together>,
+    ) -> (Vec<Arc<Plugin>>, Vec<String>) {
         let named = self.named(of, wanted);
         let (mut fitting, mut unfit) = (Vec::new(), Vec::new());
         for plugin in self.all() {
@@ -99,21 +117,15 @@ impl Core {
                 Some(Err(why)) => unfit.push(why),
             }
         }
-        match &fitting[..] {
-            [] => Err(self.cycle(of, wanted).unwrap_or_else(|| self.unmet(of, wanted, unfit))),
-            [plugin] => Ok(plugin.clone()),
-            several => {
-                let by = several.iter().map(|plugin| plugin.name.clone()).collect();
-                Err(RefusalReason::Ambiguous { plugin: of.to_owned(), interface: wanted.name.clone(), by })
-            }
-        }
+        (fitting, unfit)
     }
 
-    fn named(&self, of: &str, wanted: &InterfaceManifest) -> Option<String> {
+    /// The plugin that the options name for this.
+    pub(crate) fn named(&self, of: &str, wanted: &InterfaceManifest) -> Option<String> {
         self.options().plugins.get(of).and_then(|own| own.bind.get(&wanted.name).cloned())
     }
 
-    fn unmet(&self, of: &str, wanted: &InterfaceManifest, found: Vec<String>) -> RefusalReason {
+    pub(crate) fn unmet(&self, of: &str, wanted: &InterfaceManifest, found: Vec<String>) -> RefusalReason {
         let plugin = self.named(of, wanted);
         RefusalReason::Unmet { interface: wanted.name.clone(), version: wanted.version, plugin, found }
     }
@@ -138,9 +150,7 @@ impl Core {
     pub(crate) fn dependents(&self, on: &Plugin) -> Vec<String> {
         let mut dependents = Vec::new();
         for plugin in self.all() {
-            let serving = plugin.record().serving.clone();
-            let calls = serving.map(|serving| serving.calls).into_iter().chain(plugin.beside.calls());
-            if calls.into_iter().any(|calls| calls.require(on)) {
+            if calls_of(&plugin).any(|calls| calls.require(on)) {
                 dependents.push(plugin.name.clone());
             }
         }
@@ -151,9 +161,7 @@ impl Core {
     pub(crate) fn callers(&self, of: &Plugin) -> Vec<String> {
         let all = self.all().into_iter();
         let calls_it = |plugin: &Arc<Plugin>| {
-            let serving = plugin.record().serving.clone().map(|serving| serving.calls);
-            let mut all = plugin.beside.calls().into_iter().chain(serving);
-            all.any(|calls| {
+            calls_of(plugin).any(|calls| {
                 let mut calls = calls.all();
                 calls.any(|(_, target)| target.is_some_and(|target| std::ptr::eq(&*target, of)))
             })
@@ -206,6 +214,12 @@ impl Core {
             next = onward.interface.clone();
         }
     }
+}
+
+/// What a plugin's generations call: that of the one that serves, and of those beside it.
+fn calls_of(plugin: &Plugin) -> impl Iterator<Item = Arc<Calls>> + use<> {
+    let serving = plugin.record().serving.as_ref().map(|serving| serving.calls.clone());
+    serving.into_iter().chain(plugin.beside.calls())
 }
 
 /// Whether a build implements an interface as it is wanted; `None`: not at all.

@@ -31,15 +31,15 @@ impl Observer for Stops {
 
 /// A host in which reloads of a plugin are held up, and what does so.
 fn held_up(plugin: &'static str, fixtures: &[&str]) -> (Scene, Hold) {
-    let place = OnceLock::new();
+    let mut hold = None;
     let scene = Scene::with_options(fixtures, |options| {
         let until: PathBuf = options.state_dir.with_file_name("held-up");
         options.hook_deadline = Duration::from_secs(600);
         options.observers =
             Observers::none().and(Stops { plugin, until: until.to_str().expect("it is text").to_owned() });
-        place.set(until).expect("once");
+        hold = Some(Hold::at(until));
     });
-    (scene, Hold::at(place.into_inner().expect("set")))
+    (scene, hold.expect("the options were asked for"))
 }
 
 /// Does something while a plugin is being replaced, before anything of that is seen.

@@ -180,8 +180,9 @@ impl CargoArgs {
         let mut words: Vec<String> =
             flags.iter().filter(|(given, _)| *given).map(|(_, word)| (*word).to_owned()).collect();
         let features = self.features.iter().flat_map(|features| features.split([',', ' ']));
-        let of = |feature: &str| feature.split_once('/').map(|(package, _)| packages.contains(&package));
-        for feature in features.filter(|feature| !feature.is_empty() && of(feature) != Some(true)) {
+        let is_of_one =
+            |feature: &str| feature.split_once('/').is_some_and(|(package, _)| packages.contains(&package));
+        for feature in features.filter(|feature| !feature.is_empty() && !is_of_one(feature)) {
             words.extend(["--features".to_owned(), feature.to_owned()]);
         }
         words.extend(self.more.iter().cloned());
@@ -357,7 +358,7 @@ mod tests {
 
     #[test]
     fn features_of_crates_that_are_built_another_time_are_left_out() {
-        let features = ["shared,one/ten two/ten".to_owned(), "dep/ten".to_owned()].to_vec();
+        let features = vec!["shared,one/ten two/ten".to_owned(), "dep/ten".to_owned()];
         let more = vec!["--locked".to_owned()];
         let args =
             CargoArgs { release: true, features, all_features: false, no_default_features: false, more };

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::{Plugin, Transaction, Turn};
 use crate::error::Busy;
 use crate::events::Step;
+use crate::lock::lock;
 
 /// As long as this is there, what serves is neither replaced nor taken away, and nobody else has one.
 pub(crate) enum Guest {
@@ -20,22 +21,14 @@ impl Plugin {
     /// # Errors
     /// What serves may still change, and did not stop to within `limit`.
     pub(crate) fn be_guest(self: &Arc<Self>, limit: Duration) -> Result<Guest, Busy> {
-        let mut turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(turn) = turn.as_mut().filter(|turn| turn.gives_way) {
-            turn.cancelled = true;
-        }
-        let keeps_out =
-            |turn: &mut Option<Turn>| turn.as_ref().is_some_and(|it| !it.is_settled || it.has_guest);
-        let waited = self.turn_ended.wait_timeout_while(turn, limit, keeps_out);
-        let (mut turn, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        let may_enter = |turn: &Turn| turn.is_settled && !turn.has_guest;
+        let mut turn = self.wait_for_turn(limit, false, |turn| !may_enter(turn));
         match &mut *turn {
-            Some(Turn { step, since, is_settled, has_guest, .. }) => {
-                if !*is_settled || *has_guest {
-                    return Err(Busy { plugin: self.name.clone(), step: *step, since: since.elapsed() });
-                }
-                *has_guest = true;
+            Some(turn) if may_enter(turn) => {
+                turn.has_guest = true;
                 Ok(Guest::Of(self.clone()))
             }
+            Some(turn) => Err(turn.busy(&self.name)),
             None => {
                 *turn = Some(Turn::at(Step::Publish, false));
                 Ok(Guest::Alone(Transaction(self.clone())))
@@ -45,7 +38,7 @@ impl Plugin {
 
     /// The turn, when nobody is its guest.
     pub(super) fn without_guests(&self) -> MutexGuard<'_, Option<Turn>> {
-        let turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let turn = lock(&self.turn);
         let has_guest = |turn: &mut Option<Turn>| turn.as_ref().is_some_and(|turn| turn.has_guest);
         self.turn_ended.wait_while(turn, has_guest).unwrap_or_else(PoisonError::into_inner)
     }
@@ -54,7 +47,7 @@ impl Plugin {
 impl Transaction {
     /// It has published, and changes nothing any more of what serves or of what that is bound to.
     pub(crate) fn settle(&self) {
-        if let Some(turn) = &mut *self.0.turn.lock().unwrap_or_else(PoisonError::into_inner) {
+        if let Some(turn) = &mut *lock(&self.0.turn) {
             turn.is_settled = true;
         }
         self.0.turn_ended.notify_all();
@@ -64,7 +57,7 @@ impl Transaction {
 impl Drop for Guest {
     fn drop(&mut self) {
         if let Guest::Of(plugin) = self {
-            if let Some(turn) = &mut *plugin.turn.lock().unwrap_or_else(PoisonError::into_inner) {
+            if let Some(turn) = &mut *lock(&plugin.turn) {
                 turn.has_guest = false;
             }
             plugin.turn_ended.notify_all();

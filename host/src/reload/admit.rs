@@ -49,7 +49,7 @@ pub(super) struct Progress {
     since: Cell<Instant>,
     times: RefCell<Vec<StepTime>>,
     /// Whoever is kept back waits for it.
-    coming: Cell<Option<Coming>>,
+    pub(super) coming: Cell<Option<Coming>>,
 }
 
 impl Progress {
@@ -243,16 +243,10 @@ fn look_at(
     };
     progress.plugin.replace(Some(plugin.clone()));
     if wish.noticed {
-        // That may take long, and nobody waits for it meanwhile.
-        let is_coming = progress.coming.take();
-        let comes_later = is_coming.is_some();
-        match wait_for_its_time(core, &plugin, settled, &build, is_coming)? {
-            Waited::NotAtAll(is_coming) => progress.coming.set(is_coming),
+        match wait_for_its_time(core, &plugin, settled, &build, progress)? {
+            Waited::NotAtAll => {}
             // Nothing that was found out then need be so still.
-            Waited::Long => {
-                progress.coming.set(comes_later.then(|| Coming::to(core)));
-                (incoming, build) = stage_and_vet(core, settled, progress).map_err(refuse)?;
-            }
+            Waited::Long => (incoming, build) = stage_and_vet(core, settled, progress).map_err(refuse)?,
             Waited::Superseded => return Ok(Err(acceptable(&plugin, &build))),
         }
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::wait::held_back;
 use super::{Reload, Stop, fits, stop};
 use crate::events::Step;
-use crate::file::{InterfaceManifest, Staged, StateVersions};
+use crate::file::{Staged, StateVersions};
 use crate::mode::{PARTNERS, ReloadMode};
 use crate::observer::{Change, Moment};
 use crate::outcome::Outcome;
@@ -117,9 +117,7 @@ impl Reload<'_> {
         let calls = Calls::new(self.core, of, found.collect::<Result<_, _>>()?);
         let stays = |target: &Plugin| self.together.member(target).is_some() || target.is_loaded();
         let on_its_way = self.core.set_out(of, &calls, stays).map_err(|gone| {
-            let InterfaceManifest { name, version, .. } = manifest.requires[gone].interface.clone();
-            let found = Vec::new();
-            stop(Step::Vet, RefusalReason::Unmet { interface: name, version, plugin: None, found })
+            stop(Step::Vet, self.core.unmet(of, &manifest.requires[gone].interface, Vec::new()))
         })?;
         let _ = (self.calls.set(calls), self.on_its_way.set(on_its_way));
         Ok(())

@@ -248,6 +248,9 @@ fn run(
 /// # Errors
 /// They cannot do without one another, in a circle.
 fn in_order(core: &Arc<Core>, together: &Together) -> std::result::Result<Vec<usize>, Vec<(String, String)>> {
+    if together.members.len() == 1 {
+        return Ok(vec![0]); // nobody calls itself
+    }
     let calls = together.members.iter().map(|member| {
         let found = member.build.manifest.requires.iter().filter_map(|requirement| {
             let wanted = &requirement.interface;

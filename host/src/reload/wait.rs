@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::admit::Progress;
 use super::gather::Coming;
 use super::{Settled, fits};
 use crate::error::ReloadError;
@@ -19,8 +20,8 @@ const SCOPES: &str = "scopes";
 
 /// How a wait has ended.
 pub(super) enum Waited {
-    /// There was nothing to wait for: it still comes.
-    NotAtAll(Option<Coming>),
+    /// There was nothing to wait for.
+    NotAtAll,
     /// Its time has come. What was trusted or denied may be otherwise by now.
     Long,
     /// Something newer is in its place.
@@ -32,23 +33,26 @@ pub(super) enum Waited {
 /// # Errors
 /// The host is shut down.
 pub(super) fn wait_for_its_time(
-    core: &Core,
+    core: &Arc<Core>,
     plugin: &Arc<Plugin>,
     settled: &Settled,
     build: &Build,
-    is_coming: Option<Coming>,
+    progress: &Progress,
 ) -> Result<Waited, ReloadError> {
     if !may_be_accepted(core, plugin, build) || obstacle(core, plugin, settled, build).is_none() {
-        return Ok(Waited::NotAtAll(is_coming));
+        return Ok(Waited::NotAtAll);
     }
-    drop(is_coming);
+    let was_coming = progress.coming.take().is_some();
     let path = settled.origin.path();
     let identity = FileIdentity::of(path);
     loop {
         if core.is_closed() {
             return Err(ReloadError::Closed);
         }
-        let Some((what, until)) = obstacle(core, plugin, settled, build) else { return Ok(Waited::Long) };
+        let Some((what, until)) = obstacle(core, plugin, settled, build) else {
+            progress.coming.set(was_coming.then(|| Coming::to(core)));
+            return Ok(Waited::Long);
+        };
         if FileIdentity::of(path) != identity {
             return Ok(Waited::Superseded);
         }

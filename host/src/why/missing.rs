@@ -53,20 +53,12 @@ impl Chain<'_> {
     /// `None`: there is exactly one that serves.
     fn lack(&self, of: &str, requirement: &RequirementManifest) -> Option<Missing> {
         let wanted = &requirement.interface;
-        let named = self.core.options().plugins.get(of).and_then(|own| own.bind.get(&wanted.name).cloned());
-        let is_asked = |name: &str| name != of && named.as_deref().is_none_or(|named| named == name);
-        let (mut fitting, mut unfit) = (Vec::new(), Vec::new());
-        for plugin in self.core.all().iter().filter(|plugin| is_asked(&plugin.name)) {
-            let serving = plugin.record().serving.clone();
-            match serving.and_then(|serving| implements(&serving.build.manifest, wanted)) {
-                None => {}
-                Some(Ok(())) => fitting.push(plugin.name.clone()),
-                Some(Err(why)) => unfit.push(why),
-            }
-        }
+        let (fitting, unfit) = self.core.implementing(of, wanted, None);
         if fitting.len() == 1 {
             return None;
         }
+        let named = self.core.named(of, wanted);
+        let is_asked = |name: &str| name != of && named.as_deref().is_none_or(|named| named == name);
         let would = |it: &&Manifest| is_asked(&it.plugin) && matches!(implements(it, wanted), Some(Ok(())));
         let waiting = self.waiting.values().filter(would).filter(|_| fitting.is_empty());
         Some(Missing {
@@ -74,9 +66,9 @@ impl Chain<'_> {
             interface: wanted.name.clone(),
             version: wanted.version.to_string(),
             waiting: waiting.map(|it| it.plugin.clone()).collect(),
+            several: fitting.iter().map(|plugin| plugin.name.clone()).collect(),
             of: named,
             unfit,
-            several: fitting,
         })
     }
 }

@@ -115,9 +115,13 @@ function card(name) {
   return found;
 }
 
+function isLoaded(plugin) {
+  return plugin.generation !== null && plugin.generation !== undefined;
+}
+
 function badges(plugin, now) {
   const list = [];
-  if (plugin.generation === null || plugin.generation === undefined) list.push(["not loaded", "bad"]);
+  if (!isLoaded(plugin)) list.push(["not loaded", "bad"]);
   else {
     list.push(["generation " + plugin.generation, "good"], ["version " + plugin.version, ""]);
     if (plugin.since_ms) list.push(["for " + age(plugin.since_ms, now), "age"]);
@@ -206,9 +210,8 @@ function show(plugin, now) {
   if (!same(part(".badges"), list)) {
     part(".badges").replaceChildren(...list.map(([text, kind]) => element("span", text, "badge " + kind)));
   }
-  const isLoaded = plugin.generation !== null && plugin.generation !== undefined;
-  part("[data-action=unload]").disabled = !isLoaded;
-  part("[data-action=rollback]").disabled = !isLoaded || !plugin.previous;
+  part("[data-action=unload]").disabled = !isLoaded(plugin);
+  part("[data-action=rollback]").disabled = !isLoaded(plugin) || !plugin.previous;
   part("[data-action=rollback]").title = plugin.previous ? "to version " + plugin.previous
     : "There is no build that served before.";
   where.dataset.odd = isOdd(plugin);
@@ -225,6 +228,15 @@ function show(plugin, now) {
   }
 }
 
+function failure(build) {
+  const item = element("li", undefined, "refusal");
+  const name = build.plugin && build.plugin !== build.package ? `${build.package} (${build.plugin})` : build.package;
+  const said = element("pre", build.diagnostics || build.what);
+  said.tabIndex = 0;
+  item.append(element("h3", name), said);
+  return item;
+}
+
 // ---- Which of them are shown ---------------------------------------------------------------------------------------
 
 const MANY = 8; // with more plugins than that one has to search
@@ -232,8 +244,7 @@ const OLD = new Set(["draining", "lingering", "leaked"]);
 
 // Something that an operator would want to see.
 function isOdd(plugin) {
-  const isLoaded = plugin.generation !== null && plugin.generation !== undefined;
-  return !isLoaded || Boolean(plugin.last_refusal || plugin.busy || plugin.waiting || plugin.figures?.panics) ||
+  return !isLoaded(plugin) || Boolean(plugin.last_refusal || plugin.busy || plugin.waiting || plugin.figures?.panics) ||
     plugin.lives.some((life) => OLD.has(life.verdict));
 }
 
@@ -252,15 +263,6 @@ function filter() {
 $("find").addEventListener("input", filter);
 $("odd").addEventListener("change", filter);
 $("filter").addEventListener("submit", (event) => event.preventDefault());
-
-function failure(build) {
-  const item = element("li", undefined, "refusal");
-  const name = build.plugin && build.plugin !== build.package ? `${build.package} (${build.plugin})` : build.package;
-  const said = element("pre", build.diagnostics || build.what);
-  said.tabIndex = 0;
-  item.append(element("h3", name), said);
-  return item;
-}
 
 function showState(state) {
   // Another host on this port, whose events are counted from 1 again.
